@@ -1,0 +1,257 @@
+"""Invertible layers against their contract."""
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from invertible import check_inverse, check_layer, jacobian_norm
+
+from mmseg_invattn.layers import InvNonLocal2d, NotConvergedError
+from mmseg_invattn.layers.base import invert_residual
+from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers.token_norm import TokenNorm
+from mmseg_invattn.ops import max_token_norm, solve_fixed_point
+
+CERTIFIED = [
+    pytest.param(dict(in_channels=8, mode=mode, num_heads=heads, sharpness=sharpness),
+                 id=f'{mode}-{heads}heads-s{sharpness}')
+    for mode in MODES for heads in (1, 2) for sharpness in (0.5, 2.0, 8.0)
+]
+
+
+def settled(block: InvNonLocal2d, x: torch.Tensor) -> InvNonLocal2d:
+    """The block after its first training batch."""
+    block.train()(x)
+    return block
+
+
+@pytest.mark.parametrize('config', CERTIFIED)
+def test_contract(config):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64) * 3 + 1
+    check_layer(settled(InvNonLocal2d(**config).double(), x), x)
+
+
+@pytest.mark.parametrize('scale', [0.1, 1.0, 30.0])
+@pytest.mark.parametrize('config', CERTIFIED)
+def test_certificate_is_never_violated(config, scale):
+    torch.manual_seed(1)
+    block = InvNonLocal2d(**config).double()
+    x = torch.randn(1, 8, 3, 4, dtype=torch.float64) * scale
+    weights = block.block.weights()
+    measured = jacobian_norm(lambda x: block.block.branch(x, weights), x, config['num_heads'])
+    assert 0 < measured <= block.lipschitz_bound() <= 0.9 + 1e-9
+
+
+def test_certificate_is_attained():
+    """One query on an axis, the other tokens at both ends of a second axis: the bound is met as N grows."""
+    block = InvNonLocal2d(4, reduction=1, sharpness=1.0, contraction=0.9).double()
+    attention = block.block.attention
+    with torch.no_grad():
+        for linear in (attention.query, attention.key, block.block.value, block.block.out):
+            linear.weight.copy_(torch.eye(4))
+    tokens = torch.zeros(1, 4, 1, 257, dtype=torch.float64)
+    tokens[0, 1, 0, 0], tokens[0, 0, 0, 1:129], tokens[0, 0, 0, 129:] = 1, 1, -1
+    weights = block.block.weights()
+
+    def on_the_ball(b):
+        """g as a map of the bounded tokens b, to which the theorem's constant belongs."""
+        scores, value, out, _ = weights
+        t = b.flatten(2).mT[:, None]
+        return (attention.attend(scores, t, t, t @ value.mT) @ out.mT)[:, 0].mT.reshape(b.shape)
+
+    jacobian_cdn = torch.autograd.functional.jacobian(lambda b: on_the_ball(b)[0, :, 0, 0], tokens)[:, 0, :, 0]
+    dx_dn = torch.nn.functional.normalize(jacobian_cdn[0], dim=0)  # the worst step, seen from the axis of the two ends
+    measured = torch.einsum('cdn,dn->c', jacobian_cdn, dx_dn).norm()
+    assert 0.95 * 0.9 <= measured <= block.lipschitz_bound()
+
+
+@pytest.mark.parametrize('pixels', [(4, 4), (16, 16), (32, 64)])
+def test_bound_and_iterations_do_not_depend_on_the_number_of_pixels(pixels):
+    torch.manual_seed(2)
+    block = InvNonLocal2d(16, sharpness=4.0)
+    x = torch.randn(1, 16, *pixels)
+    _, info = block.inverse(block(x))
+    assert block.lipschitz_bound() == InvNonLocal2d.lipschitz_bound(block)
+    assert info.converged.all() and info.iterations.max() <= 6
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('scale', [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize('channels, heads', [(4, 1), (64, 4), (128, 1)])
+def test_inverse_after_violent_training(channels, heads, scale, dtype):
+    torch.manual_seed(3)
+    block = InvNonLocal2d(channels, num_heads=heads, sharpness=4.0).to(dtype)
+    x = torch.randn(2, channels, 4, 6, dtype=dtype) * scale
+    target = torch.randn_like(x) * scale
+    optimiser = torch.optim.Adam(block.parameters(), lr=0.05)
+    for _ in range(20):
+        optimiser.zero_grad()
+        ((block(x) - target) / scale).square().mean().backward()
+        optimiser.step()
+    assert block.lipschitz_bound() < 0.9 * (1 + 1e-5)
+    check_inverse(block, x)
+
+
+def test_samples_do_not_depend_on_their_neighbours():
+    torch.manual_seed(4)
+    block = InvNonLocal2d(8, sharpness=6.0).double()
+    x = torch.randn(4, 8, 5, 5, dtype=torch.float64) * torch.tensor([0.01, 1, 100, 1e4]).view(-1, 1, 1, 1)
+    y = block(x).detach()
+    together, info = block.inverse(y, tol=1e-12)
+    assert info.iterations.unique().numel() > 1
+    for i in range(4):
+        alone, single = block.inverse(y[i:i + 1], tol=1e-12)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-13, atol=0)
+        assert single.iterations[0] == info.iterations[i]
+
+
+@given(batch=st.integers(1, 3), heads=st.sampled_from([1, 2, 3]), width=st.integers(1, 3), height=st.integers(1, 5),
+       length=st.integers(1, 5), layout=st.sampled_from(['plain', 'channels_last', 'slice']))
+@settings(max_examples=40, deadline=None)
+def test_any_shape(batch, heads, width, height, length, layout):
+    channels = heads * width
+    x = torch.randn(batch, channels, height, length * 2)
+    x = x[..., ::2] if layout == 'slice' else x[..., :length]
+    x = x.contiguous(memory_format=torch.channels_last) if layout == 'channels_last' else x
+    check_inverse(InvNonLocal2d(channels, reduction=1, num_heads=heads), x)
+
+
+def test_hard_inverse_reports_what_it_reached():
+    torch.manual_seed(5)
+    block = InvNonLocal2d(8, contraction=0.99, sharpness=8.0).double()
+    y = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    with pytest.raises(NotConvergedError, match='max_iter=2') as error:
+        block.inverse(y, tol=1e-12, max_iter=2)
+    x, info = block.inverse(y, tol=1e-12, max_iter=2, strict=False)
+    assert not info.converged.any() and torch.equal(error.value.x, x) and (info.iterations == 2).all()
+    exact, _ = block.inverse(y, tol=1e-12)
+    assert (max_token_norm(x - exact) <= info.error_bound).all()
+
+
+def test_acceleration_needs_fewer_evaluations_than_the_plain_iteration():
+    """A linear branch at its bound, where the plain iteration needs log(tol) / log(0.9) evaluations."""
+    torch.manual_seed(6)
+    y = torch.randn(3, 6, 4, 4, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    weight = basis @ torch.diag(torch.linspace(-0.9, 0.9, 6, dtype=torch.float64)) @ basis.T
+    solve = partial(solve_fixed_point, lambda x, index: torch.einsum('oc,bchw->bohw', weight, x), y, max_token_norm,
+                    tol=torch.full((3, ), 1e-9, dtype=torch.float64), floor=torch.zeros(3), contraction=0.9,
+                    max_iter=1000)
+    exact = torch.einsum('oc,bchw->bohw', torch.linalg.inv(torch.eye(6, dtype=torch.float64) + weight), y)
+    fast, plain = solve(), solve(memory=0)
+    for result in (fast, plain):
+        assert result.converged.all() and (max_token_norm(result.x - exact) <= result.residual / 0.1).all()
+    assert plain.iterations.min() > 150
+    assert fast.iterations.max() <= plain.iterations.min() / 5
+
+
+def test_acceleration_never_loses_the_guaranteed_rate():
+    """Rotations of every angle: no memory of five steps helps, so all that is left is the guarantee of plain steps."""
+    torch.manual_seed(6)
+    y = torch.randn(3, 64, 4, 4, dtype=torch.float64)
+    weight = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64))[0] * 0.9
+    result = solve_fixed_point(lambda x, index: torch.einsum('oc,bchw->bohw', weight, x), y, max_token_norm,
+                               tol=torch.full((3, ), 1e-6, dtype=torch.float64), floor=torch.zeros(3),
+                               contraction=0.9, max_iter=1000)
+    plain = torch.log(1e-6 / max_token_norm(y).max()) / torch.log(torch.tensor(0.9))
+    assert result.converged.all() and result.iterations.max() <= 2 * plain + 25
+
+
+def test_without_a_contraction_it_says_so():
+    y = torch.randn(1, 2, 3, 3)
+    options = dict(groups=1, eps=1e-7, tol=1e-6, max_iter=50)
+    with pytest.raises(NotConvergedError):
+        invert_residual(lambda x, index: 3 * x.square(), y, None, strict=True, **options)
+    _, info = invert_residual(lambda x, index: 3 * x.square(), y, None, strict=False, **options)
+    assert not info.converged.any() and info.error_bound.isnan().all() and info.residual.isfinite().all()
+
+
+def test_autocast_keeps_the_norms_in_float32():
+    torch.manual_seed(7)
+    block = settled(InvNonLocal2d(32, num_heads=2), torch.randn(2, 32, 6, 6))
+    x = torch.randn(2, 32, 6, 6)
+    bound = block.lipschitz_bound()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert block.lipschitz_bound() == bound
+        y = block(x.bfloat16())
+        assert y.dtype == torch.bfloat16
+        x_hat, info = block.inverse(y)
+    assert x_hat.dtype == torch.float32 and info.converged.all()
+    assert (max_token_norm(x_hat - x.bfloat16().float()) <= info.error_bound).all()
+
+
+def test_normalisation_starts_from_the_data_once():
+    torch.manual_seed(8)
+    norm = TokenNorm(4, groups=2)
+    x = torch.randn(3, 2, 50, 4) * 7 + 5
+    untouched = norm.eval()(x)
+    assert torch.equal(untouched, x)
+    y = norm.train()(x)
+    torch.testing.assert_close(y.mean((0, 2)), torch.zeros(2, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.square().sum(-1).mean((0, 2)), torch.ones(2))
+    assert torch.equal(norm(x * 3), norm.eval()(x * 3))  # a second batch does not move it
+    other = TokenNorm(4, groups=2)
+    other.load_state_dict(norm.state_dict())
+    assert torch.equal(other.train()(x * 2), norm(x * 2))
+
+
+def test_ordinary_block_is_mmcv_non_local():
+    mmcv_cnn = pytest.importorskip('mmcv.cnn')
+    torch.manual_seed(9)
+    theirs = mmcv_cnn.NonLocal2d(8, reduction=2).double()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours = InvNonLocal2d(8, reduction=2, form='none').double()
+    state = {}
+    for name, conv in (('attention.query', theirs.theta), ('attention.key', theirs.phi), ('value', theirs.g)):
+        state[f'block.{name}.weight'] = conv.conv.weight[None, :, :, 0, 0]
+        state[f'block.{name}.bias'] = conv.conv.bias[None]
+    state['block.out.weight'] = theirs.conv_out.conv.weight[None, :, :, 0, 0]
+    state['block.bias'] = theirs.conv_out.conv.bias
+    ours.load_state_dict(state)
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+def test_ordinary_block_has_no_inverse_and_starts_as_the_identity():
+    block = InvNonLocal2d(8, form='none', num_heads=2)
+    x = torch.randn(1, 8, 3, 3)
+    assert torch.equal(block(x), x) and block.lipschitz_bound() is None
+    with pytest.raises(TypeError, match="form='none' has no inverse"):
+        block.inverse(x)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (dict(mode='linear'), r"mode='linear' is unknown: choose one of 'embedded_gaussian'"),
+    (dict(form='exact'), r"form='exact' is unknown: choose one of 'certified'"),
+    (dict(contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'),
+    (dict(contraction=0.0), r'contraction=0.0 is outside \(0, 1\)'),
+    (dict(sharpness=-1.0), r'sharpness=-1.0 is not a positive number'),
+    (dict(reduction=3), r'in_channels=8 is not a multiple of num_heads \* reduction = 1 \* 3'),
+    (dict(num_heads=8), r'in_channels=8 is not a multiple of num_heads \* reduction = 8 \* 2'),
+    (dict(num_heads=0), r'num_heads=0 is not a positive integer'),
+])
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        InvNonLocal2d(8, **arguments)
+
+
+@pytest.mark.parametrize('form', ['certified', 'none'])
+def test_bad_features(form):
+    block = InvNonLocal2d(8, form=form)
+    for shape in ((0, 8, 4, 4), (1, 8, 0, 4)):
+        with pytest.raises(ValueError, match='empty feature map'):
+            block(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r'takes \(B, C, H, W\) with C = 8'):
+        block(torch.zeros(1, 4, 4, 4))
+    with pytest.raises(ValueError, match='int64'):
+        block(torch.zeros(1, 8, 4, 4, dtype=torch.long))
+
+
+def test_inverse_refuses_values_that_are_not_finite():
+    y = torch.zeros(2, 8, 4, 4)
+    y[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r'not finite .* by sample: \[0, 1\]'):
+        InvNonLocal2d(8).inverse(y)
