@@ -4,7 +4,9 @@ from torch import Tensor, nn
 
 
 class OrthogonalMix(nn.Module):
-    """``y_i = U x_i`` with ``U = exp(S - S^T)``, orthogonal for every S; its inverse is the transpose.
+    """``y_i = U x_i`` with the Cayley transform ``U = (I + S)^-1 (I - S)``, ``S = G - G^T``.
+
+    U is orthogonal for every G, and its inverse is its transpose.
 
     Args:
         channels: C of the feature map.
@@ -16,7 +18,10 @@ class OrthogonalMix(nn.Module):
 
     def forward(self, x_BCHW: Tensor, transpose: bool = False) -> Tensor:
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            # In float32 or higher: half precision would leave U orthogonal to three digits only.
-            s = self.generator.to(torch.promote_types(self.generator.dtype, torch.float32))
-            u = torch.linalg.matrix_exp(s.mT - s if transpose else s - s.mT)
-            return torch.einsum('oc,bchw->bohw', u, x_BCHW.to(u.dtype)).to(x_BCHW.dtype)
+            # In float64, so that U is orthogonal to the last digit of float32: the inverse relies on it.
+            generator = self.generator.double()
+            skew = generator - generator.mT
+            eye = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
+            u = torch.linalg.solve(eye + skew, eye - skew)
+            x = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+            return torch.einsum('oc,bchw->bohw', (u.mT if transpose else u).to(x.dtype), x).to(x_BCHW.dtype)
