@@ -1,0 +1,27 @@
+# What every config shares. A leaf config changes single entries, for example
+#   default_hooks = dict(checkpoint=dict(interval=8000), logger=dict(interval=100))
+custom_imports = dict(imports=['mmseg_invattn'], allow_failed_imports=False)
+default_scope = 'mmseg'
+env_cfg = dict(
+    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+# a run is a function of (config, seed); another run: --cfg-options randomness.seed=1
+randomness = dict(seed=0)
+# BN becomes SyncBN where training is distributed over GPUs, and only there
+sync_bn = 'torch'
+
+tta_model = dict(type='SegTTAModel')
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'))
+custom_hooks = [dict(type='IterationSeedHook'), dict(type='NonFiniteLossHook'), dict(type='DatasetCheckHook')]

@@ -1,0 +1,122 @@
+"""Sampling that makes a training run a function of (config, seed) alone.
+
+The samples of a run form one infinite stream. What stands at position ``p`` of it, the index and the seed of its
+augmentation, follows from the base seed and ``p``: not from the number of workers or ranks, nor from whether the run
+was interrupted. Rank ``r`` of ``W`` takes the positions ``r, r + W, r + 2 W, ...``, so that ``W`` ranks with batch
+``b`` see, iteration by iteration, the samples of one process with batch ``b W``.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmseg.registry import DATA_SAMPLERS
+from torch.utils.data import Sampler
+
+
+def derive_seed(*parts: int) -> int:
+    """Mix integers into one seed of 32 bits.
+
+    Args:
+        parts: Non-negative integers, such as a base seed and a position. Every part matters, so does their order.
+
+    Returns:
+        A seed that ``random``, ``numpy`` and ``torch`` all accept.
+    """
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class SampleIndex(int):
+    """Index of a sample that also carries the seed of its augmentation.
+
+    It is an ``int`` everywhere else. The seed survives pickling (to the workers) and the two operations by which
+    MMEngine's ``ConcatDataset`` and ``RepeatDataset`` turn an outer index into an inner one, ``-`` and ``%``.
+
+    Args:
+        index: Position of the sample in the dataset.
+        seed: Seed of everything random that happens to it.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> SampleIndex:
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.seed
+
+    def __sub__(self, other: int) -> SampleIndex:
+        return SampleIndex(int(self) - other, self.seed)
+
+    def __mod__(self, other: int) -> SampleIndex:
+        return SampleIndex(int(self) % other, self.seed)
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableInfiniteSampler(Sampler):
+    """Infinite sampler whose stream does not depend on workers, ranks or interruptions.
+
+    A drop-in for MMEngine's ``InfiniteSampler``. Use it with :class:`SeedTransforms` at the head of the training
+    pipeline, which turns the seeds carried by the indices into the state of the random generators.
+
+    Args:
+        dataset: The dataset.
+        shuffle: Whether every pass over the dataset is a fresh permutation.
+        seed: Base seed, the same on all ranks; None draws one and shares it.
+
+    Raises:
+        ValueError: If the dataset is empty.
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+        if len(dataset) == 0:
+            raise ValueError('the training dataset is empty: an infinite sampler needs at least 1 sample; '
+                             'check data_root, data_prefix and ann_file of train_dataloader.dataset')
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.size = len(dataset)
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self._skipped = 0
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        """Yield the indices of this rank, starting behind those that were skipped."""
+        position = self.rank + self._skipped * self.world_size
+        current_pass, order = -1, []
+        while True:
+            number, offset = divmod(position, self.size)
+            if number != current_pass:
+                current_pass, order = number, self._order_of_pass(number)
+            yield SampleIndex(order[offset], derive_seed(self.seed, position))
+            position += self.world_size
+
+    def _order_of_pass(self, number: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.size))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, number, 1))
+        return torch.randperm(self.size, generator=generator).tolist()
+
+    def skip(self, num_samples: int) -> None:
+        """Start the next iteration behind samples that a previous run has consumed.
+
+        MMEngine's training loop calls this when it resumes. The position is absolute, and reaching it costs nothing.
+
+        Args:
+            num_samples: Samples consumed per rank, counted from the start of the stream.
+
+        Raises:
+            ValueError: If ``num_samples`` is negative.
+        """
+        if num_samples < 0:
+            raise ValueError(f'num_samples={num_samples}: the number of samples to skip must be at least 0')
+        self._skipped = num_samples
+
+    def __len__(self) -> int:
+        return self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the stream has no epochs, but MMEngine's hooks call this on every sampler."""

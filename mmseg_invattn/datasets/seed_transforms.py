@@ -1,0 +1,43 @@
+"""First transform of a training pipeline: the sample's own seed drives its augmentation."""
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from .samplers import SampleIndex
+
+
+@TRANSFORMS.register_module()
+class SeedTransforms(BaseTransform):
+    """Seed ``random``, ``numpy`` and torch's CPU generator from the seed that the sample's index carries.
+
+    The augmentation of a sample is then the same in whichever worker it is drawn, with or without workers, and after
+    a resume. Indices of :class:`ResumableInfiniteSampler` carry a seed; a plain ``int`` (validation, or another
+    sampler) leaves the generators alone.
+
+    Required keys: ``sample_idx``, which MMEngine's ``BaseDataset`` sets.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Seed the generators.
+
+        Args:
+            results: The sample on its way through the pipeline.
+
+        Returns:
+            The same dict, unchanged.
+        """
+        index = results.get('sample_idx')
+        if isinstance(index, SampleIndex):
+            random.seed(index.seed)
+            np.random.seed(index.seed)
+            # not torch.manual_seed: it would reach for CUDA in a forked worker
+            torch.default_generator.manual_seed(index.seed)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'

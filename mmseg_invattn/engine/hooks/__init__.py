@@ -1,0 +1,5 @@
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .iteration_seed_hook import IterationSeedHook
+from .non_finite_loss_hook import NonFiniteLossHook
+
+__all__ = ['AtomicCheckpointHook', 'IterationSeedHook', 'NonFiniteLossHook']

@@ -1,0 +1,130 @@
+"""Checkpoints that a crash cannot spoil and that load without unpickling anything."""
+from __future__ import annotations
+
+import os.path as osp
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+
+from ..atomic_backend import AtomicLocalBackend, remove_partial_files
+from ..plain_state import plain_message_hub, restore_message_hub, to_plain
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, with the same arguments, made safe.
+
+    - Files appear whole or not at all; ``last_checkpoint`` too. What a killed run left half written goes at the next
+      start.
+    - The oldest checkpoint and the previous best one go only after the new one is in place.
+    - Everything in them loads with ``torch.load(weights_only=True)``, optimiser and message hub included.
+    - Weights that are not finite are not written.
+
+    With a remote ``out_dir``, or with ``backend_args`` of your own, writing is left to that backend.
+    """
+
+    def before_train(self, runner) -> None:
+        """Choose the atomic backend and clear what a killed run left half written."""
+        local = '://' not in str(self.out_dir or runner.work_dir)
+        self._atomic = local and self.file_client_args is None and self.backend_args is None
+        if self._atomic:
+            self.backend_args = dict(backend='atomic_local')
+        super().before_train(runner)
+        if self._atomic and is_main_process():
+            for folder in {self.out_dir, runner.work_dir}:
+                for name in remove_partial_files(folder):
+                    runner.logger.info(f'Removed {name}, which an interrupted run left half written in {folder}.')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Refuse weights that are not finite and make everything plain.
+
+        Raises:
+            FloatingPointError: If a parameter is not finite or a buffer is NaN; names the first one.
+            TypeError: If another hook has put something without a plain form into the checkpoint.
+        """
+        self._check_finite(runner, checkpoint['state_dict'])
+        checkpoint['message_hub'], left_out = plain_message_hub(checkpoint['message_hub'])
+        for key in left_out:
+            runner.logger.warning(f"message_hub['runtime_info'][{key!r}] is left out of the checkpoint: "
+                                  'it has no plain form that would load with weights_only=True.')
+        for key, value in checkpoint.items():
+            checkpoint[key] = to_plain(value, f'checkpoint[{key!r}]')
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Give ``Runner.resume`` the message hub in MMEngine's own form."""
+        if 'message_hub' in checkpoint:
+            checkpoint['message_hub'] = restore_message_hub(checkpoint['message_hub'])
+
+    @staticmethod
+    def _check_finite(runner, state_dict: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        parameters = {name for name, _ in model.named_parameters()}
+        for name, tensor in state_dict.items():
+            if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+                continue
+            # a buffer may hold -inf on purpose, an attention mask for instance
+            bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
+            if bad.any():
+                raise FloatingPointError(
+                    f'{name} has {int(bad.sum())} values that are not finite at iteration {runner.iter + 1}: the '
+                    'checkpoint is not written, the last good one stays. Lower the learning rate or clip the '
+                    'gradients, and continue with --resume.')
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        """Save, then point ``last_checkpoint`` to it, then delete the oldest (MMEngine deletes first)."""
+        outdated = []
+        if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
+            ids = [*self.keep_ckpt_ids, step]
+            outdated = ids[:-self.max_keep_ckpts]
+            # the outdated ones are still listed in the checkpoint: should the run be killed before they are deleted,
+            # the resumed run finds more of them than it may keep and deletes them then
+            runner.message_hub.update_info('keep_ckpt_ids', ids)
+            self.keep_ckpt_ids.append(step)
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(self.out_dir, filename, self.file_client_args, save_optimizer=self.save_optimizer,
+                               save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                               backend_args=self.backend_args, **self.args)
+        if not is_main_process():
+            return
+        AtomicLocalBackend().put_text(self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint'))
+        for old in outdated:
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        """Save the new best checkpoint, then delete the previous one (MMEngine deletes first)."""
+        if not self.save_best:
+            return
+        previous = self._best_paths()
+        self._set_best_paths(dict.fromkeys(previous))  # MMEngine deletes the previous best only where it knows of one
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            current = self._best_paths()
+            kept = {key: current.get(key) or path for key, path in previous.items()}
+            self._set_best_paths({**current, **kept})
+        if is_main_process():
+            for path in set(previous.values()) - set(self._best_paths().values()) - {None}:
+                self._remove(path)
+                runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    def _best_paths(self) -> dict:
+        if len(self.key_indicators) == 1:
+            return {'': self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    def _set_best_paths(self, paths: dict) -> None:
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = paths['']
+        else:
+            self.best_ckpt_path_dict.update(paths)
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # DeepSpeed saves folders
+            self.file_backend.rmtree(path)

@@ -1,0 +1,104 @@
+"""Which checkpoint ``--resume`` continues from: the last whole one."""
+from __future__ import annotations
+
+import os.path as osp
+import re
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from ..compat import DamagedCheckpointError, read_checkpoint
+
+
+def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust: bool = False) -> str | None:
+    """Find the checkpoint to resume from.
+
+    The one that ``last_checkpoint`` names; where that file is missing or empty, or names a checkpoint that is gone or
+    truncated, the newest whole checkpoint, which the log then says.
+
+    Args:
+        work_dir: The work directory of the run.
+        hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
+        trust: Accept checkpoints that need unpickling.
+
+    Returns:
+        The path, or None where there is no checkpoint at all.
+
+    Raises:
+        DamagedCheckpointError: If there are checkpoints, but none that can be read.
+        UnsafeCheckpointError: If the checkpoint needs unpickling and is not trusted.
+    """
+    hook = hook or {}
+    work_dir = Path(work_dir).absolute()
+    folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
+    failures = []
+    recorded = _recorded_checkpoint(work_dir, folder)
+    if recorded is not None:
+        if '://' in recorded:  # a remote one: MMEngine fetches it
+            return recorded
+        failure = _why_unusable(recorded, trust)
+        if failure is None:
+            return recorded
+        failures.append(failure)
+    for path in _numbered_checkpoints(folder, hook.get('filename_tmpl')):
+        if path == recorded:
+            continue
+        failure = _why_unusable(path, trust)
+        if failure is None:
+            reason = failures[0] if failures else f'{work_dir / "last_checkpoint"} names no checkpoint'
+            print_log(f'{reason}. Resuming from the newest whole checkpoint instead: {path}', logger='current')
+            return path
+        failures.append(failure)
+    if failures:
+        raise DamagedCheckpointError(
+            f'--resume: no checkpoint in {folder} can be read: {"; ".join(failures)}. Put a whole checkpoint there, '
+            'or start anew without --resume')
+    return None
+
+
+def seed_of_checkpoint(path: str, trust: bool = False) -> int | None:
+    """Read the seed that a checkpoint's run was started with.
+
+    The samplers are built before MMEngine restores the seed, so it has to be in the config before the Runner is.
+
+    Args:
+        path: The checkpoint.
+        trust: Accept one that needs unpickling.
+
+    Returns:
+        The seed, or None where it is not recorded, or the checkpoint is remote.
+    """
+    if '://' in path:
+        return None
+    return read_checkpoint(path, 'cpu', trust, mmap=True).get('meta', {}).get('seed')
+
+
+def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
+    """Read ``last_checkpoint``; where the recorded path is gone, the work directory may have been moved."""
+    record = work_dir / 'last_checkpoint'
+    name = record.read_text(errors='replace').strip() if record.is_file() else ''
+    if not name:
+        return None
+    moved = folder / osp.basename(name)
+    return str(moved) if not osp.exists(name) and moved.is_file() else name
+
+
+def _numbered_checkpoints(folder: Path, template: str | None) -> list[str]:
+    """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again)."""
+    names = [re.escape(name).replace(r'\{\}', r'(\d+)') for name in ([template] if template else
+                                                                     ['iter_{}.pth', 'epoch_{}.pth'])]
+    found = []
+    for path in folder.glob('*') if folder.is_dir() else []:
+        match = next(filter(None, (re.fullmatch(name, path.name) for name in names)), None)
+        if match and path.is_file():
+            found.append((path.stat().st_mtime_ns, int(match[1]), str(path)))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _why_unusable(path: str, trust: bool) -> str | None:
+    try:
+        checkpoint = read_checkpoint(path, 'cpu', trust, mmap=True)
+    except (FileNotFoundError, DamagedCheckpointError) as error:
+        return str(error)
+    missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
+    return f'{path}: it lacks {", ".join(sorted(missing))}, so no run can continue from it' if missing else None
