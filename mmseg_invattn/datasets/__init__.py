@@ -1,0 +1,13 @@
+"""Data sets, strict loading transforms, the checks of data sets and the resumable sampler."""
+from .camvid import CamVidDataset
+from .check_hook import DatasetCheckHook
+from .checks import check_data_folders, check_dataset_files
+from .context_shapes import ContextShapesDataset
+from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
+from .samplers import ResumableInfiniteSampler
+from .seed_transforms import SeedTransforms
+
+__all__ = [
+    'CamVidDataset', 'ContextShapesDataset', 'DatasetCheckHook', 'ResumableInfiniteSampler', 'SeedTransforms',
+    'StrictLoadAnnotations', 'StrictLoadImageFromFile', 'check_data_folders', 'check_dataset_files'
+]

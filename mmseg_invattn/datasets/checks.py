@@ -1,0 +1,179 @@
+"""Checks of whole data sets: folders that are there and not empty, images that all have their label.
+
+MMSegmentation finds a missing label when a worker happens to draw it, an empty folder in ``np.concatenate``, and a
+wrong label value never. These checks say it before the first iteration.
+"""
+import inspect
+import os.path as osp
+from collections.abc import Iterator, Sequence
+
+import mmengine.fileio as fileio
+from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import BaseDataset, Compose
+from mmengine.fileio.backends import LocalBackend
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS
+
+from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
+
+# What a data set with img_suffix=None looks for.
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
+_PREPARE = 'Fix: prepare the data as data/README.md says, or set data_root and data_prefix in the config.'
+
+
+def is_local(path: str, backend_args: dict | None = None) -> bool:
+    """Whether a path lies on the local disk, where looking for files is cheap."""
+    return isinstance(fileio.get_file_backend(path, backend_args=backend_args), LocalBackend)
+
+
+def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: str = 'data') -> None:
+    """Refuse a local folder that is missing or holds no file with the suffix.
+
+    Args:
+        folder: The folder; its sub-folders count.
+        suffix: Ending (or endings) of the file names; None accepts every file.
+        what: What lies in it, for the message: ``'image'`` or ``'label'``.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no such file.
+    """
+    if not osp.isdir(folder):
+        raise FileNotFoundError(f'The {what} folder {folder} does not exist (looked up as {osp.abspath(folder)}). '
+                                f'Every data_prefix of a data set must be a folder. {_PREPARE}')
+    endings = (suffix, ) if isinstance(suffix, str) else suffix
+    files = fileio.list_dir_or_file(folder, list_dir=False, suffix=tuple(endings) if endings else None, recursive=True)
+    if next(iter(files), None) is None:
+        names = ' or '.join(f'*{ending}' for ending in endings) if endings else 'any file'
+        raise ValueError(f'The {what} folder {folder} holds no {names} (looked up as {osp.abspath(folder)}). '
+                         f'A data set needs at least one. {_PREPARE}')
+
+
+def _argument(config: dict, name: str) -> object:
+    """Value of a data set's constructor argument: from the config, else the class's default, else None."""
+    if name in config:
+        return config[name]
+    cls = config['type'] if inspect.isclass(config['type']) else DATASETS.get(config['type'])
+    for base in inspect.getmro(cls) if cls else ():
+        parameter = inspect.signature(base.__init__).parameters.get(name)
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            return parameter.default
+    return None
+
+
+def _leaf_configs(config: dict) -> Iterator[dict]:
+    if 'datasets' in config:
+        for inner in config['datasets']:
+            yield from _leaf_configs(inner)
+    elif 'dataset' in config:
+        yield from _leaf_configs(config['dataset'])
+    else:
+        yield config
+
+
+def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test')) -> None:
+    """Check the data folders of a config before anything is built from it.
+
+    Args:
+        cfg: Whole config with ``train_dataloader``, ``val_dataloader``, ``test_dataloader`` (those that are there).
+        splits: The dataloaders to look at. Training needs ``('train', 'val')``, testing needs ``('test', )``.
+
+    Raises:
+        FileNotFoundError: A folder or an ``ann_file`` is missing.
+        ValueError: A folder holds no file with the data set's suffix.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for config in _leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+            root = config.get('data_root') or ''
+            backend_args = config.get('backend_args')
+            ann_file = config.get('ann_file')
+            if ann_file and is_local(ann_file, backend_args) and not osp.exists(osp.join(root, ann_file)):
+                raise FileNotFoundError(f'The list of images {osp.join(root, ann_file)} (ann_file of the {split} data '
+                                        f'set) does not exist. {_PREPARE}')
+            for key, what, suffix in (('img_path', 'image', 'img_suffix'), ('seg_map_path', 'label', 'seg_map_suffix')):
+                prefix = (config.get('data_prefix') or {}).get(key)
+                folder = osp.join(root, prefix) if prefix is not None else ''
+                if folder and is_local(folder, backend_args):
+                    endings = _argument(config, suffix) or (IMAGE_SUFFIXES if what == 'image' else None)
+                    check_folder(folder, endings, f'{split} {what}')
+
+
+def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
+    """The data sets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
+    if hasattr(dataset, 'datasets'):
+        for inner in dataset.datasets:
+            yield from leaf_datasets(inner)
+    elif hasattr(dataset, 'dataset'):
+        yield from leaf_datasets(dataset.dataset)
+    elif isinstance(dataset, BaseDataset):
+        yield dataset
+
+
+def _pipelines(pipeline: Compose) -> Iterator[Compose]:
+    yield pipeline
+    for transform in pipeline.transforms:
+        for inner in getattr(transform, 'subroutines', ()):  # TestTimeAug
+            yield from _pipelines(inner)
+
+
+def check_dataset_files(dataset: object) -> int:
+    """Check that a built data set is not empty and that every image has its file and its label file.
+
+    Labels are asked for only where the pipeline loads them, so that a test split without labels can be predicted on.
+    Files on remote storage are left to the loading transforms.
+
+    Args:
+        dataset: A data set or a wrapper of data sets.
+
+    Returns:
+        Number of images looked at.
+
+    Raises:
+        ValueError: A data set without images.
+        FileNotFoundError: An image or a label file is missing.
+    """
+    count = 0
+    for leaf in leaf_datasets(dataset):
+        folder = leaf.data_prefix.get('img_path', '')
+        if len(leaf) == 0:
+            raise ValueError(f'{type(leaf).__name__} on {folder} has no images. A data set needs at least one. '
+                             f'{_PREPARE}')
+        needs_label = any(isinstance(transform, MMCVLoadAnnotations) for pipeline in _pipelines(leaf.pipeline)
+                          for transform in pipeline.transforms)
+        if not is_local(folder, getattr(leaf, 'backend_args', None)):
+            continue
+        for index in range(len(leaf)):
+            info = leaf.get_data_info(index)
+            image, label = info['img_path'], info.get('seg_map_path')
+            if not osp.isfile(image):
+                raise FileNotFoundError(f'The image file {image} does not exist. Every image that {leaf.ann_file!r} '
+                                        f'(ann_file) lists needs its file. {_PREPARE}')
+            if needs_label and (label is None or not osp.isfile(label)):
+                raise FileNotFoundError(f'The image {image} has no label: {label} does not exist. Every image needs a '
+                                        'label file of the same name. Fix: add the label, or remove the image.')
+        count += len(leaf)
+    return count
+
+
+def make_loading_strict(dataset: object) -> None:
+    """Swap the plain loading transforms of a built data set for the strict ones.
+
+    Test pipelines must name ``LoadImageFromFile`` and ``LoadAnnotations``, because MMSegmentation's inference looks
+    for exactly these names; so their strictness comes afterwards. A loader with ``ignore_empty`` set is left alone,
+    its user has asked for broken images to be skipped.
+
+    Args:
+        dataset: A data set or a wrapper of data sets; changed in place. Workers that already run keep the old one.
+    """
+    for leaf in leaf_datasets(dataset):
+        classes = type(leaf).METAINFO.get('classes') if leaf.label_map else leaf.metainfo.get('classes')
+        for pipeline in _pipelines(leaf.pipeline):
+            for position, old in enumerate(pipeline.transforms):
+                if type(old) is LoadImageFromFile and not old.ignore_empty and old.file_client_args is None:
+                    pipeline.transforms[position] = StrictLoadImageFromFile(
+                        old.to_float32, old.color_type, old.imdecode_backend, backend_args=old.backend_args)
+                elif type(old) is LoadAnnotations and classes:
+                    pipeline.transforms[position] = StrictLoadAnnotations(
+                        len(classes), leaf.ignore_index, old.reduce_zero_label, old.backend_args, old.imdecode_backend)

@@ -1,0 +1,141 @@
+"""Decoding images and labels so that a broken file ends in an error that names it.
+
+OpenCV hands back the readable part of a cut-off JPEG or PNG (older releases without a word), and a label map cast to
+uint8 turns class 257 into class 1. Both spoil a training run silently, hence the checks on the raw bytes and values.
+"""
+import zlib
+
+import mmcv
+import numpy as np
+
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+JPEG_SIGNATURE = b'\xff\xd8'
+JPEG_END = b'\xff\xd9'
+_REPAIR = 'Fix: copy or download this file again, or convert the data set again.'
+
+
+def _png_fault(data: bytes) -> str | None:
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position:position + 4], 'big')
+        chunk_end = position + 12 + length
+        if chunk_end > len(data):
+            break
+        stored_crc = int.from_bytes(data[chunk_end - 4:chunk_end], 'big')
+        if zlib.crc32(data[position + 4:chunk_end - 4]) != stored_crc:
+            return f'the checksum of its chunk at byte {position} is wrong'
+        if data[position + 4:position + 8] == b'IEND':
+            return None
+        position = chunk_end
+    return 'it is truncated: the file ends before the PNG end marker'
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    # An EXIF thumbnail is a whole JPEG with an end marker of its own, so the search starts at the scan (FF DA).
+    position = len(JPEG_SIGNATURE)
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xDA:
+            return None if data.find(JPEG_END, position) >= 0 else 'it is truncated: the JPEG end marker is missing'
+        position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
+    return 'it is truncated or damaged: no JPEG scan was found in it'
+
+
+def ensure_whole(data: bytes, path: str) -> None:
+    """Refuse the bytes of a truncated PNG or JPEG, and of a PNG whose checksums disagree.
+
+    The cost is one pass over the compressed bytes, a few per cent of the decoding. Other formats are left to their
+    decoder.
+
+    Args:
+        data: Content of the file.
+        path: Its name, for the message.
+
+    Raises:
+        ValueError: The file is empty, cut off or damaged.
+    """
+    fault = None
+    if not data:
+        fault = 'it is empty (0 bytes)'
+    elif data.startswith(PNG_SIGNATURE):
+        fault = _png_fault(data)
+    elif data.startswith(JPEG_SIGNATURE):
+        fault = _jpeg_fault(data)
+    if fault:
+        raise ValueError(f'Cannot read the image file {path}: {fault}. Image files must be whole. {_REPAIR}')
+
+
+def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
+    """Decode an image or label file.
+
+    Args:
+        data: Content of the file.
+        path: Its name, for the message.
+        flag: mmcv's colour flag: ``'color'``, ``'grayscale'``, ``'unchanged'``.
+        backend: mmcv's decoding backend: ``'cv2'``, ``'pillow'``...
+
+    Returns:
+        Array of shape (H, W) or (H, W, channels).
+
+    Raises:
+        ValueError: The file is not a whole, readable image.
+    """
+    ensure_whole(data, path)
+    try:
+        array = mmcv.imfrombytes(data, flag=flag, backend=backend)
+    except Exception as error:
+        raise ValueError(f'Cannot read the image file {path}: {error}. Image files must be whole. {_REPAIR}') from error
+    if array is None:
+        raise ValueError(f'Cannot read the image file {path}: the decoder {backend!r} finds no image in it. '
+                         f'Image files must be whole. {_REPAIR}')
+    return array
+
+
+def check_label(label: np.ndarray,
+                path: str,
+                num_classes: int,
+                ignore_index: int = 255,
+                reduce_zero_label: bool = False,
+                image_size: tuple[int, int] | None = None) -> None:
+    """Refuse a label map that does not fit its image or holds values that are no class.
+
+    Args:
+        label: Label map as it stands in the file, before ``reduce_zero_label`` and before any map of classes.
+        path: File of the label map, for the message.
+        num_classes: Number of classes in the label files.
+        ignore_index: Value of the pixels that count neither in the loss nor in the metric.
+        reduce_zero_label: The file counts classes from 1, and 0 means ignored.
+        image_size: (height, width) of the image as it stands in its file.
+
+    Raises:
+        ValueError: Several channels, another size than the image, or a value outside the classes.
+    """
+    if label.ndim != 2:
+        raise ValueError(f'The label file {path} decodes to an array of shape {label.shape}, but a label map has one '
+                         'channel that holds class indices. Fix: convert colour-coded labels to class indices.')
+    if image_size is not None and label.shape != tuple(image_size):
+        raise ValueError(f'The label file {path} is {label.shape[0]}x{label.shape[1]} pixels (height x width), its '
+                         f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. Fix: check that '
+                         'image and label belong together; resize labels by nearest neighbour only.')
+    first = 1 if reduce_zero_label else 0
+    last = num_classes - 1 + first
+    extra = {ignore_index} | ({0, 255} if reduce_zero_label else set())
+    if label.dtype == np.uint8:
+        allowed = np.zeros(256, dtype=bool)
+        allowed[first:last + 1] = True
+        allowed[list(extra)] = True
+        bad = ~allowed[label]
+    else:
+        bad = ((label < first) | (label > last)) & ~np.isin(label, list(extra))
+    if bad.any():
+        values = np.unique(label[bad]).tolist()
+        row, column = np.argwhere(bad)[0].tolist()
+        shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
+        ignored = ' and '.join(map(str, sorted(extra)))
+        raise ValueError(f'The label file {path} holds the value(s) {shown} in {int(bad.sum())} pixels, the first at '
+                         f'row {row}, column {column}. With {num_classes} classes a label is {first} to {last}, or '
+                         f'{ignored} (ignored). Fix: map the values to class indices with the converter in '
+                         'tools/dataset_converters, or correct num_classes in the data set config.')
