@@ -1,6 +1,8 @@
 """A training run small enough for a test: eight random images, a narrow ResNet, and the tools run on them."""
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
 import itertools
 import os
@@ -11,6 +13,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = itertools.count()
@@ -97,10 +100,27 @@ def run_tool(name: str, *arguments: str | Path, options: tuple[str, ...] = ()) -
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these models are too small to share out
     try:
-        with mock.patch.object(sys, 'argv', line), mock.patch.dict(os.environ):
+        with mock.patch.object(sys, 'argv', line), mock.patch.dict(os.environ), _configs_laid_out_quickly():
             tool.main()
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _configs_laid_out_quickly():
+    """Keep yapf from taking most of the time of so short a run: it lays out the config for every checkpoint."""
+    places = ('yapf.yapflib.yapf_api.FormatCode', 'mmengine.config.config.FormatCode')  # imported late, or early
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            stack.enter_context(mock.patch(place, lambda text, **kwargs: (text, True), create=True))
+        yield
+
+
+def stop_workers() -> None:
+    """Stop the workers of past runs; left to the garbage collector, each would be waited for during 5 seconds."""
+    for thing in gc.get_objects():
+        if isinstance(thing, _MultiProcessingDataLoaderIter):
+            thing._shutdown_workers()
 
 
 def tool_environment(**more: str) -> dict[str, str]:

@@ -80,6 +80,7 @@ def test_two_processes_train_like_one_with_the_doubled_batch(case, two_processes
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_like_one(case, two_processes, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(case[1])
     checkpoint = two_processes / 'work' / 'iter_4.pth'

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from runtime_case import run_tool, tool_environment, write_case
+from runtime_case import run_tool, stop_workers, tool_environment, write_case
 
 from mmseg_invattn.compat import DamagedCheckpointError, UnsafeCheckpointError
 from mmseg_invattn.engine.resume import find_resume_checkpoint
@@ -57,6 +57,8 @@ def test_resumed_run_ends_with_the_same_weights(whole_run, tmp_path, workers):
     # validation, which draws random numbers of its own, falls into the resumed part of this run only
     run_tool('train', whole_run[0], '--work-dir', work_dir, '--resume',
              options=(f'train_dataloader.num_workers={workers}', 'train_cfg.val_interval=4'))
+    if workers:
+        stop_workers()
     assert_same_run(work_dir, whole_run[1])
     assert 'resumed epoch: 0, iter: 2' in logs(work_dir)
     assert 'Iter(train) [1/6]' not in logs(work_dir)
