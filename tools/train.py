@@ -60,7 +60,8 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     """
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
-    path = explicit or find_resume_checkpoint(cfg.work_dir, cfg.get('default_hooks', {}).get('checkpoint'), args.trust_checkpoint)
+    hook = cfg.get('default_hooks', {}).get('checkpoint')
+    path = explicit or find_resume_checkpoint(cfg.work_dir, hook, args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
         return
