@@ -1,0 +1,21 @@
+_base_ = './fcn_plainconv_1xb8-800_context-shapes-48x96.py'
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type='InvNLHead',
+        in_channels=48,
+        in_index=0,
+        channels=48,
+        dropout_ratio=0,
+        attention=dict(
+            type='InvNonLocal2d',
+            mode='embedded_gaussian',
+            form='certified',
+            reduction=2,
+            contraction=0.9,
+            sharpness=2.0),
+        num_classes=3,
+        norm_cfg=None,
+        align_corners=False,
+        loss_decode=dict(
+            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)))
