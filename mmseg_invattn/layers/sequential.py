@@ -5,7 +5,8 @@ its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is 
 
     e_(k-1) = Lip(f_k^-1) e_k + b_k,      which for a residual layer is (e_k + |r| + rounding) / (1 - L)
 
-and the error bound of the sequence is e_0, starting from 0: every layer counts the rounding of its own y.
+and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
+y was stored in half precision, it starts from what that cast away.
 """
 import math
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, at_least_float32, max_token_norm
-from .base import InverseInfo, InvertibleModule, NotConvergedError
+from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features
 
 
 class InvertibleSequential(InvertibleModule):
@@ -50,6 +51,7 @@ class InvertibleSequential(InvertibleModule):
         return iter(self.layers)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        check_features(x, None)
         trunk, extra = at_least_float32(x), []
         for layer in self.layers:
             trunk, *rest = outputs(layer(trunk))
@@ -67,22 +69,26 @@ class InvertibleSequential(InvertibleModule):
         ``info.converged`` says whether all of them met what they were asked for, or the precision of the dtype.
         ``info.error_bound`` is NaN where an error met a layer without a known ``Lip(f^-1)``.
         """
-        trunk, *extra = outputs(y)
-        if len(extra) != self.extra_outputs:
-            raise ValueError(f'the inverse of this InvertibleSequential got {1 + len(extra)} tensors; it takes the '
-                             f'{1 + self.extra_outputs} that forward returned')
+        shapes = [tuple(part.shape) for part in outputs(y)]
+        if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
+            raise ValueError(f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
+                             f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})')
+        for part in outputs(y):
+            check_features(part, None, finite=True)
+        error, *stored = (_cast_away(part) for part in outputs(y))
+        trunk, *extra = (at_least_float32(part) for part in outputs(y))
         gains = [layer.bi_lipschitz_bound()[1] for layer in self.layers]
         # what the layers before layer k make of its error; unknown gains count as 1
         spread = list(accumulate((max(gain, 1.0) if math.isfinite(gain) else 1.0 for gain in gains), mul, initial=1.0))
         iterations, failed = 0, []
-        error = torch.zeros(len(trunk), dtype=torch.float64, device=trunk.device)
         converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
             cut = len(extra) - layer.extra_outputs
-            part = trunk if cut == len(extra) else (trunk, *extra[cut:])
-            extra = extra[:cut]
-            trunk, info = layer.inverse(part, tol / (len(self.layers) * spread[k]), max_iter, strict=False)
+            y_k = (trunk, *extra[cut:]) if layer.extra_outputs else trunk
+            error = torch.stack([error, *stored[cut:]]).amax(0)
+            extra, stored = extra[:cut], stored[:cut]
+            trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, strict=False)
             # an error of exactly 0 stays 0 even where the gain is not known
             error = torch.where(error == 0, error, gains[k] * error) + info.error_bound
             iterations = iterations + info.iterations
@@ -114,6 +120,7 @@ class InvertibleSequential(InvertibleModule):
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         """The sum over the layers, each at what the ones before it made of x."""
+        check_features(x, None)
         trunk, total = at_least_float32(x), 0
         for layer in self.layers:
             total = total + layer.log_abs_det(trunk, n_terms, n_samples)
@@ -124,6 +131,12 @@ class InvertibleSequential(InvertibleModule):
         """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
         bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
         return None if None in bounds else sum(bounds)
+
+
+def _cast_away(y: Tensor) -> Tensor:
+    """What storing y in half precision changed at most, in the norm inf2, shape (B,), float64."""
+    wide = at_least_float32(y)
+    return max_token_norm(wide).double() * (0.0 if wide.dtype == y.dtype else torch.finfo(y.dtype).eps)
 
 
 def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

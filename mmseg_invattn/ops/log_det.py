@@ -29,6 +29,8 @@ EXACT_LIMIT = 4096
 class Roulette(NamedTuple):
     """Russian roulette: ``exact_terms`` terms always, then another one with probability ``keep`` each.
 
+    The number is drawn once for a batch.
+
     Attributes:
         exact_terms: more of them mean less variance.
         keep: in (0, 1); None takes ``max(0.5, L)``. The variance is finite only for ``keep > rho(J)^2``, which a fixed

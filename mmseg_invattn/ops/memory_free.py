@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .precision import full_precision
 
@@ -33,10 +32,11 @@ def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
     """The steps one after the other on the trunk, without keeping their activations.
 
     Outputs are (trunk, further outputs in the order of the steps). Everything runs in the dtype of x and without
-    autocast. The gradient exists once: there is no double backward.
+    autocast.
 
     Raises:
-        RuntimeError: in backward, where a parameter was changed after the forward pass: x cannot be recovered then.
+        RuntimeError: in backward, where a parameter was changed after the forward pass (x cannot be recovered then), or
+            where the gradient is to be differentiated again.
     """
     parameters = tuple({id(p): p for step in steps for p in step.parameters if p.requires_grad}.values())
     return _MemoryFree.apply(tuple(steps), x, *parameters)
@@ -61,8 +61,11 @@ class _MemoryFree(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # The recovered x hangs on no graph: a second derivative would silently lack its terms.
+            raise RuntimeError('create_graph=True through a memory-free module: its gradient cannot be differentiated '
+                               'again; use the plain module where a second derivative is wanted')
         if [p._version for p in ctx.parameters] != ctx.versions:
             raise RuntimeError('a parameter was changed in place between forward and backward: the activations cannot '
                                'be recovered; call backward() before optimizer.step()')
