@@ -234,6 +234,23 @@ def test_bound_holds_where_the_branch_almost_cancels_the_input():
         assert (max_token_norm(x_hat - x) <= info.error_bound).all()
 
 
+class AlmostOne(InvConvResidual):
+    """A contraction so near 1 that the bound, rounded up, reaches it."""
+
+    def lipschitz_bound(self):
+        return 1.0
+
+
+def test_bound_of_one_certifies_nothing():
+    torch.manual_seed(4)
+    block, x = AlmostOne(2), torch.randn(2, 2, 3, 3)
+    with torch.no_grad():
+        x_hat, info = block.inverse(block(x))
+    assert info.error_bound.isnan().all() and block.bi_lipschitz_bound() == (2.0, float('inf'))
+    assert block.log_abs_det_error_bound(x) is None
+    torch.testing.assert_close(x_hat, x)
+
+
 def test_errors_compose():
     """The rule itself: y off by e in the norm, x off by at most what the sequence says, and the bound is attained."""
     torch.manual_seed(5)

@@ -83,6 +83,13 @@ def test_frozen_parts_and_inputs_without_gradient():
     assert not wrapped(x).requires_grad
 
 
+def test_unused_parameters_have_no_gradient():
+    coupling = AdditiveCoupling(4, nn.Conv2d(2, 2, 1))
+    coupling.register_parameter('unused', nn.Parameter(torch.ones(3)))
+    MemoryFree(coupling)(torch.randn(1, 4, 2, 2)).sum().backward()
+    assert coupling.unused.grad is None and coupling.net.weight.grad is not None
+
+
 def test_outputs_that_alias_the_input():
     """A split of one sample hands out views of x: what is changed in place afterwards must not reach x."""
     x = torch.randn(1, 4, 2, 2, requires_grad=True)
@@ -165,6 +172,7 @@ def test_compiled_surroundings():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layer', [InvConvResidual, InvConv1x1, ActNorm2d, InvNonLocal2d, lambda c: AdditiveCoupling(
     c, nn.Conv2d(c // 2, c // 2, 3, padding=1))])
 def test_plain_layers_compile(layer):

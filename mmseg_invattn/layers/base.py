@@ -90,7 +90,7 @@ class InvertibleModule(nn.Module, ABC):
         if not isinstance(n_terms, int):
             return 0.0
         lipschitz = self.lipschitz_bound()
-        return None if lipschitz is None else truncation_bound(x[0].numel(), lipschitz, n_terms)
+        return None if lipschitz is None or lipschitz >= 1 else truncation_bound(x[0].numel(), lipschitz, n_terms)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """Upper bounds (of Lip(f), of Lip(f^-1)) in the norm inf2; ``inf`` where none is known.
@@ -98,7 +98,9 @@ class InvertibleModule(nn.Module, ABC):
         y known up to e gives x up to ``Lip(f^-1) e``: ``e / (1 - L)`` for ``y = x + g(x)``.
         """
         lipschitz = self.lipschitz_bound()
-        return (float('inf'), ) * 2 if lipschitz is None else (1 + lipschitz, 1 / (1 - lipschitz))
+        if lipschitz is None or lipschitz >= 1:  # a contraction within a rounding error of 1
+            return float('inf') if lipschitz is None else 1 + lipschitz, float('inf')
+        return 1 + lipschitz, 1 / (1 - lipschitz)
 
 
 def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
@@ -131,6 +133,8 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
         branch_eps: relative precision of the branch, where it sums so many terms that it is below that of the dtype.
     """
     size = max_token_norm(y, groups)
+    if lipschitz is not None and lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
+        lipschitz = None
     # r = y - x - g(x) is made of terms about as large as y: a residual below a few eps |y| is rounding.
     rounding = 4 * torch.finfo(y.dtype).eps * size
     margin = 1.0 if lipschitz is None else 1 - lipschitz

@@ -6,8 +6,8 @@ from .log_det import Roulette, residual_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
 from .norms import max_token_norm
 from .precision import at_least_float32, full_precision
+from .second_derivative import second_derivative_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
-from .twice_differentiable import second_derivative_wanted, twice_differentiable
 
 __all__ = [
     'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'full_precision', 'gram_norm', 'max_token_norm',

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .precision import at_least_float32, full_precision
-from .twice_differentiable import twice_differentiable
+from .second_derivative import twice_differentiable
 
 # The exact form takes one backward pass for every dimension and a matrix of dim^2 numbers a sample.
 EXACT_LIMIT = 4096

@@ -81,7 +81,8 @@ class _MemoryFree(torch.autograd.Function):
                 with torch.enable_grad():
                     trunk = trunk.detach().requires_grad_()
                     d_trunk, *d_step = torch.autograd.grad(step.forward(trunk), [trunk, *wanted], [d_trunk, *d_own],
-                                                           allow_unused=True, materialize_grads=True)
+                                                           allow_unused=True)
             for p, d in zip(wanted, d_step, strict=True):
-                d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
-        return None, d_trunk, *(d_parameters[id(p)] for p in ctx.parameters)
+                if d is not None:  # as in plain backpropagation, a parameter that is not used has no gradient
+                    d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
+        return None, d_trunk, *(d_parameters.get(id(p)) for p in ctx.parameters)

@@ -33,6 +33,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@torch.compiler.disable  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises
 def _tf32_switches() -> list[tuple[object, str, object]]:
     """(owner, attribute, value without TF32); torch refuses to read the older flags once ``fp32_precision`` is set."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn

@@ -92,8 +92,8 @@ class Certified(InvertibleModule):
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         # The certificate counts a channel group of a pixel as a token; a pixel has num_heads of them.
-        lipschitz, pixel = self.lipschitz_bound(), self.num_heads**0.5
-        return pixel * (1 + lipschitz), pixel / (1 - lipschitz)
+        forward, backward = super().bi_lipschitz_bound()
+        return self.num_heads**0.5 * forward, self.num_heads**0.5 * backward
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         check_features(x, self.channels)
