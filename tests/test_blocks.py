@@ -16,6 +16,7 @@ from mmseg_invattn.layers import (
     InvConvResidual,
     InvertibleSequential,
     MemoryFree,
+    NotConvergedError,
     Split,
     Squeeze,
 )
@@ -139,6 +140,18 @@ def test_conv1x1_starts_as_a_rotation():
     torch.testing.assert_close(weight @ weight.mT, torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-6)
     x = torch.randn(2, 16, 3, 3, dtype=torch.float64)
     assert conv.log_abs_det(x).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('log_s', [-88.0, -1000.0])  # 1e-38, and 0 in float64
+def test_conv1x1_beyond_any_precision_says_so(log_s):
+    torch.manual_seed(2)
+    conv, y = InvConv1x1(3), torch.randn(2, 3, 2, 2)
+    with torch.no_grad():
+        conv.log_s[1] = log_s
+    with pytest.raises(NotConvergedError, match='InvConv1x1 overflows or is not known to any precision for 2 of 2'):
+        conv.inverse(y)
+    _, info = conv.inverse(y, strict=False)
+    assert not info.converged.any() and info.error_bound.isnan().all()
 
 
 @pytest.mark.parametrize('scale', [0.1, 1.0, 30.0])

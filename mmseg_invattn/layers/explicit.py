@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Roulette, at_least_float32, full_precision, max_token_norm
-from .base import InverseInfo, InvertibleModule, check_features
+from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features
 
 
 class ExplicitInverse(InvertibleModule):
@@ -34,7 +34,12 @@ class ExplicitInverse(InvertibleModule):
     @torch.no_grad()
     def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100,
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
-        """As in the contract; ``tol``, ``max_iter`` and ``strict`` are of no effect on a closed form."""
+        """As in the contract; a closed form reaches the precision of the dtype whatever ``tol`` and ``max_iter`` are.
+
+        Raises:
+            NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or the error has
+                no finite bound.
+        """
         parts = (y, ) if isinstance(y, Tensor) else tuple(y)
         if len(parts) != 1 + self.extra_outputs:
             raise ValueError(f'the inverse of {type(self).__name__} got {len(parts)} tensors; it takes the '
@@ -45,9 +50,16 @@ class ExplicitInverse(InvertibleModule):
         parts = tuple(at_least_float32(part) for part in parts)
         with full_precision(parts[0].device):
             x, residual, bound = self.recover(parts[0] if len(parts) == 1 else parts, eps)
-        done = torch.full((len(x), ), self.evaluations, dtype=torch.long, device=x.device)
-        bound = torch.where(bound.isfinite(), bound, torch.nan)
-        return x, InverseInfo(done, residual, bound, x.isfinite().flatten(1).all(1))
+        converged = bound.isfinite() & residual.isfinite() & x.isfinite().flatten(1).all(1)
+        info = InverseInfo(torch.full_like(converged, self.evaluations, dtype=torch.long), residual,
+                           torch.where(bound.isfinite(), bound, torch.nan), converged)
+        if strict and not converged.all():
+            raise NotConvergedError(
+                f'the inverse of {type(self).__name__} overflows or is not known to any precision for '
+                f'{int((~converged).sum())} of {len(x)} samples (Lip(f^-1) is at most '
+                f'{self.bi_lipschitz_bound()[1]:.3g}): keep its weights better conditioned (a lower learning rate, '
+                'weight decay), or pass strict=False', x, info)
+        return x, info
 
     def lipschitz_bound(self) -> None:
         """There is no residual branch; :meth:`bi_lipschitz_bound` is what composes."""

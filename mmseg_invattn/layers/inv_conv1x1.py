@@ -1,4 +1,6 @@
 """Invertible 1x1 convolution (Kingma and Dhariwal, Glow, https://arxiv.org/abs/1807.03039), in its LU form."""
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -62,10 +64,14 @@ class InvConv1x1(ExplicitInverse):
 
     @torch.no_grad()
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        weight = self.weight()
-        forward, backward = (float(spectral_norm_bound(w)) for w in (weight, torch.linalg.inv(weight)))
+        lower, upper = self.factors()
+        eye = torch.eye(self.channels, dtype=torch.float64, device=lower.device)
+        inverse = torch.linalg.solve_triangular(
+            upper, torch.linalg.solve_triangular(lower, eye, upper=False, unitriangular=True), upper=True)
+        forward, backward = (float(spectral_norm_bound(w)) for w in (lower @ upper, inverse))
         # the inverse in float64 has a relative error of about C eps |W| |W^-1|
-        return forward, backward * (1 + self.channels * torch.finfo(torch.float64).eps * forward * backward)
+        backward *= 1 + self.channels * torch.finfo(torch.float64).eps * forward * backward
+        return forward, backward if math.isfinite(backward) else math.inf
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         """``H W sum log_s``."""
