@@ -1,5 +1,16 @@
 """Invertible layers as plain ``nn.Module``: no import of mmcv, mmengine or mmseg."""
+from .actnorm import ActNorm2d
 from .base import InverseInfo, InvertibleModule, NotConvergedError
+from .coupling import AdditiveCoupling, AffineCoupling
+from .inv_conv1x1 import InvConv1x1
+from .inv_conv_residual import InvConvResidual
 from .inv_nonlocal import InvNonLocal2d
+from .memory_free import MemoryFree
+from .sequential import InvertibleSequential
+from .split import Split
+from .squeeze import Squeeze
 
-__all__ = ['InvNonLocal2d', 'InverseInfo', 'InvertibleModule', 'NotConvergedError']
+__all__ = [
+    'ActNorm2d', 'AdditiveCoupling', 'AffineCoupling', 'InvConv1x1', 'InvConvResidual', 'InvNonLocal2d', 'InverseInfo',
+    'InvertibleModule', 'InvertibleSequential', 'MemoryFree', 'NotConvergedError', 'Split', 'Squeeze'
+]

@@ -1,6 +1,7 @@
 """The attention block of this project: a mode (how pixels score each other) in a form (how a branch is a block)."""
 from torch import Tensor
 
+from ..ops import Roulette
 from .base import InverseInfo, InvertibleModule
 from .forms import FORMS
 from .modes import MODES
@@ -63,12 +64,24 @@ class InvNonLocal2d(InvertibleModule):
 
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
-        if not isinstance(self.block, InvertibleModule):
-            raise TypeError(f'form={self.form!r} has no inverse: build the block with form=\'certified\'')
-        return self.block.inverse(y, tol, max_iter, strict)
+        return self._invertible().inverse(y, tol, max_iter, strict)
 
     def lipschitz_bound(self) -> float | None:
         return self.block.lipschitz_bound() if isinstance(self.block, InvertibleModule) else None
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        return self._invertible().bi_lipschitz_bound()
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        return self._invertible().log_abs_det(x, n_terms, n_samples)
+
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
+        return self._invertible().log_abs_det_error_bound(x, n_terms)
+
+    def _invertible(self) -> InvertibleModule:
+        if not isinstance(self.block, InvertibleModule):
+            raise TypeError(f'form={self.form!r} has no inverse: build the block with form=\'certified\'')
+        return self.block
 
     def extra_repr(self) -> str:
         return f'{self.in_channels}, mode={self.mode!r}, form={self.form!r}'

@@ -4,11 +4,12 @@ The branch reads ``B((x - m) / a)`` and its output is multiplied by a: a similar
 same in the units of the features as in the units of the ball, and the certificate does not know of it.
 """
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from .data_dependent import DataDependentStart, sum_of_processes
 
-class TokenNorm(nn.Module):
+
+class TokenNorm(DataDependentStart):
     """``(x - m) / a`` with m and a learned, set from the first training batch so that tokens have an RMS norm of 1.
 
     As in ActNorm the start depends on the data and nothing after it does: train and eval mode give the same output.
@@ -23,37 +24,19 @@ class TokenNorm(nn.Module):
         super().__init__()
         self.centre = nn.Parameter(torch.zeros(groups, channels))
         self.log_scale = nn.Parameter(torch.zeros(groups))
-        self.register_buffer('initialised', torch.tensor(False))
-        self._settled = False  # a copy of the buffer: reading that one at every step would wait for the device
 
     def forward(self, x_BGNC: Tensor) -> Tensor:
-        if self.training and not self._settled:
-            self._initialise(x_BGNC.detach())
+        self.start(x_BGNC)
         return (x_BGNC - self.centre[:, None]) * torch.exp(-self.log_scale)[:, None, None]
 
     def scale(self) -> Tensor:
         """a, shape (G, 1, 1), to multiply tokens with."""
         return torch.exp(self.log_scale)[:, None, None]
 
-    @torch.no_grad()
-    def _initialise(self, x_BGNC: Tensor) -> None:
-        if not self.initialised:
-            x = x_BGNC.to(self.centre.dtype)
-            count = torch.full((), x.shape[0] * x.shape[2], dtype=x.dtype, device=x.device)
-            total = _sum_of_processes(count)
-            self.centre.copy_(_sum_of_processes(x.sum((0, 2))) / total)
-            square = _sum_of_processes((x - self.centre[:, None]).square().sum((0, 2, 3))) / total
-            # Features that are all equal have no scale of their own.
-            self.log_scale.copy_(torch.where(square > 0, square, 1).log() / 2)
-            self.initialised.fill_(True)
-        self._settled = True
-
-    def _load_from_state_dict(self, *args) -> None:
-        super()._load_from_state_dict(*args)
-        self._settled = False
-
-
-def _sum_of_processes(x: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(x)
-    return x
+    def _initialise(self, x: Tensor) -> None:
+        x = x.to(self.centre.dtype)
+        total = sum_of_processes(torch.full((), x.shape[0] * x.shape[2], dtype=x.dtype, device=x.device))
+        self.centre.copy_(sum_of_processes(x.sum((0, 2))) / total)
+        square = sum_of_processes((x - self.centre[:, None]).square().sum((0, 2, 3))) / total
+        # Features that are all equal have no scale of their own.
+        self.log_scale.copy_(torch.where(square > 0, square, 1).log() / 2)

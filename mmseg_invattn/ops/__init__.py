@@ -2,10 +2,15 @@
 from .attention import softmax_attention, softmax_attention_dense
 from .ball import to_ball
 from .fixed_point import FixedPointResult, solve_fixed_point
+from .log_det import Roulette, residual_log_abs_det, truncation_bound
+from .memory_free import Step, memory_free
 from .norms import max_token_norm
+from .precision import at_least_float32, full_precision
+from .second_derivative import second_derivative_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
 __all__ = [
-    'FixedPointResult', 'gram_norm', 'max_token_norm', 'softmax_attention', 'softmax_attention_dense',
-    'solve_fixed_point', 'spectral_norm_bound', 'to_ball'
+    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'full_precision', 'gram_norm', 'max_token_norm',
+    'memory_free', 'residual_log_abs_det', 'second_derivative_wanted', 'softmax_attention', 'softmax_attention_dense',
+    'solve_fixed_point', 'spectral_norm_bound', 'to_ball', 'truncation_bound', 'twice_differentiable'
 ]

@@ -9,7 +9,8 @@ from torch import Tensor
 def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = sum_j softmax_j(q_i . k_j) v_j``, in O(N + M) memory where the device has a fused kernel.
 
-    The scale belongs to the caller: scores are ``q . k`` as given.
+    The scale belongs to the caller: scores are ``q . k`` as given. The fused kernels have no second derivative; inside
+    :func:`~mmseg_invattn.ops.twice_differentiable` torch takes the MATH backend, which has one and holds the N x M map.
 
     Returns:
         Tensor of shape (B, G, N, E).

@@ -12,7 +12,7 @@ and ``gain = c / (s + sqrt(1 + s^2))`` makes that the contraction c asked for.
 import torch
 from torch import Tensor, nn
 
-from ...ops import gram_norm, spectral_norm_bound, to_ball
+from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, to_ball
 from ..base import InverseInfo, InvertibleModule, check_features, invert_residual
 from ..linear import GroupedLinear, grouped_linear
 from ..mixing import OrthogonalMix
@@ -66,14 +66,15 @@ class Certified(InvertibleModule):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.channels)
-        y = x + self.branch(x, self.weights()).to(x.dtype)
-        return y if self.mix is None else self.mix(y)
+        with full_precision(x.device):  # the inverse has to meet the same branch
+            y = x + self.branch(x, self.weights()).to(x.dtype)
+            return y if self.mix is None else self.mix(y)
 
     @torch.no_grad()
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
-        with torch.autocast(y.device.type, enabled=False):
+        with full_precision(y.device):
             weights = self.weights()
             eps = torch.finfo(y.dtype).eps
             y = y.to(self.bias.dtype if self.bias.dtype == torch.float64 else torch.float32)
@@ -88,3 +89,14 @@ class Certified(InvertibleModule):
         sharpness = self.attention.sharpness_bound(scores)
         bound = spectral_norm_bound(out.double() @ value.double()) * self.attention.lipschitz_factor(sharpness)
         return float(bound.max())
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        # The certificate counts a channel group of a pixel as a token; a pixel has num_heads of them.
+        forward, backward = super().bi_lipschitz_bound()
+        return self.num_heads**0.5 * forward, self.num_heads**0.5 * backward
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        check_features(x, self.channels)
+        # U is orthogonal: its logarithm is 0.
+        return residual_log_abs_det(lambda x: self.branch(x, self.weights()), x, n_terms, n_samples,
+                                    self.lipschitz_bound)

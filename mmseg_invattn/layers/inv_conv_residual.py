@@ -1,0 +1,111 @@
+"""Invertible residual block of convolutions (Behrmann et al., https://arxiv.org/abs/1811.00995), with a certificate
+that holds for every size of the feature map.
+
+    y = x + g(x),    g = conv_n o phi o ... o phi o conv_1,    phi(h) = h sigmoid(h) / 1.1
+
+A convolution adds, at every pixel, ``W_tap h`` over its taps, each at one pixel (or at none, in the padding). In the
+norm ``|H|_inf2 = max_i |h_i|_2`` its operator norm is therefore at most
+
+    sum over the taps of |W_tap|_2
+
+whatever height and width; a bound in the norm l2 by power iteration or Fourier would be one of the training crop's. phi
+is LipSwish (Chen et al., https://arxiv.org/abs/1906.02735): its slope is at most 1 and, unlike ELU's, smooth, as the
+gradient of the log-determinant wants it.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import Roulette, at_least_float32, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound
+from .base import InverseInfo, InvertibleModule, check_features, invert_residual
+
+# sup of the derivative of h sigmoid(h) is 1.09984
+LIP_SWISH = 1.1
+
+
+def tap_norms(weight_OIHW: Tensor) -> Tensor:
+    """The matrices of the taps, shape (H * W, O, I)."""
+    return weight_OIHW.flatten(2).permute(2, 0, 1)
+
+
+class InvConvResidual(InvertibleModule):
+    """Residual block of k x k convolutions that is a contraction by construction.
+
+    Each convolution is divided by its bound where that exceeds ``contraction**(1/n)``, so the product never exceeds
+    ``contraction``, in train and eval mode alike, and weights that are smaller stay as they are.
+
+    Args:
+        channels: C.
+        hidden_channels: channels between the convolutions; C by default.
+        kernel_sizes: one odd number for each convolution.
+        contraction: bound of the branch's Lipschitz constant, in (0, 1).
+    """
+
+    def __init__(self, channels: int, hidden_channels: int | None = None, kernel_sizes: tuple[int, ...] = (3, 1, 3),
+                 contraction: float = 0.9):
+        super().__init__()
+        if not 0 < contraction < 1:
+            raise ValueError(f'contraction={contraction} is outside (0, 1): the inverse exists for a branch whose '
+                             'Lipschitz constant is below 1; the default is 0.9')
+        if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
+            raise ValueError(f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
+                             'centre, so the branch would not keep the size of the feature map')
+        hidden = channels if hidden_channels is None else hidden_channels
+        for name, value in (('channels', channels), ('hidden_channels', hidden)):
+            if value < 1:
+                raise ValueError(f'{name}={value} is not a positive integer')
+        widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
+        self.channels, self.contraction = channels, contraction
+        self.convs = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
+
+    def weights(self) -> list[tuple[Tensor, Tensor]]:
+        """(W, b) of each convolution as the branch uses them, in float32 or higher."""
+        share, result = self.contraction**(1 / len(self.convs)), []
+        for conv in self.convs:
+            weight, bias = (p.to(torch.promote_types(p.dtype, torch.float32)) for p in (conv.weight, conv.bias))
+            bound = gram_norm(tap_norms(weight)).sum()
+            result.append((weight * (share / bound.clamp(min=share)), bias))
+        return result
+
+    @staticmethod
+    def branch(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """g(x), in the dtype of x (float32 or higher)."""
+        h = x
+        for i, (weight, bias) in enumerate(weights):
+            h = F.silu(h) / LIP_SWISH if i else h
+            h = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=weight.shape[-1] // 2)
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features(x, self.channels)
+        with full_precision(x.device):
+            wide = at_least_float32(x)
+            return (wide + self.branch(wide, self.weights())).to(x.dtype)
+
+    @torch.no_grad()
+    def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
+                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+        check_features(y, self.channels, finite=True)
+        with full_precision(y.device):
+            weights, wide = self.weights(), at_least_float32(y)
+            # a convolution sums fan_in products for every number: as independent errors, the root of that many eps
+            fan_in = max(weight[0].numel() for weight, _ in weights)
+            branch_eps = torch.finfo(wide.dtype).eps * fan_in**0.5
+            return invert_residual(lambda x, index: self.branch(x, weights), wide, self.lipschitz_bound(), groups=1,
+                                   eps=torch.finfo(y.dtype).eps, tol=tol, max_iter=max_iter, strict=strict,
+                                   branch_eps=branch_eps)
+
+    @torch.no_grad()
+    def lipschitz_bound(self) -> float:
+        """Product of the convolutions' bounds as the branch uses them, in float64 and rounded up."""
+        with full_precision(self.convs[0].weight.device):
+            return float(torch.stack([spectral_norm_bound(tap_norms(w)).sum() for w, _ in self.weights()]).prod())
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        check_features(x, self.channels)
+        return residual_log_abs_det(lambda x: self.branch(x, self.weights()), x, n_terms, n_samples,
+                                    self.lipschitz_bound)
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, contraction={self.contraction}'

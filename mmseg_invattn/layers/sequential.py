@@ -1,0 +1,144 @@
+"""Composition of invertible layers, and the rule by which errors compose.
+
+The inverse runs from the last layer to the first. Layer k gets a y that is known up to ``e_k`` and leaves an error of
+its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is known up to
+
+    e_(k-1) = Lip(f_k^-1) e_k + b_k,      which for a residual layer is (e_k + |r| + rounding) / (1 - L)
+
+and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
+y was stored in half precision, it starts from what that cast away.
+"""
+import math
+from collections.abc import Iterator
+from itertools import accumulate
+from operator import mul
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import Roulette, at_least_float32, max_token_norm
+from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features
+
+
+class InvertibleSequential(InvertibleModule):
+    """``y = f_n(... f_1(x))``.
+
+    With splits among the layers y is a tuple (trunk, latents in the order in which they were split off). Between the
+    layers features stay in float32 or higher; y has the dtype of x.
+
+    Args:
+        layers: one or more invertible layers.
+    """
+
+    def __init__(self, *layers: InvertibleModule):
+        super().__init__()
+        if not layers:
+            raise ValueError('InvertibleSequential got no layers; give it at least one')
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, InvertibleModule):
+                raise ValueError(f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
+                                 'invertible: every layer must be an InvertibleModule')
+        self.layers = nn.ModuleList(layers)
+        self.extra_outputs = sum(layer.extra_outputs for layer in layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> InvertibleModule:
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[InvertibleModule]:
+        return iter(self.layers)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        check_features(x, None)
+        trunk, extra = at_least_float32(x), []
+        for layer in self.layers:
+            trunk, *rest = outputs(layer(trunk))
+            extra += rest
+        y = tuple(part.to(x.dtype) for part in (trunk, *extra))
+        return y if self.extra_outputs else y[0]
+
+    @torch.no_grad()
+    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100,
+                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+        """As in the contract, with ``max_iter`` for each layer.
+
+        Layer k is asked for ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))`` relative to its own output, so that what the
+        layers behind it make of its error stays within the share; ``info.iterations`` is the sum over the layers and
+        ``info.converged`` says whether all of them met what they were asked for, or the precision of the dtype.
+        ``info.error_bound`` is NaN where an error met a layer without a known ``Lip(f^-1)``.
+        """
+        shapes = [tuple(part.shape) for part in outputs(y)]
+        if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
+            raise ValueError(f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
+                             f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})')
+        for part in outputs(y):
+            check_features(part, None, finite=True)
+        error, *stored = (_cast_away(part) for part in outputs(y))
+        trunk, *extra = (at_least_float32(part) for part in outputs(y))
+        gains = [layer.bi_lipschitz_bound()[1] for layer in self.layers]
+        # what the layers before layer k make of its error; unknown gains count as 1
+        spread = list(accumulate((max(gain, 1.0) if math.isfinite(gain) else 1.0 for gain in gains), mul, initial=1.0))
+        iterations, failed = 0, []
+        converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
+        for k in reversed(range(len(self.layers))):
+            layer = self.layers[k]
+            cut = len(extra) - layer.extra_outputs
+            y_k = (trunk, *extra[cut:]) if layer.extra_outputs else trunk
+            error = torch.stack([error, *stored[cut:]]).amax(0)
+            extra, stored = extra[:cut], stored[:cut]
+            trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, strict=False)
+            # an error of exactly 0 stays 0 even where the gain is not known
+            error = torch.where(error == 0, error, gains[k] * error) + info.error_bound
+            iterations = iterations + info.iterations
+            converged &= info.converged
+            failed += [] if info.converged.all() else [k]
+        residual = torch.stack([max_token_norm(a - b.to(a.dtype))
+                                for a, b in zip(outputs(self(trunk)), outputs(y), strict=True)]).amax(0)
+        error = torch.where(error.isfinite(), error, torch.nan) * (1 + torch.finfo(residual.dtype).eps)
+        info = InverseInfo(iterations, residual, error.to(residual.dtype), converged)
+        if strict and failed:
+            raise NotConvergedError(
+                f'the inverse of {int((~converged).sum())} of {len(trunk)} samples did not reach tol={tol} in layers '
+                f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
+                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False', trunk, info)
+        return trunk, info
+
+    def lipschitz_bound(self) -> float | None:
+        """Bound of Lip(f - id): ``prod (1 + L_k) - 1``; None where a layer is not residual.
+
+        It may exceed 1: what makes the composition invertible is that each layer is.
+        """
+        bounds = [layer.lipschitz_bound() for layer in self.layers]
+        return None if None in bounds else math.prod(1 + bound for bound in bounds) - 1
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        """The products over the layers."""
+        forward, backward = zip(*(layer.bi_lipschitz_bound() for layer in self.layers), strict=True)
+        return math.prod(forward), math.prod(backward)
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        """The sum over the layers, each at what the ones before it made of x."""
+        check_features(x, None)
+        trunk, total = at_least_float32(x), 0
+        for layer in self.layers:
+            total = total + layer.log_abs_det(trunk, n_terms, n_samples)
+            trunk = outputs(layer(trunk))[0]
+        return total
+
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
+        """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
+        bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
+        return None if None in bounds else sum(bounds)
+
+
+def _cast_away(y: Tensor) -> Tensor:
+    """What storing y in half precision changed at most, in the norm inf2, shape (B,), float64."""
+    wide = at_least_float32(y)
+    return max_token_norm(wide).double() * (0.0 if wide.dtype == y.dtype else torch.finfo(y.dtype).eps)
+
+
+def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(trunk, extra outputs...) of what a layer returned."""
+    return (y, ) if isinstance(y, Tensor) else tuple(y)

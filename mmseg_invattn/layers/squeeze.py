@@ -1,0 +1,52 @@
+"""Space to depth: trades resolution for channels and keeps every value."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops import Roulette
+from .base import check_features
+from .explicit import ExplicitInverse
+
+
+class Squeeze(ExplicitInverse):
+    """(B, C, H, W) -> (B, C r^2, H/r, W/r): the pixels of an r x r block become the channels of one pixel.
+
+    A permutation: the inverse is exact and the log-determinant 0. A token of y holds r^2 tokens of x, so in the norm
+    inf2 ``Lip(f) = r`` and ``Lip(f^-1) = 1``.
+
+    Args:
+        factor: r.
+
+    Raises:
+        ValueError: height or width is not a multiple of r. Padding inside would not be invertible.
+    """
+
+    def __init__(self, factor: int = 2):
+        super().__init__()
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f'factor={factor!r} is not a positive integer')
+        self.factor = factor
+
+    def transform(self, x: Tensor) -> Tensor:
+        r, (height, width) = self.factor, x.shape[2:]
+        if height % r or width % r:
+            raise ValueError(f'got a feature map of {height} x {width}; Squeeze({r}) takes multiples of {r}: pad your '
+                             f'images so that it becomes {-(-height // r) * r} x {-(-width // r) * r}')
+        return F.pixel_unshuffle(x, r)
+
+    def recover(self, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        if y.shape[1] % self.factor**2:
+            raise ValueError(f'got {y.shape[1]} channels; the inverse of Squeeze({self.factor}) takes a multiple of '
+                             f'{self.factor**2}')
+        exact = torch.zeros(len(y), dtype=y.dtype, device=y.device)
+        return F.pixel_shuffle(y, self.factor), exact, exact
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        return float(self.factor), 1.0
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        check_features(x, None)
+        return torch.zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+
+    def extra_repr(self) -> str:
+        return f'factor={self.factor}'

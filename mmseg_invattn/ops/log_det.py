@@ -1,0 +1,146 @@
+"""The log-determinant of a residual map ``f(x) = x + g(x)`` with ``Lip(g) <= L < 1``, J the Jacobian of g.
+
+    log|det(I + J)| = sum_k (-1)^(k+1) / k tr(J^k),    tr(J^k) = E v^T J^k v   (Hutchinson, v of random signs)
+
+Truncated after n terms the expectation is off by at most ``dim L^(n+1) / ((n+1)(1-L))``, because every eigenvalue of J
+is at most L in size. Russian roulette draws n at random and divides term k by P(n >= k): no bias.
+
+The gradient (Chen et al., Residual Flows, https://arxiv.org/abs/1906.02735) is not the derivative of that sum, whose
+graph would hold every term. With the same probes and ``w^T = sum_j (-1)^j v^T J^j``, j = 0 .. n-1,
+
+    d log|det(I + J)| = tr((I + J)^-1 dJ) = E w^T dJ v
+
+needs one product ``w^T J v`` with a graph; w is a constant. Its memory does not depend on n. Its expectation is the
+derivative of the truncated sum's expectation, and with roulette it has no bias either.
+"""
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .precision import at_least_float32, full_precision
+from .second_derivative import twice_differentiable
+
+# The exact form takes one backward pass for every dimension and a matrix of dim^2 numbers a sample.
+EXACT_LIMIT = 4096
+
+
+class Roulette(NamedTuple):
+    """Russian roulette: ``exact_terms`` terms always, then another one with probability ``keep`` each.
+
+    The number is drawn once for a batch.
+
+    Attributes:
+        exact_terms: more of them mean less variance.
+        keep: in (0, 1); None takes ``max(0.5, L)``. The variance is finite only for ``keep > rho(J)^2``, which a fixed
+            0.5 misses for spectral radii above 0.7.
+    """
+    exact_terms: int = 4
+    keep: float | None = None
+
+
+def residual_log_abs_det(branch: Callable[[Tensor], Tensor],
+                         x: Tensor,
+                         n_terms: int | str | Roulette = 10,
+                         n_samples: int = 1,
+                         lipschitz: Callable[[], float | None] = lambda: None) -> Tensor:
+    """``log|det(I + dg/dx)|`` of each sample.
+
+    With gradients enabled the branch is evaluated inside :func:`~mmseg_invattn.ops.twice_differentiable`, because the
+    gradient needs the derivative of a vector-Jacobian product; under ``torch.no_grad()`` the fused kernels serve.
+
+    Args:
+        branch: g, from (B, ...) to the same shape; a sample's output depends on that sample alone. Called once.
+        x: shape (B, ...).
+        n_terms: terms of the power series; ``'roulette'`` or a :class:`Roulette` for the estimate without bias;
+            ``'exact'`` for the determinant of the Jacobian.
+        n_samples: probes to average over, of no effect on the exact form. The memory of the gradient is proportional
+            to it.
+        lipschitz: returns L; asked where the roulette depends on it. Without an L below 1 the series may diverge.
+
+    Returns:
+        Tensor of shape (B,), float32 or higher, differentiable in x and in what ``branch`` uses.
+
+    Raises:
+        ValueError: an unknown or impossible ``n_terms`` or ``n_samples``, or the exact form of more than 4096
+            dimensions.
+    """
+    exact = isinstance(n_terms, str) and n_terms == 'exact'
+    coefficients = () if exact else _series_coefficients(n_terms, lipschitz)
+    if not isinstance(n_samples, int) or n_samples < 1:
+        raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it counts the random probes')
+    dim = x[0].numel()
+    if exact and dim > EXACT_LIMIT:
+        raise ValueError(f"n_terms='exact' of a feature map with {dim} values a sample: the exact determinant is for "
+                         f"at most {EXACT_LIMIT}; use a number of terms or n_terms='roulette'")
+    differentiable = torch.is_grad_enabled()
+    with (torch.inference_mode(False), torch.enable_grad(), twice_differentiable(differentiable),
+          full_precision(x.device)):
+        x = at_least_float32(x.clone() if x.is_inference() else x)
+        if not (differentiable and x.requires_grad):
+            x = x.detach().requires_grad_()
+        g = branch(x)
+        if exact:
+            return _exact(g, x, differentiable)
+        samples = [_one_probe(g, x, coefficients, differentiable) for _ in range(n_samples)]
+    return sum(samples) / n_samples
+
+
+def truncation_bound(dim: int, lipschitz: float, n_terms: int) -> float:
+    """``dim L^(n+1) / ((n+1)(1-L))``: how far the expectation of the series cut after n terms is off, at most.
+
+    In nats a sample; the scatter of the probes comes on top.
+    """
+    return dim * lipschitz**(n_terms + 1) / ((n_terms + 1) * (1 - lipschitz))
+
+
+def _series_coefficients(n_terms: int | str | Roulette,
+                         lipschitz: Callable[[], float | None]) -> tuple[float, ...]:
+    """What divides term k by its probability: (c_1, ..., c_n), for roulette with n drawn here."""
+    if isinstance(n_terms, str) and n_terms == 'roulette':
+        n_terms = Roulette()
+    if isinstance(n_terms, Roulette):
+        exact_terms, keep = n_terms
+        keep = max(0.5, min(lipschitz() or 0.0, 0.999)) if keep is None else keep
+        if exact_terms < 0 or not 0 < keep < 1:
+            raise ValueError(f'{n_terms} is impossible: exact_terms is at least 0 and keep lies inside (0, 1)')
+        draw = 1 - torch.rand((), dtype=torch.float64)
+        extra = int(draw.log() / torch.tensor(keep, dtype=torch.float64).log())  # P(extra >= j) = keep^j
+        return (1.0, ) * exact_terms + tuple(keep**-j for j in range(1, extra + 1))
+    if not isinstance(n_terms, int) or isinstance(n_terms, bool) or n_terms < 1:
+        raise ValueError(f"n_terms={n_terms!r} is neither a positive integer nor 'roulette', Roulette(...) or 'exact'")
+    return (1.0, ) * n_terms
+
+
+def _one_probe(g: Tensor, x: Tensor, coefficients: tuple[float, ...], differentiable: bool) -> Tensor:
+    v = torch.randint(0, 2, x.shape, device=x.device).to(x.dtype) * 2 - 1
+    value = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    power, w = v, torch.zeros_like(v)  # v^T J^k and sum_j (-1)^j c_(j+1) v^T J^j
+    for k, c in enumerate(coefficients, 1):
+        sign = 1 if k % 2 else -1
+        w = w + sign * c * power
+        power = _vjp(g, x, power)
+        value = value + sign * c / k * _dot(power, v)
+    if differentiable:
+        surrogate = _dot(_vjp(g, x, w, create_graph=True), v)
+        value = value + surrogate - surrogate.detach()
+    return value
+
+
+def _exact(g: Tensor, x: Tensor, differentiable: bool) -> Tensor:
+    """``slogdet(I + J)`` in float64."""
+    # Samples do not see each other: one backward pass gives the same row of every sample's Jacobian.
+    basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
+    rows = [_vjp(g, x, unit.expand_as(x), create_graph=differentiable).flatten(1) for unit in basis]
+    jacobian = torch.stack(rows, 1).double()
+    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=x.device)
+    return torch.linalg.slogdet(eye + jacobian)[1].to(x.dtype)
+
+
+def _vjp(g: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
+    return torch.autograd.grad(g, x, v, retain_graph=True, create_graph=create_graph)[0]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)

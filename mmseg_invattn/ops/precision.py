@@ -1,0 +1,44 @@
+"""Precision of an invertible map: forward and inverse have to compute the same numbers, whatever the caller's settings.
+
+Autocast and TF32 round the branch to 8 to 11 bits. A forward pass under them and an inverse without them are inverses
+of different maps, and an error bound in float32 would not hold.
+"""
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions in the dtype of their inputs: no autocast, no TF32 on CUDA."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != 'cuda':
+            yield
+            return
+        switches = _tf32_switches()
+        saved = [getattr(owner, name) for owner, name, _ in switches]
+        try:
+            for owner, name, off in switches:
+                setattr(owner, name, off)
+            yield
+        finally:
+            for (owner, name, _), value in zip(switches, saved, strict=True):
+                setattr(owner, name, value)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x itself, or in float32 where it has half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.compiler.disable  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises
+def _tf32_switches() -> list[tuple[object, str, object]]:
+    """(owner, attribute, value without TF32); torch refuses to read the older flags once ``fp32_precision`` is set."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        matmul.allow_tf32, cudnn.allow_tf32  # noqa: B018  (reading is the test)
+    except RuntimeError:
+        return [(matmul, 'fp32_precision', 'ieee'), (cudnn.conv, 'fp32_precision', 'ieee')]
+    return [(matmul, 'allow_tf32', False), (cudnn, 'allow_tf32', False)]
