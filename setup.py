@@ -20,7 +20,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
-    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable'],
+    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,

@@ -1,0 +1,42 @@
+# `make demo` and `make test` on a fresh clone are all that is needed; PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_OPENMMLAB ?= .venv-openmmlab
+DEMO_ARGS ?=
+
+.PHONY: demo test test-slow test-openmmlab lint setup clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m slow
+
+# The same suite with the original OpenMMLab packages, in an environment of its own.
+test-openmmlab: $(VENV_OPENMMLAB)/.ready
+	$(VENV_OPENMMLAB)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.py requirements/onedl.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c requirements/onedl.txt torch
+	$(VENV)/bin/python -m pip install -c requirements/onedl.txt -e '.[onedl,dev]'
+	$(VENV)/bin/python -m mmseg_invattn.doctor
+	touch $@
+
+$(VENV_OPENMMLAB)/.ready: setup.py requirements/openmmlab.txt
+	$(PYTHON) -m venv $(VENV_OPENMMLAB)
+	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt torch
+	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt -e '.[openmmlab,dev]'
+	$(VENV_OPENMMLAB)/bin/python -m mmseg_invattn.doctor
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs data/context_shapes
