@@ -17,4 +17,5 @@ if not _EXAMINED and all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg
     from . import compat
 
     compat.provide_mmcv_ops_stub()
+    compat.provide_in1d()
     from . import datasets, engine, models  # noqa: F401  (imported for their registrations)

@@ -3,6 +3,7 @@
 - mmcv without compiled ops: ``import mmseg`` fails on a missing ``mmcv._ext`` -> :func:`provide_mmcv_ops_stub`.
 - MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.
 - MMEngine unpickles what it loads, silently -> :func:`use_safe_checkpoint_loading`, :func:`read_checkpoint`.
+- cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
 """
 from __future__ import annotations
@@ -55,6 +56,14 @@ def provide_mmcv_ops_stub() -> bool:
     stub.__spec__ = ModuleSpec('mmcv._ext', loader=None)
     sys.modules['mmcv._ext'] = stub
     return True
+
+
+def provide_in1d() -> None:
+    """Let the official Cityscapes evaluation run on NumPy 2.4 and later: ``np.in1d`` is ``np.isin`` of flat arrays."""
+    import numpy as np
+
+    if not hasattr(np, 'in1d'):
+        np.in1d = lambda a, b, **options: np.isin(np.ravel(a), b, **options)
 
 
 # ------------------------------------------------------------------------------------------------------ distributed

@@ -35,12 +35,6 @@ def frame(data_root):
     return dataset
 
 
-@pytest.fixture(autouse=True)
-def official_script_runs(monkeypatch):
-    # cityscapesscripts 2.3.0 calls np.in1d, which NumPy 2.4 has removed.
-    monkeypatch.setattr(np, 'in1d', np.isin, raising=False)
-
-
 @pytest.fixture(params=['perfect', 'corrupted'])
 def prediction(frame, request):
     """A data sample with a prediction; the corrupted one calls half of the road building."""

@@ -51,8 +51,9 @@ def parse_args() -> argparse.Namespace:
 def load_config(name: str, iters: int | None) -> Config:
     cfg = Config.fromfile(ROOT / 'configs' / 'demo' / CONFIGS[name])
     if iters is not None:
+        decay = cfg.param_scheduler[0]
+        decay.begin, decay.end = iters * decay.begin // cfg.train_cfg.max_iters, iters
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iters
-        cfg.param_scheduler[0].end = iters
     return cfg
 
 

@@ -39,7 +39,7 @@ class Settings:
     width: int = 96
     num_classes: int = 3
     distance: int = 44
-    marker_size: int = 12
+    marker_size: int = 20
     num_train: int = 800
     num_val: int = 200
     seed: int = 0

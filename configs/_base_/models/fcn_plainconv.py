@@ -10,14 +10,14 @@ data_preprocessor = dict(
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
-    backbone=dict(type='PlainConvNet', channels=48, strides=(2, 2, 1, 1)),
+    backbone=dict(type='PlainConvNet', channels=48, strides=(2, 2)),
     decode_head=dict(
         type='FCNHead',
         in_channels=48,
         in_index=0,
         channels=48,
         num_convs=2,
-        concat_input=True,
+        concat_input=False,
         dropout_ratio=0,
         num_classes=3,
         norm_cfg=None,

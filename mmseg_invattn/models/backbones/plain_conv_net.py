@@ -24,7 +24,7 @@ class PlainConvNet(BaseModule):
     def __init__(self,
                  in_channels: int = 3,
                  channels: int = 48,
-                 strides: Sequence[int] = (2, 2, 1, 1),
+                 strides: Sequence[int] = (2, 2),
                  init_cfg: dict | None = None):
         super().__init__(init_cfg)
         widths = [in_channels, *[channels] * len(strides)]

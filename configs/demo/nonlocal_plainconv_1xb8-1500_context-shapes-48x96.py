@@ -1,4 +1,4 @@
-_base_ = './fcn_plainconv_1xb8-800_context-shapes-48x96.py'
+_base_ = './fcn_plainconv_1xb8-1500_context-shapes-48x96.py'
 model = dict(
     decode_head=dict(
         _delete_=True,
@@ -6,6 +6,7 @@ model = dict(
         in_channels=48,
         in_index=0,
         channels=48,
+        concat_input=False,
         dropout_ratio=0,
         reduction=2,
         use_scale=True,

@@ -4,4 +4,4 @@ _base_ = [
     '../_base_/schedules/schedule_demo.py'
 ]
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=200, max_keep_ckpts=1))
+    logger=dict(interval=50), checkpoint=dict(interval=500, max_keep_ckpts=1))
