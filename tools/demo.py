@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[1]
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +29,7 @@ from torch import nn
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.ops import max_token_norm
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
     'no attention': 'fcn_plainconv_1xb8-1500_context-shapes-48x96.py',
     'non-local': 'nonlocal_plainconv_1xb8-1500_context-shapes-48x96.py',
@@ -51,8 +51,10 @@ def parse_args() -> argparse.Namespace:
 def load_config(name: str, iters: int | None) -> Config:
     cfg = Config.fromfile(ROOT / 'configs' / 'demo' / CONFIGS[name])
     if iters is not None:
-        decay = cfg.param_scheduler[0]
-        decay.begin, decay.end = iters * decay.begin // cfg.train_cfg.max_iters, iters
+        for scheduler in cfg.param_scheduler:  # the same course in fewer or more iterations
+            for edge in ('begin', 'end'):
+                scheduler[edge] = iters * scheduler[edge] // cfg.train_cfg.max_iters
+        cfg.param_scheduler = [s for s in cfg.param_scheduler if s.end > s.begin]
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iters
     return cfg
 

@@ -5,6 +5,7 @@ optim_wrapper = dict(type='OptimWrapper', optimizer=optimizer, clip_grad=None)
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 # learning policy: attention needs the full rate until it has found the marker
 param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
     dict(
         type='PolyLR',
         eta_min=1e-4,
