@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import max_token_norm, solve_fixed_point
+from ..ops import local_lipschitz, max_token_norm, solve_fixed_point
 
 
 class InverseInfo(NamedTuple):
@@ -14,9 +14,10 @@ class InverseInfo(NamedTuple):
 
     Attributes:
         iterations: evaluations of the branch.
-        residual: ``|y - block(x_hat)|_inf2``, in the units of the features.
-        error_bound: upper bound of ``|x_hat - x|_inf2`` in the units of the features, rounding included; NaN where
-            the form has no certificate.
+        residual: ``|y - block(x_hat)|`` in the units of the features and in the norm of the layer
+            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise).
+        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm, rounding included; NaN where the form
+            has no certificate.
         converged: the error bound met the tolerance or the precision of the dtype.
     """
     iterations: Tensor
@@ -60,6 +61,37 @@ class InvertibleModule(nn.Module, ABC):
     def lipschitz_bound(self) -> float | None:
         """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2; None without one."""
 
+    def error_norm(self, x: Tensor) -> Tensor:
+        """The norm of residuals and error bounds, (B, C, H, W) -> (B,)."""
+        return max_token_norm(x)
+
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """How far the exact inverse moves when y does by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
+
+        Args:
+            x: the inverse of one of the two, as computed; layers whose inverse is not uniformly Lipschitz need it.
+            error: bound of ``|y' - y|_inf2``, shape (B,).
+        """
+        bound = self.lipschitz_bound()
+        if bound is None:
+            return torch.full_like(error, torch.nan)
+        # A pixel has `groups` tokens, each with a contraction of its own.
+        return getattr(self, 'groups', 1)**0.5 * error / (1 - bound)
+
+
+def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error: Tensor) -> Tensor:
+    """Error of ``x = layer.inverse(y')`` where y' is known up to ``error``: the rule of every composed inverse.
+
+    With f the layer and y what y' approximates, ``|x - f^-1(y)| <= |x - f^-1(y')| + |f^-1(y') - f^-1(y)|``: the layer's
+    own bound, plus what its inverse makes of the error. For a residual layer that is ``(|r| + error) / (1 - L)``.
+
+    Args:
+        layer: f.
+        x: what its inverse returned, with ``info``.
+        error: bound of ``|y' - y|_inf2``, shape (B,).
+    """
+    return info.error_bound + layer.inverse_error(x, error.to(info.error_bound.dtype))
+
 
 def check_features(x: Tensor, channels: int, finite: bool = False) -> None:
     """Refuses what is not a non-empty feature map of the expected channels, naming what it got."""
@@ -77,8 +109,18 @@ def check_features(x: Tensor, channels: int, finite: bool = False) -> None:
                          f'{bad.tolist()}; only finite features have an inverse: find the layer that made them')
 
 
+def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
+    """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
+    if not info.converged.all():
+        raise NotConvergedError(
+            f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} within '
+            f'max_iter={max_iter} evaluations (largest residual {float(info.residual.max()):.3g}, '
+            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+
+
 def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipschitz: float | None, *, groups: int,
-                    eps: float, tol: float, max_iter: int, strict: bool) -> tuple[Tensor, InverseInfo]:
+                    eps: float, tol: float, max_iter: int, strict: bool, roundings: float = 4.0,
+                    norm: Callable[[Tensor, int], Tensor] = max_token_norm) -> tuple[Tensor, InverseInfo]:
     """Solves ``x + branch(x) = y`` and turns the residual into the bound ``|x - x*| <= |r| / (1 - L)``.
 
     Args:
@@ -86,22 +128,35 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
         y: shape (B, C, H, W), float32 or float64.
         lipschitz: bound of Lip(g) with each of ``groups`` channel groups of a pixel as a token; None without one.
         eps: relative precision in which y was stored, before it came here.
+        roundings: rounding errors of an evaluation of ``x + g(x)``, in eps of the largest term.
+        norm: ``norm(r, groups)``, the norm of the contraction, shape (B,).
     """
-    size = max_token_norm(y, groups)
-    # r = y - x - g(x) is made of terms about as large as y: a residual below a few eps |y| is rounding.
-    rounding = 4 * torch.finfo(y.dtype).eps * size
+    first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
+    # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
+    size = torch.maximum(norm(y, groups), norm(first, groups).nan_to_num(0, 0, 0))
+    rounding = roundings * torch.finfo(y.dtype).eps * size
     margin = 1.0 if lipschitz is None else 1 - lipschitz
+    started = []
+
+    def continued(x: Tensor, index: Tensor) -> Tensor:
+        if started:
+            return branch(x, index)
+        started.append(True)
+        return first
+
     x, residual, iterations, converged = solve_fixed_point(
-        branch, y, lambda r: max_token_norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
+        continued, y, lambda r: norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
         floor=8 * rounding, contraction=lipschitz, max_iter=max_iter)
     # y was rounded as well when it was stored. A pixel has `groups` tokens: its norm is at most sqrt(groups) times
     # that of the largest.
     bound = groups**0.5 * (residual + rounding + 4 * eps * size) / margin
     info = InverseInfo(iterations, groups**0.5 * residual,
                        torch.full_like(bound, torch.nan) if lipschitz is None else bound, converged)
-    if strict and not converged.all():
-        raise NotConvergedError(
-            f'the inverse of {int((~converged).sum())} of {len(y)} samples did not reach tol={tol} within '
-            f'max_iter={max_iter} evaluations (largest residual {float(residual.max()):.3g}, '
-            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+    if strict:
+        check_converged(x, info, lipschitz, tol, max_iter)
     return x, info
+
+
+def branch_steepness(branch: Callable[[Tensor], Tensor], x: Tensor, groups: int = 1) -> Tensor:
+    """Measured lower bound of ``|J|_inf2`` of a map at x, shape (B,), with ``groups`` tokens a pixel."""
+    return local_lipschitz(branch, x, lambda t: t.unflatten(1, (groups, -1)).flatten(3).mT.flatten(1, 2))

@@ -26,8 +26,8 @@ class TokenNorm(nn.Module):
         self.register_buffer('initialised', torch.tensor(False))
         self._settled = False  # a copy of the buffer: reading that one at every step would wait for the device
 
-    def forward(self, x_BGNC: Tensor) -> Tensor:
-        if self.training and not self._settled:
+    def forward(self, x_BGNC: Tensor, frozen: bool = False) -> Tensor:
+        if self.training and not self._settled and not frozen:
             self._initialise(x_BGNC.detach())
         return (x_BGNC - self.centre[:, None]) * torch.exp(-self.log_scale)[:, None, None]
 

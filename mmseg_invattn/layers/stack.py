@@ -1,0 +1,97 @@
+"""A stack of attention blocks: one block cannot give one far pixel much weight at a large N, a few in a row can."""
+import torch
+from torch import Tensor, nn
+
+from .base import InverseInfo, InvertibleModule, composed_error
+from .chain import invert_chain, largest_bound
+from .inv_nonlocal import InvNonLocal2d
+from .mixing import OrthogonalMix
+
+
+class Mixed(InvertibleModule):
+    """``y = U block(x)``: a block followed by an orthogonal 1x1 convolution.
+
+    U keeps the norm of every token, so bounds and errors are those of the block.
+    """
+
+    def __init__(self, block: InvertibleModule, channels: int):
+        super().__init__()
+        self.block, self.mix = block, OrthogonalMix(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.block(x))
+
+    @torch.no_grad()
+    def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
+                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+        x, info = self.block.inverse(self.mix(y, transpose=True), tol, max_iter, strict)
+        # U is applied twice, and orthogonal up to rounding: an error of a few eps |y| before the block is inverted.
+        eps = torch.finfo(torch.promote_types(y.dtype, torch.float32)).eps
+        rounding = 4 * y.shape[1]**0.5 * eps * self.error_norm(y.to(x.dtype))
+        return x, info._replace(error_bound=composed_error(self.block, x, info, rounding))
+
+    def lipschitz_bound(self, n: int | None = None) -> float | None:
+        return self.block.lipschitz_bound(n)
+
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        return self.block.inverse_error(x, error)
+
+    def log_abs_det(self, x: Tensor, n_terms: int = 10, n_samples: int = 1) -> Tensor:
+        return self.block.log_abs_det(x, n_terms, n_samples)
+
+
+class InvAttentionStack(InvertibleModule):
+    """Attention blocks with orthogonal 1x1 convolutions between them, (B, C, H, W) -> (B, C, H, W).
+
+    Args:
+        in_channels: C.
+        num_blocks: blocks, usually 2 to 4. The bi-Lipschitz constants multiply: the error of the inverse is bounded by
+            ``1 / (1 - L)`` to that power.
+        block: further arguments of :class:`InvNonLocal2d`, the same for every block.
+
+    Raises:
+        ValueError: an argument breaks its rule; ``form='none'`` has no inverse.
+    """
+
+    def __init__(self, in_channels: int, num_blocks: int = 2, block: dict | None = None):
+        super().__init__()
+        if not isinstance(num_blocks, int) or num_blocks < 1:
+            raise ValueError(f'num_blocks={num_blocks!r} is not a positive integer; 2 to 4 are usual')
+        block = dict(block or {})
+        if block.get('form') == 'none':
+            raise ValueError('block has form=\'none\', which has no inverse: choose one of \'certified\', '
+                             '\'conditional\', \'coupling\' or \'paper\'')
+        self.in_channels = in_channels
+        blocks: list[InvertibleModule] = [InvNonLocal2d(in_channels, **block) for _ in range(num_blocks)]
+        self.blocks = nn.ModuleList([*(Mixed(b, in_channels) for b in blocks[:-1]), blocks[-1]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    @torch.no_grad()
+    def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
+                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+        """``max_iter`` holds for each block."""
+        return invert_chain(self.blocks, y, tol, max_iter, strict)
+
+    def lipschitz_bound(self, n: int | None = None) -> float | None:
+        """The largest of the blocks' bounds; of each one's branch, not of the stack minus the identity."""
+        return largest_bound(self.blocks, n)
+
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        inputs = [x]
+        for block in self.blocks[:-1]:
+            inputs.append(block(inputs[-1]))
+        for block, x_of_block in zip(reversed(self.blocks), reversed(inputs), strict=True):
+            error = block.inverse_error(x_of_block, error)
+        return error
+
+    def log_abs_det(self, x: Tensor, n_terms: int = 10, n_samples: int = 1) -> Tensor:
+        """Sum over the blocks, shape (B,); the mixing is orthogonal."""
+        total = 0
+        for block in self.blocks:
+            total = total + block.log_abs_det(x, n_terms, n_samples)
+            x = block(x)
+        return total
