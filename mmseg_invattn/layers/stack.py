@@ -24,10 +24,11 @@ class Mixed(InvertibleModule):
     @torch.no_grad()
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
+        stored = torch.finfo(y.dtype).eps
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
         x, info = self.block.inverse(self.mix(y, transpose=True), tol, max_iter, strict)
         # U is applied twice, and orthogonal up to rounding: an error of a few eps |y| before the block is inverted.
-        eps = torch.finfo(torch.promote_types(y.dtype, torch.float32)).eps
-        rounding = 4 * y.shape[1]**0.5 * eps * self.error_norm(y.to(x.dtype))
+        rounding = 4 * (stored + y.shape[1]**0.5 * torch.finfo(y.dtype).eps) * self.error_norm(y)
         return x, info._replace(error_bound=composed_error(self.block, x, info, rounding))
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:

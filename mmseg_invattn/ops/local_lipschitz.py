@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def local_lipschitz(function: Callable[[Tensor], Tensor],
                     x: Tensor,
                     to_tokens: Callable[[Tensor], Tensor],
-                    n_iter: int = 20,
-                    n_starts: int = 4) -> Tensor:
+                    n_iter: int = 10,
+                    n_starts: int = 8) -> Tensor:
     """Lower bound of the Jacobian's norm at x, for each sample, shape (B,), float64 or the dtype of x.
 
     Args:
