@@ -53,13 +53,14 @@ def test_bound_is_never_violated_over_random_configurations(mode):
         bound = block.lipschitz_bound(x.shape[2] * x.shape[3])
         assert measured <= bound <= options['contraction'] * (1 + 1e-9), options
         assert bound <= block.lipschitz_bound() * (1 + 1e-9)
-        ratios['least local'] = min(ratios.get('least local', 1), float(block.local_lipschitz(x)) / measured)
-        local = float(block.local_lipschitz(x))
-        assert local <= measured * (1 + 1e-9), options
-        assert local >= 0.7 * measured, options
-        ratios['worst'] = max(ratios['worst'], measured / bound)
-    print(f'{mode}: worst measured / bound {ratios["worst"]:.3f}, least local / measured {ratios["least local"]:.3f}')
-    assert ratios['worst'] > 0.3  # the configurations do reach the region where the bound means something
+        ratios['bound'] = max(ratios['bound'], measured / bound)
+        if x.shape[2] * x.shape[3] >= 4 and options['sharpness'] in (1.0, 2.0, 5.0, 16.0):
+            ratios['bound, s >= 1 and N >= 4'] = max(ratios['bound, s >= 1 and N >= 4'], measured / bound)
+        if seed % 4 == 0:
+            local = float(block.local_lipschitz(x))
+            assert 0.7 * measured <= local <= measured * (1 + 1e-9), options
+    print(f'{mode}: worst measured / bound', {name: round(value, 3) for name, value in ratios.items()})
+    assert ratios['bound, s >= 1 and N >= 4'] > 0.1  # the configurations reach where the bound means something
 
 
 @pytest.mark.parametrize('options', [dict(), dict(heads='shared', num_heads=2), dict(neighbourhood='criss_cross'),
