@@ -34,8 +34,8 @@ class InvNonLocal2d(InvertibleModule):
             for row and column offsets, clipped beyond ``position_size``) or ``'quadratic'`` (centre and width a head).
         position_size: offsets with an entry of their own in the learned tables.
         key_pooling: attend to means over parts of the map, in O(N M): None, a stride, or pyramid bins (1, 3, 6, 8).
-        neighbourhood: ``'full'``, ``'criss_cross'`` (row and column of the pixel) or ``'window'``; forms
-            ``'certified'`` and ``'conditional'``.
+        neighbourhood: ``'full'``, ``'criss_cross'`` (row and column of the pixel) or ``'window'``; in the first
+            three forms.
         window_size: pixels along a side of a window.
         window_shift: pixels by which the windows are shifted, below ``window_size``; the first of a row is cut then.
         gamma: of form ``'paper'``: ``'conv'``, or ``'scalar'`` for the tanh of a number that starts at 0.

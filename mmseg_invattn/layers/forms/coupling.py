@@ -1,6 +1,9 @@
-"""Form ``coupling``: additive coupling of ordinary, unconstrained attention.
+"""Form ``coupling``: additive coupling of unconstrained attention.
 
     y_1 = x_1 + A(x_2),    y_2 = x_2 + B(y_1)          inverse    x_2 = y_2 - B(y_1),    x_1 = y_1 - A(x_2)
+
+A and B attend with row-stochastic weights in every mode: a dot product that is only averaged, as in the non-local
+block, grows with the cube of its input, and rounding would swallow x_1.
 
 Exactly invertible in one pass, log-determinant 0. What remains is rounding, which A and B amplify by how steep they
 are: both streams stay in float32 or higher, and the error bound follows the steepness on the ball that holds the

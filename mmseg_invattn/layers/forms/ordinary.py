@@ -20,16 +20,19 @@ class OrdinaryBranch(nn.Module):
     Args:
         spec: the block; contraction, sharpness and heads are of no effect.
         channels: C of the feature map.
-        as_mmcv: mmcv's parameters and start: a key bias also where the softmax does not see it, small projections, and
-            an output of zero so that the block is the identity.
+        as_mmcv: mmcv's weights, parameters and start: means instead of row-stochastic weights in the modes without a
+            softmax, biases also where they are inert, small projections, and an output of zero so that the block is
+            the identity.
     """
 
     def __init__(self, spec: AttentionSpec, channels: int, as_mmcv: bool):
         super().__init__()
-        refuse_parts(spec)
+        if as_mmcv:
+            refuse_parts(spec)
         inter, heads = max(channels // spec.reduction // spec.num_heads, 1), spec.num_heads
         self.attention = Attention(spec, channels, inter, heads, spec.bias, inert_bias=as_mmcv)
-        self.value = GroupedLinear(channels, inter, heads, spec.bias)
+        self.kernel = self.attention.mode.ordinary if as_mmcv else self.attention.mode.attend
+        self.value = GroupedLinear(channels, inter, heads, spec.bias and as_mmcv)
         self.out = GroupedLinear(inter, channels, heads, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels)) if spec.bias else None
         if as_mmcv:
@@ -40,7 +43,7 @@ class OrdinaryBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_B1NC = x.flatten(2).mT[:, None]
         mode = self.attention.mode
-        mix = self.attention.mixer(mode.weights(), x_B1NC, (x.shape[2], x.shape[3]), mode.ordinary)
+        mix = self.attention.mixer(mode.weights(), x_B1NC, (x.shape[2], x.shape[3]), self.kernel)
         g_BNC = self.out(mix(self.value(x_B1NC))).sum(1)
         if self.bias is not None:
             g_BNC = g_BNC + self.bias
@@ -51,23 +54,16 @@ class OrdinaryBranch(nn.Module):
     def difference(self, radius: Tensor, distance: Tensor) -> Tensor:
         """Bound of ``|A(x) - A(x')|_inf2`` for token norms up to ``radius`` that differ by at most ``distance``, (B,).
 
-            Lip(A) <= sum_h |W_O| ( |W_V| mass + (|W_V| + |b_V| / R) R (G_1 + G_2) )     on the ball of radius R
+            Lip(A) <= sum_h |W_O| |W_V| (1 + R (G_1 + G_2))     on the ball of radius R, for row-stochastic weights
 
-        with mass the largest sum of absolute weights of a row, 1 where they are row-stochastic; b_V drops out there.
-        However steep A is, its outputs are never farther apart than ``2 sum_h |W_O| mass (|W_V| R + |b_V|)``.
+        However steep A is, its outputs are never farther apart than ``2 R sum_h |W_O| |W_V|``.
         """
-        radius = radius.double()[:, None].clamp(min=1e-100)
+        radius = radius.double()[:, None]
         mode = self.attention.mode
         bounds = mode.bounds(as_dtype(mode.weights(), torch.float64), spectral_norm_bound, radius)
-        mass = mode.ordinary_mass(bounds)
-        out, value = spectral_norm_bound(self.out.weight), spectral_norm_bound(self.value.weight)
-        offset = torch.zeros_like(out)
-        if self.value.bias is not None and not mode.softmax:
-            offset = self.value.bias.double().norm(dim=1)
-        slope = value * mass + (value + offset / radius) * (bounds.query_slope + bounds.key_slope)
-        steep = (out * slope).sum(1) * distance.double()
-        apart = 2 * (out * mass * (value * radius + offset)).sum(1)
-        return torch.minimum(steep, apart).to(distance.dtype)
+        weight = spectral_norm_bound(self.out.weight) * spectral_norm_bound(self.value.weight)
+        steep = (weight * (1 + bounds.query_slope + bounds.key_slope)).sum(1) * distance.double()
+        return torch.minimum(steep, 2 * (weight * radius).sum(1)).to(distance.dtype)
 
 
 class Ordinary(OrdinaryBranch):
@@ -92,7 +88,7 @@ def refuse_parts(spec: AttentionSpec) -> None:
     if spec.position is not None and not spec.mode_class.softmax:
         raise ValueError(f'position={spec.position!r} adds to the logits of a softmax, and mode={spec.mode!r} has none '
                          'in this form: choose mode=\'gaussian\', \'embedded_gaussian\' or \'l2\', or '
-                         'form=\'certified\' or \'conditional\', where every mode takes it')
+                         'form=\'certified\', \'conditional\' or \'coupling\', where every mode takes it')
     if spec.neighbourhood != 'full':
-        raise ValueError(f'neighbourhood={spec.neighbourhood!r} needs form=\'certified\' or \'conditional\': this form '
-                         'attends to the whole map as its source does')
+        raise ValueError(f'neighbourhood={spec.neighbourhood!r} needs form=\'certified\', \'conditional\' or '
+                         '\'coupling\': this form attends to the whole map as its source does')

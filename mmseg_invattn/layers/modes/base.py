@@ -91,11 +91,6 @@ class Mode(nn.Module, ABC):
     ordinary = staticmethod(softmax_attention)
     paper = staticmethod(softmax_attention)
 
-    @staticmethod
-    def ordinary_mass(bounds: ScoreBounds) -> Tensor | float:
-        """Largest sum of the absolute weights of a row in the ordinary kernel: 1 where it is row-stochastic."""
-        return 1.0
-
 
 class QueryKeyMode(Mode):
     """Inner products of two learned projections, ``q = W_Q x + b_Q``, ``k = W_K x + b_K``.

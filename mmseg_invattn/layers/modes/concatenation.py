@@ -70,8 +70,3 @@ class Concatenation(QueryKeyMode):
     @staticmethod
     def project(weights: ConcatenationWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.query, weights.bias), grouped_linear(keys_BGMC, weights.key)
-
-    @staticmethod
-    def ordinary_mass(bounds: ScoreBounds) -> Tensor:
-        """``1/M sum_j ReLU(t_ij)``."""
-        return bounds.peak

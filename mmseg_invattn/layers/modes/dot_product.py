@@ -43,8 +43,3 @@ class DotProduct(QueryKeyMode):
         if weights.query_bias is not None and weights.key_bias is not None:
             constant = (weights.query_bias * weights.key_bias).sum(-1).abs()
         return ScoreBounds(product + query_term + key_term + constant, product + query_term, product + key_term)
-
-    @staticmethod
-    def ordinary_mass(bounds: ScoreBounds) -> Tensor:
-        """``1/M sum_j |q_i . k_j|``."""
-        return bounds.peak
