@@ -63,8 +63,10 @@ def test_bound_is_never_violated_over_random_configurations(mode):
     assert ratios['bound, s >= 1 and N >= 4'] > 0.1  # the configurations reach where the bound means something
 
 
-@pytest.mark.parametrize('options', [dict(), dict(heads='shared', num_heads=2), dict(neighbourhood='criss_cross'),
-                                     dict(key_pooling=2, position='quadratic')], ids=str)
+@pytest.mark.parametrize('options', [
+    dict(), *(pytest.param(options, marks=pytest.mark.slow) for options in
+              (dict(heads='shared', num_heads=2), dict(neighbourhood='criss_cross'),
+               dict(key_pooling=2, position='quadratic')))], ids=str)
 @pytest.mark.parametrize('mode', MODES)
 def test_gradient_ascent_does_not_find_a_violation(mode, options):
     """Ascent on ``sum_j |J_ij^T u|`` over the input, u, and all weights of the branch."""
@@ -129,12 +131,12 @@ def test_large_sharpness_makes_the_phi_bound_of_l2_the_smaller():
     small, _ = (form._at(form.weights(), n)[1] for n in (16, 10**9))
     ball = 0.9 / (1 + 3 * 16)
     norm = form.weights().norms.effective.item()
-    assert float(small) * norm > 1.5 * ball
-    assert float(form._at(form.weights(), 10**9)[1]) * norm == pytest.approx(ball, rel=0.05)
+    assert small.item() * norm > 1.5 * ball
+    assert form._at(form.weights(), 10**9)[1].item() * norm == pytest.approx(ball, rel=0.05)
     assert {round(block.lipschitz_bound(n), 3) for n in (1, 2, 16, 4096, 10**9)} == {0.9}
     with_position = InvNonLocal2d(4, mode='l2', sharpness=16.0, position='learned').double().block
     norm = with_position.weights().norms.effective.item()
-    assert float(with_position._at(with_position.weights(), 16)[1]) * norm == pytest.approx(ball, rel=0.05)
+    assert with_position._at(with_position.weights(), 16)[1].item() * norm == pytest.approx(ball, rel=0.05)
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -9,6 +9,7 @@ from invertible import check_inverse, check_layer, jacobian_norm
 
 from mmseg_invattn.layers import InvNonLocal2d, NotConvergedError
 from mmseg_invattn.layers.base import invert_residual
+from mmseg_invattn.layers.forms import FORMS
 from mmseg_invattn.layers.modes import MODES
 from mmseg_invattn.layers.token_norm import TokenNorm
 from mmseg_invattn.ops import max_token_norm, solve_fixed_point
@@ -16,7 +17,7 @@ from mmseg_invattn.ops import max_token_norm, solve_fixed_point
 CERTIFIED = [
     pytest.param(dict(in_channels=8, mode=mode, num_heads=heads, sharpness=sharpness),
                  id=f'{mode}-{heads}heads-s{sharpness}')
-    for mode in MODES for heads in (1, 2) for sharpness in (0.5, 2.0, 8.0)
+    for mode in MODES for heads in (1, 2) for sharpness in (0.5, 8.0)
 ]
 
 
@@ -33,7 +34,7 @@ def test_contract(config):
     check_layer(settled(InvNonLocal2d(**config).double(), x), x)
 
 
-@pytest.mark.parametrize('scale', [0.1, 1.0, 30.0])
+@pytest.mark.parametrize('scale', [0.1, 30.0])
 @pytest.mark.parametrize('config', CERTIFIED)
 def test_certificate_is_never_violated(config, scale):
     torch.manual_seed(1)
@@ -160,18 +161,22 @@ def test_without_a_contraction_it_says_so():
     assert not info.converged.any() and info.error_bound.isnan().all() and info.residual.isfinite().all()
 
 
-def test_autocast_keeps_the_norms_in_float32():
+@pytest.mark.parametrize('form', ['certified', 'conditional', 'paper'])
+@pytest.mark.parametrize('mode', MODES)
+def test_autocast_keeps_the_norms_in_float32(mode, form):
     torch.manual_seed(7)
-    block = settled(InvNonLocal2d(32, num_heads=2), torch.randn(2, 32, 6, 6))
+    block = InvNonLocal2d(32, mode=mode, form=form, num_heads=2, **dict(gamma='scalar') if form == 'paper' else {})
+    block = settled(block, torch.randn(2, 32, 6, 6)).eval()
     x = torch.randn(2, 32, 6, 6)
-    bound = block.lipschitz_bound()
+    bound, plain = block.lipschitz_bound(), block(x.bfloat16())
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert block.lipschitz_bound() == bound
         y = block(x.bfloat16())
-        assert y.dtype == torch.bfloat16
+        assert y.dtype == torch.bfloat16 and torch.equal(y, plain)
         x_hat, info = block.inverse(y)
     assert x_hat.dtype == torch.float32 and info.converged.all()
-    assert (max_token_norm(x_hat - x.bfloat16().float()) <= info.error_bound).all()
+    if form != 'paper':
+        assert (max_token_norm(x_hat - x.bfloat16().float()) <= info.error_bound).all()
 
 
 def test_normalisation_starts_from_the_data_once():
@@ -212,7 +217,7 @@ def test_bad_arguments(arguments, words):
         InvNonLocal2d(8, **arguments)
 
 
-@pytest.mark.parametrize('form', ['certified', 'none'])
+@pytest.mark.parametrize('form', FORMS)
 def test_bad_features(form):
     block = InvNonLocal2d(8, form=form)
     for shape in ((0, 8, 4, 4), (1, 8, 0, 4)):

@@ -64,9 +64,10 @@ class Outcome:
         return not self.converged or self.held is False or (self.held is None and not self.error < WRONG)
 
 
-def settings(forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False) -> Iterator[Setting]:
+def settings(forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False,
+             channels: tuple[int, ...] = CHANNELS) -> Iterator[Setting]:
     """All cells, or one in seven of them; seven is prime to the sizes of the axes, so every value stays in it."""
-    cells = itertools.product(forms, modes, CHANNELS, SCALES, STEPS, DTYPES)
+    cells = itertools.product(forms, modes, channels, SCALES, STEPS, DTYPES)
     return (Setting(*cell) for place, cell in enumerate(cells) if not thin or place % 7 == 0)
 
 
@@ -121,15 +122,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--forms', nargs='+', default=list(FORMS), choices=FORMS)
     parser.add_argument('--modes', nargs='+', default=list(MODES), choices=list(MODES))
+    parser.add_argument('--channels', nargs='+', type=int, default=list(CHANNELS), choices=CHANNELS)
     parser.add_argument('--thin', action='store_true', help='one cell in seven')
     parser.add_argument('--out', type=Path, help='file whose part between the markers is replaced by the table')
     args = parser.parse_args()
     start = time.time()
     results = {}
-    for setting in settings(tuple(args.forms), tuple(args.modes), args.thin):
+    for setting in settings(tuple(args.forms), tuple(args.modes), args.thin, tuple(args.channels)):
         results[setting] = run_cell(setting)
         if results[setting].failed:
             print(setting, results[setting], flush=True)
+        elif len(results) % 50 == 0:
+            print(f'{len(results)} cells after {time.time() - start:.0f} s', flush=True)
     text = table(results)
     print(f'{text}\n{len(results)} cells in {time.time() - start:.0f} s')
     if args.out:

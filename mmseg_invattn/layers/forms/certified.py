@@ -20,7 +20,7 @@ from ..base import InverseInfo, InvertibleModule, branch_steepness, check_featur
 from ..heads import HEADS, SMALL, HeadNorms
 from ..linear import GroupedLinear, grouped_linear
 from ..mixing import OrthogonalMix
-from ..modes.base import ScoreBounds, as_dtype
+from ..modes.base import ScoreBounds, as_dtype, wide
 from ..sharpness import Sharpness
 from ..spec import AttentionSpec
 from ..token_norm import TokenNorm
@@ -60,9 +60,7 @@ class Certified(InvertibleModule):
     def weights(self) -> CertifiedWeights:
         """What the branch needs and what does not depend on the number of pixels."""
         with torch.autocast(self.out.weight.device.type, enabled=False):
-            out, value = (w.to(torch.promote_types(w.dtype, torch.float32))
-                          for w in (self.out.weight, self.value.weight))
-            bias = None if self.bias is None else self.bias.to(out.dtype)
+            out, value, bias = wide(self.out.weight), wide(self.value.weight), wide(self.bias)
             scores = as_dtype(self.attention.mode.weights())
             return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), value, out,
                                     self.heads.norms(out, value, gram_norm), bias)

@@ -19,7 +19,7 @@ from ..attention import Attention, Mix
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_converged, check_features, invert_residual
 from ..heads import HEADS, SMALL
 from ..linear import GroupedLinear
-from ..modes.base import ScoreBounds, as_dtype
+from ..modes.base import ScoreBounds, as_dtype, wide
 from ..sharpness import Sharpness
 from ..spec import AttentionSpec
 from ..token_norm import TokenNorm
@@ -44,8 +44,7 @@ class Conditional(InvertibleModule):
     def weights(self) -> tuple[tuple, Tensor]:
         """(score weights, W_h) in float32 or higher, W_h normalised to the contraction."""
         with torch.autocast(self.weight.weight.device.type, enabled=False):
-            weight = self.weight.weight
-            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            weight = wide(self.weight.weight)
             total = self._total(gram_norm(weight))
             return as_dtype(self.attention.mode.weights()), weight * (self.contraction / total.clamp(min=SMALL))
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..attention import Attention
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_features, invert_residual
 from ..linear import GroupedLinear, grouped_linear
+from ..modes.base import as_dtype, wide
 from ..soft_spectral_norm import iterate_all, soften
 from ..spec import AttentionSpec
 from .ordinary import refuse_parts
@@ -54,8 +55,10 @@ class Paper(InvertibleModule):
     def weights(self) -> tuple:
         """(scores, V, its bias, Gamma or tanh of the number, its bias), as normalised by the u and v of now."""
         value, gamma = self.value, self.gamma
-        last = (gamma.weight, gamma.bias) if isinstance(gamma, GroupedLinear) else (torch.tanh(gamma), None)
-        return self.attention.mode.weights(scaled=False), value.weight, value.bias, *last
+        with torch.autocast(value.parametrizations.weight.original.device.type, enabled=False):
+            last = (gamma.weight, gamma.bias) if isinstance(gamma, GroupedLinear) else (torch.tanh(gamma), None)
+            scores = self.attention.mode.weights(scaled=False)
+            return as_dtype(scores), *(wide(w) for w in (value.weight, value.bias, *last))
 
     def branch(self, x: Tensor, weights: tuple) -> Tensor:
         """g(x), shape (B, C, H, W), in the dtype of the weights."""
@@ -80,9 +83,9 @@ class Paper(InvertibleModule):
         check_features(y, self.channels, finite=True)
         weights = self.weights()
         eps = torch.finfo(y.dtype).eps
-        y = y.to(torch.promote_types(weights[1].dtype, torch.float32))
-        return invert_residual(lambda x, index: self.branch(x, weights), y, None, groups=1, eps=eps, tol=tol,
-                               max_iter=max_iter, strict=strict)
+        with torch.autocast(y.device.type, enabled=False):
+            return invert_residual(lambda x, index: self.branch(x, weights), y.to(weights[1].dtype), None, groups=1,
+                                   eps=eps, tol=tol, max_iter=max_iter, strict=strict)
 
     def lipschitz_bound(self, n: int | None = None) -> None:
         """None: there is no certificate."""

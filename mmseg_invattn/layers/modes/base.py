@@ -137,9 +137,13 @@ def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
     return None if vector_GD is None else (weight_GDC.mT @ vector_GD[..., None])[..., 0]
 
 
+def wide(weight: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    """The tensor in ``dtype``, or where None in float32 or higher."""
+    return None if weight is None else weight.to(dtype or torch.promote_types(weight.dtype, torch.float32))
+
+
 def as_dtype(weights: NamedTuple, dtype: torch.dtype | None = None) -> NamedTuple:
-    """The weights in ``dtype``, or where None in float32 or higher."""
-    return type(weights)(*(None if w is None else w.to(dtype or torch.promote_types(w.dtype, torch.float32))
-                           for w in weights))
+    """:func:`wide` of each of the weights."""
+    return type(weights)(*(wide(w, dtype) for w in weights))
 
 
