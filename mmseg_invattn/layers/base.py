@@ -1,4 +1,5 @@
 """The contract that every invertible layer keeps."""
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, max_token_norm, solve_fixed_point, truncation_bound
+from ..ops import Roulette, local_lipschitz, max_token_norm, solve_fixed_point, truncation_bound
 
 
 class InverseInfo(NamedTuple):
@@ -14,9 +15,10 @@ class InverseInfo(NamedTuple):
 
     Attributes:
         iterations: evaluations of the branch.
-        residual: ``|y - block(x_hat)|_inf2``, in the units of the features.
-        error_bound: upper bound of ``|x_hat - x|_inf2`` in the units of the features, rounding included; NaN where
-            the form has no certificate.
+        residual: ``|y - block(x_hat)|`` in the units of the features and in the norm of the layer
+            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise).
+        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm, rounding included; NaN where the form
+            has no certificate.
         converged: the error bound met the tolerance or the precision of the dtype.
     """
     iterations: Tensor
@@ -62,7 +64,10 @@ class InvertibleModule(nn.Module, ABC):
 
     @abstractmethod
     def lipschitz_bound(self) -> float | None:
-        """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2; None without one."""
+        """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2; None without one.
+
+        Of a composition: the largest of its layers' branches, each of which inverts at that rate.
+        """
 
     @abstractmethod
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
@@ -87,10 +92,12 @@ class InvertibleModule(nn.Module, ABC):
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
         """Bound of ``|E[log_abs_det] - log|det||`` for a sample of the shape of x, in nats; None without one."""
-        if not isinstance(n_terms, int):
+        if n_terms == 'exact':
             return 0.0
         lipschitz = self.lipschitz_bound()
-        return None if lipschitz is None or lipschitz >= 1 else truncation_bound(x[0].numel(), lipschitz, n_terms)
+        if lipschitz is None or lipschitz >= 1:  # the series may diverge
+            return None
+        return truncation_bound(x[0].numel(), lipschitz, n_terms) if isinstance(n_terms, int) else 0.0
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """Upper bounds (of Lip(f), of Lip(f^-1)) in the norm inf2; ``inf`` where none is known.
@@ -101,6 +108,42 @@ class InvertibleModule(nn.Module, ABC):
         if lipschitz is None or lipschitz >= 1:  # a contraction within a rounding error of 1
             return float('inf') if lipschitz is None else 1 + lipschitz, float('inf')
         return 1 + lipschitz, 1 / (1 - lipschitz)
+
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """How far the exact inverse moves when y does by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
+
+        ``Lip(f^-1) error``; layers whose inverse is not uniformly Lipschitz bound it around x instead. NaN where
+        nothing is known.
+
+        Args:
+            x: the inverse of one of the two, as computed.
+            error: bound of ``|y' - y|_inf2``, shape (B,).
+        """
+        gain = self.bi_lipschitz_bound()[1]
+        # an error of exactly 0 stays 0 even where the gain is not known
+        return torch.where(error == 0, error, gain * error if math.isfinite(gain) else torch.nan)
+
+    def error_norm(self, x: Tensor) -> Tensor:
+        """The norm of residuals and error bounds of x, (B, C, H, W) -> (B,)."""
+        return max_token_norm(x)
+
+    def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """Bound in the norm inf2 of an error of x that is ``error`` in :meth:`error_norm`, shape (B,)."""
+        return error
+
+
+def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error: Tensor) -> Tensor:
+    """Error of ``x = layer.inverse(y')`` where y' is known up to ``error``: the rule of every composed inverse.
+
+    With f the layer and y what y' approximates, ``|x - f^-1(y)| <= |x - f^-1(y')| + |f^-1(y') - f^-1(y)|``: the layer's
+    own bound, plus what its inverse makes of the error. For a residual layer that is ``(|r| + error) / (1 - L)``.
+
+    Args:
+        layer: f.
+        x: what its inverse returned, with ``info``.
+        error: bound of ``|y' - y|_inf2``, shape (B,).
+    """
+    return info.error_bound + layer.inverse_error(x, error)
 
 
 def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
@@ -120,9 +163,19 @@ def check_features(x: Tensor, channels: int | None, finite: bool = False) -> Non
                          f'{bad.tolist()}; only finite features have an inverse: find the layer that made them')
 
 
+def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
+    """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
+    if not info.converged.all():
+        raise NotConvergedError(
+            f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} within '
+            f'max_iter={max_iter} evaluations (largest residual {float(info.residual.max()):.3g}, '
+            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+
+
 def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipschitz: float | None, *, groups: int,
-                    eps: float, tol: float, max_iter: int, strict: bool,
-                    branch_eps: float = 0.0) -> tuple[Tensor, InverseInfo]:
+                    eps: float, tol: float, max_iter: int, strict: bool, roundings: float = 4.0,
+                    branch_eps: float = 0.0,
+                    norm: Callable[[Tensor, int], Tensor] = max_token_norm) -> tuple[Tensor, InverseInfo]:
     """Solves ``x + branch(x) = y`` and turns the residual into the bound ``|x - x*| <= |r| / (1 - L)``.
 
     Args:
@@ -130,28 +183,41 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
         y: shape (B, C, H, W), float32 or float64.
         lipschitz: bound of Lip(g) with each of ``groups`` channel groups of a pixel as a token; None without one.
         eps: relative precision in which y was stored, before it came here.
+        roundings: rounding errors of an evaluation of ``x + g(x)``, in eps of the largest term.
         branch_eps: relative precision of the branch, where it sums so many terms that it is below that of the dtype.
+        norm: ``norm(r, groups)``, the norm of the contraction, shape (B,).
     """
-    size = max_token_norm(y, groups)
     if lipschitz is not None and lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
         lipschitz = None
-    # r = y - x - g(x) is made of terms about as large as y: a residual below a few eps |y| is rounding.
-    rounding = 4 * torch.finfo(y.dtype).eps * size
+    first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
+    # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
+    size = torch.maximum(norm(y, groups), norm(first, groups).nan_to_num(0, 0, 0))
+    rounding = roundings * torch.finfo(y.dtype).eps * size
     margin = 1.0 if lipschitz is None else 1 - lipschitz
+    started = []
+
+    def continued(x: Tensor, index: Tensor) -> Tensor:
+        if started:
+            return branch(x, index)
+        started.append(True)
+        return first
+
     x, residual, iterations, converged = solve_fixed_point(
-        branch, y, lambda r: max_token_norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
+        continued, y, lambda r: norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
         floor=8 * rounding, contraction=lipschitz, max_iter=max_iter)
     # Where g almost cancels x, y is the small difference of terms as large as x.
     branch_eps = max(branch_eps, torch.finfo(y.dtype).eps)
-    rounding = 4 * branch_eps * torch.maximum(size, max_token_norm(x, groups))
+    rounding = roundings * branch_eps * torch.maximum(size, norm(x, groups))
     # y was rounded as well when it was stored. A pixel has `groups` tokens: its norm is at most sqrt(groups) times
     # that of the largest.
     bound = groups**0.5 * (residual + rounding + 4 * eps * size) / margin
     info = InverseInfo(iterations, groups**0.5 * residual,
                        torch.full_like(bound, torch.nan) if lipschitz is None else bound, converged)
-    if strict and not converged.all():
-        raise NotConvergedError(
-            f'the inverse of {int((~converged).sum())} of {len(y)} samples did not reach tol={tol} within '
-            f'max_iter={max_iter} evaluations (largest residual {float(residual.max()):.3g}, '
-            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+    if strict:
+        check_converged(x, info, lipschitz, tol, max_iter)
     return x, info
+
+
+def branch_steepness(branch: Callable[[Tensor], Tensor], x: Tensor, groups: int = 1) -> Tensor:
+    """Measured lower bound of ``|J|_inf2`` of a map at x, shape (B,), with ``groups`` tokens a pixel."""
+    return local_lipschitz(branch, x, lambda t: t.unflatten(1, (groups, -1)).flatten(3).mT.flatten(1, 2))

@@ -68,6 +68,15 @@ class MemoryFree(InvertibleModule):
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return self.module.bi_lipschitz_bound()
 
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        return self.module.inverse_error(x, error)
+
+    def error_norm(self, x: Tensor) -> Tensor:
+        return self.module.error_norm(x)
+
+    def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
+        return self.module.pixel_error(x, error)
+
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         """As the module's; its graph is stored."""
         return self.module.log_abs_det(x, n_terms, n_samples)

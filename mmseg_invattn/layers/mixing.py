@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..ops import full_precision
+
 
 class OrthogonalMix(nn.Module):
     """``y_i = U x_i`` with the Cayley transform ``U = (I + S)^-1 (I - S)``, ``S = G - G^T``.
@@ -17,7 +19,7 @@ class OrthogonalMix(nn.Module):
         self.generator = nn.Parameter(torch.randn(channels, channels) * channels**-0.5)
 
     def forward(self, x_BCHW: Tensor, transpose: bool = False) -> Tensor:
-        with torch.autocast(x_BCHW.device.type, enabled=False):
+        with full_precision(x_BCHW.device):
             # In float64, so that U is orthogonal to the last digit of float32: the inverse relies on it.
             generator = self.generator.double()
             skew = generator - generator.mT

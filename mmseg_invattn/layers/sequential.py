@@ -5,11 +5,13 @@ its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is 
 
     e_(k-1) = Lip(f_k^-1) e_k + b_k,      which for a residual layer is (e_k + |r| + rounding) / (1 - L)
 
+(:func:`~mmseg_invattn.layers.base.composed_error`; where ``f_k^-1`` is not uniformly Lipschitz, its bound around x)
+
 and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
 y was stored in half precision, it starts from what that cast away.
 """
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from operator import mul
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, at_least_float32, max_token_norm
-from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features
+from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features, composed_error
 
 
 class InvertibleSequential(InvertibleModule):
@@ -67,7 +69,8 @@ class InvertibleSequential(InvertibleModule):
         Layer k is asked for ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))`` relative to its own output, so that what the
         layers behind it make of its error stays within the share; ``info.iterations`` is the sum over the layers and
         ``info.converged`` says whether all of them met what they were asked for, or the precision of the dtype.
-        ``info.error_bound`` is NaN where an error met a layer without a known ``Lip(f^-1)``.
+        ``info.error_bound`` is NaN where an error met a layer that does not bound it. Residual and bound are in the
+        norm of the first layer.
         """
         shapes = [tuple(part.shape) for part in outputs(y)]
         if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
@@ -77,9 +80,8 @@ class InvertibleSequential(InvertibleModule):
             check_features(part, None, finite=True)
         error, *stored = (_cast_away(part) for part in outputs(y))
         trunk, *extra = (at_least_float32(part) for part in outputs(y))
-        gains = [layer.bi_lipschitz_bound()[1] for layer in self.layers]
-        # what the layers before layer k make of its error; unknown gains count as 1
-        spread = list(accumulate((max(gain, 1.0) if math.isfinite(gain) else 1.0 for gain in gains), mul, initial=1.0))
+        # what the layers before layer k make of its error
+        spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
         iterations, failed = 0, []
         converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
         for k in reversed(range(len(self.layers))):
@@ -89,12 +91,12 @@ class InvertibleSequential(InvertibleModule):
             error = torch.stack([error, *stored[cut:]]).amax(0)
             extra, stored = extra[:cut], stored[:cut]
             trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, strict=False)
-            # an error of exactly 0 stays 0 even where the gain is not known
-            error = torch.where(error == 0, error, gains[k] * error) + info.error_bound
+            error = composed_error(layer, trunk, info, error)
+            error = layer.pixel_error(trunk, error) if k else error
             iterations = iterations + info.iterations
             converged &= info.converged
             failed += [] if info.converged.all() else [k]
-        residual = torch.stack([max_token_norm(a - b.to(a.dtype))
+        residual = torch.stack([self.error_norm(a - b.to(a.dtype))
                                 for a, b in zip(outputs(self(trunk)), outputs(y), strict=True)]).amax(0)
         error = torch.where(error.isfinite(), error, torch.nan) * (1 + torch.finfo(residual.dtype).eps)
         info = InverseInfo(iterations, residual, error.to(residual.dtype), converged)
@@ -106,17 +108,28 @@ class InvertibleSequential(InvertibleModule):
         return trunk, info
 
     def lipschitz_bound(self) -> float | None:
-        """Bound of Lip(f - id): ``prod (1 + L_k) - 1``; None where a layer is not residual.
-
-        It may exceed 1: what makes the composition invertible is that each layer is.
-        """
-        bounds = [layer.lipschitz_bound() for layer in self.layers]
-        return None if None in bounds else math.prod(1 + bound for bound in bounds) - 1
+        """The largest of the layers' bounds, of each one's branch; None where a layer has none."""
+        return largest_bound(layer.lipschitz_bound() for layer in self.layers)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """The products over the layers."""
         forward, backward = zip(*(layer.bi_lipschitz_bound() for layer in self.layers), strict=True)
         return math.prod(forward), math.prod(backward)
+
+    @torch.no_grad()
+    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """Through the layers from the last to the first, each around what the ones before it make of x."""
+        inputs = list(accumulate(self.layers[:-1], lambda x, layer: outputs(layer(x))[0], initial=x))
+        for k in reversed(range(len(self.layers))):
+            error = self.layers[k].inverse_error(inputs[k], error)
+            error = self.layers[k].pixel_error(inputs[k], error) if k else error
+        return error
+
+    def error_norm(self, x: Tensor) -> Tensor:
+        return self.layers[0].error_norm(x)
+
+    def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
+        return self.layers[0].pixel_error(x, error)
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         """The sum over the layers, each at what the ones before it made of x."""
@@ -131,6 +144,21 @@ class InvertibleSequential(InvertibleModule):
         """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
         bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
         return None if None in bounds else sum(bounds)
+
+
+def largest_bound(bounds: Iterable[float | None]) -> float | None:
+    """All of these contractions invert at that rate; None where one has no certificate."""
+    bounds = list(bounds)
+    return None if None in bounds else max(bounds)
+
+
+def _gain(layer: InvertibleModule) -> float:
+    """What a tolerance allows for: ``Lip(f^-1)``, or ``1 / (1 - L)`` of the branch, or 1 where neither is known."""
+    gain = layer.bi_lipschitz_bound()[1]
+    bound = layer.lipschitz_bound()
+    if math.isinf(gain):
+        gain = 1.0 if bound is None or bound >= 1 else 1 / (1 - bound)
+    return max(gain, 1.0)
 
 
 def _cast_away(y: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ class TokenNorm(DataDependentStart):
         self.centre = nn.Parameter(torch.zeros(groups, channels))
         self.log_scale = nn.Parameter(torch.zeros(groups))
 
-    def forward(self, x_BGNC: Tensor) -> Tensor:
-        self.start(x_BGNC)
+    def forward(self, x_BGNC: Tensor, frozen: bool = False) -> Tensor:
+        if not frozen:
+            self.start(x_BGNC)
         return (x_BGNC - self.centre[:, None]) * torch.exp(-self.log_scale)[:, None, None]
 
     def scale(self) -> Tensor:

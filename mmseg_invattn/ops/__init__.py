@@ -2,15 +2,17 @@
 from .attention import softmax_attention, softmax_attention_dense
 from .ball import to_ball
 from .fixed_point import FixedPointResult, solve_fixed_point
+from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, residual_log_abs_det, truncation_bound
-from .memory_free import Step, memory_free
-from .norms import max_token_norm
+from .memory_free import Step, memory_free, recomputing
+from .norms import max_channel_norm, max_token_norm
 from .precision import at_least_float32, full_precision
 from .second_derivative import second_derivative_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
 __all__ = [
-    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'full_precision', 'gram_norm', 'max_token_norm',
-    'memory_free', 'residual_log_abs_det', 'second_derivative_wanted', 'softmax_attention', 'softmax_attention_dense',
-    'solve_fixed_point', 'spectral_norm_bound', 'to_ball', 'truncation_bound', 'twice_differentiable'
+    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'full_precision', 'gram_norm', 'local_lipschitz',
+    'max_channel_norm', 'max_token_norm', 'memory_free', 'recomputing', 'residual_log_abs_det',
+    'second_derivative_wanted', 'softmax_attention', 'softmax_attention_dense', 'solve_fixed_point',
+    'spectral_norm_bound', 'to_ball', 'truncation_bound', 'twice_differentiable'
 ]

@@ -66,10 +66,9 @@ def residual_log_abs_det(branch: Callable[[Tensor], Tensor],
         ValueError: an unknown or impossible ``n_terms`` or ``n_samples``, or the exact form of more than 4096
             dimensions.
     """
+    check_samples(n_samples)
     exact = isinstance(n_terms, str) and n_terms == 'exact'
-    coefficients = () if exact else _series_coefficients(n_terms, lipschitz)
-    if not isinstance(n_samples, int) or n_samples < 1:
-        raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it counts the random probes')
+    coefficients = () if exact else series_coefficients(n_terms, n_samples, lipschitz)
     dim = x[0].numel()
     if exact and dim > EXACT_LIMIT:
         raise ValueError(f"n_terms='exact' of a feature map with {dim} values a sample: the exact determinant is for "
@@ -95,9 +94,20 @@ def truncation_bound(dim: int, lipschitz: float, n_terms: int) -> float:
     return dim * lipschitz**(n_terms + 1) / ((n_terms + 1) * (1 - lipschitz))
 
 
-def _series_coefficients(n_terms: int | str | Roulette,
-                         lipschitz: Callable[[], float | None]) -> tuple[float, ...]:
-    """What divides term k by its probability: (c_1, ..., c_n), for roulette with n drawn here."""
+def check_samples(n_samples: int) -> None:
+    """Refuses what does not count probes."""
+    if not isinstance(n_samples, int) or n_samples < 1:
+        raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it counts the random probes')
+
+
+def series_coefficients(n_terms: int | str | Roulette, n_samples: int,
+                        lipschitz: Callable[[], float | None]) -> tuple[float, ...]:
+    """What divides term k by its probability: (c_1, ..., c_n), for roulette with n drawn here.
+
+    Raises:
+        ValueError: an impossible ``n_terms`` or ``n_samples``.
+    """
+    check_samples(n_samples)
     if isinstance(n_terms, str) and n_terms == 'roulette':
         n_terms = Roulette()
     if isinstance(n_terms, Roulette):

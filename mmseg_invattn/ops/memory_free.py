@@ -5,12 +5,20 @@ Backward, step by step from the last: ``x = step^-1(y)``, then the step is evalu
 graph of one step. The gradient is that of ordinary backpropagation, to the accuracy of the recovered x.
 """
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .precision import full_precision
+
+_RECOMPUTING = ContextVar('recomputing', default=False)
+
+
+def recomputing() -> bool:
+    """Whether a step is evaluated again in the backward pass: what a forward pass changes must then stay as it is."""
+    return _RECOMPUTING.get()
 
 
 class Step(NamedTuple):
@@ -80,9 +88,17 @@ class _MemoryFree(torch.autograd.Function):
                     trunk = step.inverse((trunk, *own))
                 with torch.enable_grad():
                     trunk = trunk.detach().requires_grad_()
-                    d_trunk, *d_step = torch.autograd.grad(step.forward(trunk), [trunk, *wanted], [d_trunk, *d_own],
+                    d_trunk, *d_step = torch.autograd.grad(_again(step, trunk), [trunk, *wanted], [d_trunk, *d_own],
                                                            allow_unused=True)
             for p, d in zip(wanted, d_step, strict=True):
                 if d is not None:  # as in plain backpropagation, a parameter that is not used has no gradient
                     d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
         return None, d_trunk, *(d_parameters.get(id(p)) for p in ctx.parameters)
+
+
+def _again(step: Step, x: Tensor) -> tuple[Tensor, ...]:
+    token = _RECOMPUTING.set(True)
+    try:
+        return step.forward(x)
+    finally:
+        _RECOMPUTING.reset(token)

@@ -1,17 +1,20 @@
 """Modes: how pixels score each other. A mode is one file here and one line in ``MODES``.
 
-A mode is an ``nn.Module`` built as ``Mode(channels, inter_channels, groups, bias)``. It hands out its weights once and
-takes them back at every evaluation, so that a solver normalises them once for a whole solve:
-
-* ``weights()``: as an ordinary attention uses them;
-* ``certified_weights(sharpness)``: normalised so that no content logit of tokens in the unit ball exceeds
-  ``sharpness``;
-* ``attend(weights, queries, keys, values)``: the attention;
-* ``sharpness_bound(weights)``: the largest content logit that these weights allow, for the certificate;
-* ``lipschitz_factor(sharpness)``: the Lambda of the certificate ``Lip(g) <= gain |W| Lambda``.
+A mode is a :class:`~.base.Mode` built as ``Mode(channels, inter_channels, groups, bias, key_bias)``.
 """
+from .base import Mode, ScoreBounds
+from .concatenation import Concatenation
+from .dot_product import DotProduct
 from .embedded_gaussian import EmbeddedGaussian
+from .gaussian import Gaussian
+from .l2 import L2
 
-MODES = {'embedded_gaussian': EmbeddedGaussian}
+MODES = {
+    'gaussian': Gaussian,
+    'embedded_gaussian': EmbeddedGaussian,
+    'dot_product': DotProduct,
+    'concatenation': Concatenation,
+    'l2': L2,
+}
 
-__all__ = ['MODES', 'EmbeddedGaussian']
+__all__ = ['MODES', 'Concatenation', 'DotProduct', 'EmbeddedGaussian', 'Gaussian', 'L2', 'Mode', 'ScoreBounds']

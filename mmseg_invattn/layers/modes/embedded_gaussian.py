@@ -1,70 +1,33 @@
-"""Embedded Gaussian: ``P_ij = softmax_j(q_i . k_j)``, ``q = W_Q x + b_Q``, ``k = W_K x + b_K``.
+"""Embedded Gaussian: ``P_ij = softmax_j(q_i . k_j + beta_ij)``, ``q = W_Q x + b_Q``, ``k = W_K x + b_K``.
 
 Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971
 
-Shape suffixes: B batch, G channel groups, N queries, M keys, C channels of a group, D query size, E value size.
+On the ball of radius R, with ``A = W_Q^T W_K`` and ``a = W_K^T b_Q`` (the key bias is the same for all keys, so inert):
+
+    score b_i^T A b_j + a^T b_j + const_i,     G_1 = |A| R,     G_2 = |A| R + |a|
+    Lambda = s_1 + sqrt(1 + s_2^2),            s_1 = R G_1,     s_2 = R G_2 = the largest content logit
+
+The effective products A and a are bounded and not their factors, because |A| may be far below |W_Q| |W_K|.
 """
-from typing import NamedTuple
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from ...ops import gram_norm, softmax_attention, spectral_norm_bound
-from ..linear import GroupedLinear, grouped_linear
+from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm
 
 
-class QueryKeyWeights(NamedTuple):
-    """Projections as the scores use them, any scale of the scores included in the query."""
-    query: Tensor
-    key: Tensor
-    query_bias: Tensor | None = None
-    key_bias: Tensor | None = None
+def softmax_factor(bounds: ScoreBounds) -> Tensor:
+    """``Lambda = s_1 + sqrt(1 + s_2^2)``: the query part plus the value and key part, for every number of pixels."""
+    return bounds.query_slope + (1 + bounds.key_slope.square()).sqrt()
 
 
-class EmbeddedGaussian(nn.Module):
-    """Softmax of the inner products of two learned projections.
-
-    Args:
-        channels: C, channels of a group.
-        inter_channels: D, size of queries and keys.
-        groups: G; each has projections of its own.
-        bias: biases of the projections, for the ordinary form. The certified form has none: in a softmax a key bias
-            is inert, and a query bias would enlarge the bound.
-    """
-
-    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = False):
-        super().__init__()
-        self.query = GroupedLinear(channels, inter_channels, groups, bias)
-        self.key = GroupedLinear(channels, inter_channels, groups, bias)
-
-    def weights(self) -> QueryKeyWeights:
-        """Scores ``q . k / sqrt(D)``."""
-        scale = self.query.weight.shape[1]**-0.5
-        bias = None if self.query.bias is None else self.query.bias * scale
-        return QueryKeyWeights(self.query.weight * scale, self.key.weight, bias, self.key.bias)
-
-    def certified_weights(self, sharpness: float) -> QueryKeyWeights:
-        """Scores ``s b_i^T (A / |A|) b_j`` with ``A = W_Q^T W_K``: at most s in size on the unit ball.
-
-        The effective product is normalised and not its factors, because |A| may be far below |W_Q| |W_K|; by a
-        differentiable upper bound, so that the certificate holds at every step of training.
-        """
-        query, key = (w.to(torch.promote_types(w.dtype, torch.float32)) for w in (self.query.weight, self.key.weight))
-        return QueryKeyWeights(query * (sharpness / gram_norm(query.mT @ key))[:, None, None], key)
+class EmbeddedGaussian(QueryKeyMode):
+    """Softmax of the inner products of two learned projections. Arguments: :class:`~.base.QueryKeyMode`."""
 
     @staticmethod
-    def attend(weights: QueryKeyWeights, queries_BGNC: Tensor, keys_BGMC: Tensor, values_BGME: Tensor) -> Tensor:
-        """``out_i = sum_j P_ij v_j``, shape (B, G, N, E)."""
-        q_BGND = grouped_linear(queries_BGNC, weights.query, weights.query_bias)
-        k_BGMD = grouped_linear(keys_BGMC, weights.key, weights.key_bias)
-        return softmax_attention(q_BGND, k_BGMD, values_BGME)
+    def bounds(weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+        product = norm(weights.query.mT @ weights.key) * radius**2
+        peak = product + vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
+        return ScoreBounds(peak, product, peak)
 
     @staticmethod
-    def sharpness_bound(weights: QueryKeyWeights) -> Tensor:
-        """``s = |W_Q^T W_K|_2`` for tokens in the unit ball, rounded up; float64, shape (G,)."""
-        return spectral_norm_bound(weights.query.double().mT @ weights.key.double())
-
-    @staticmethod
-    def lipschitz_factor(sharpness: float | Tensor) -> float | Tensor:
-        """``Lambda = s + sqrt(1 + s^2)``, for every number of pixels."""
-        return sharpness + (1 + sharpness**2)**0.5
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        return softmax_factor(bounds)

@@ -1,0 +1,60 @@
+"""Gaussian: ``P_ij = softmax_j(t x_i . x_j + beta_ij)``, without projections.
+
+Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971. On the ball of radius R: the effective score
+matrix is t times the identity, so ``s = t R^2`` and ``Lambda = s + sqrt(1 + s^2)``.
+"""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import Mode, Norm, ScoreBounds
+from .embedded_gaussian import softmax_factor
+
+
+class Temperature(NamedTuple):
+    """t, shape (G,)."""
+    temperature: Tensor
+
+    def swapped(self) -> 'Temperature':
+        """The scores are symmetric."""
+        return self
+
+
+class Gaussian(Mode):
+    """Softmax of the inner products of the tokens themselves.
+
+    Args:
+        channels: of no effect, as for every mode without projections.
+        inter_channels: likewise.
+        groups: G, heads; they differ by their values, and by their sharpness where it is learned.
+        bias: of no effect.
+        key_bias: likewise.
+    """
+    paper_coefficients: dict[str, float] = {}
+
+    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
+                 key_bias: bool | None = None):
+        super().__init__()
+        self.register_buffer('unit', torch.ones(groups), persistent=False)
+
+    def weights(self, scaled: bool = True) -> Temperature:
+        """t = 1: mmcv's Gaussian mode, like the paper's, has no scale."""
+        return Temperature(self.unit)
+
+    @staticmethod
+    def scaled(weights: Temperature, temperature: Tensor) -> Temperature:
+        return Temperature(weights.temperature * temperature)
+
+    @staticmethod
+    def bounds(weights: Temperature, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+        peak = weights.temperature.abs() * radius**2
+        return ScoreBounds(peak, peak, peak)
+
+    @staticmethod
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        return softmax_factor(bounds)
+
+    @staticmethod
+    def project(weights: Temperature, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
+        return queries_BGNC * weights.temperature[:, None, None], keys_BGMC

@@ -1,0 +1,35 @@
+"""L2 attention: ``P_ij = softmax_j(-|q_i - k_j|^2)``, through the fused kernel of softmax attention.
+
+Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006.04710
+"""
+import torch
+from torch import Tensor
+
+from .softmax import softmax_attention
+
+
+def l2_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None) -> Tensor:
+    """``out_i = sum_j softmax_j(-|q_i - k_j|^2 + beta_ij) v_j``, shape (B, G, N, E).
+
+    ``-|q_i - k_j|^2 = 2 q_i . k_j - |k_j|^2 - |q_i|^2``: the last term drops out of the softmax, the second is one more
+    channel of the key. Distances do not change when the mean key is taken off queries and keys, which keeps the
+    expanded square from cancelling.
+    """
+    centre = k_BGMD.mean(-2, keepdim=True)
+    q, k = q_BGND - centre, k_BGMD - centre
+    q = torch.cat([2 * q, torch.ones_like(q[..., :1])], -1)
+    k = torch.cat([k, -k.square().sum(-1, keepdim=True)], -1)
+    return softmax_attention(q, k, v_BGME, logits_GNM)
+
+
+def l2_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:
+    """``log w_ij = -|q_i - k_j|^2``, shape (B, G, N, M), without the difference tensor (B, G, N, M, D)."""
+    centre = k_BGMD.mean(-2, keepdim=True)
+    q, k = q_BGND - centre, k_BGMD - centre
+    return 2 * q @ k.mT - k.square().sum(-1)[..., None, :] - q.square().sum(-1, keepdim=True)
+
+
+def l2_attention_dense(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None) -> Tensor:
+    """The same from its definition: the reference of the tests."""
+    distance = (q_BGND[..., :, None, :] - k_BGMD[..., None, :, :]).square().sum(-1)
+    return (-distance + (0 if logits_GNM is None else logits_GNM)).softmax(-1) @ v_BGME

@@ -1,0 +1,69 @@
+"""log|det| of ``x -> x + sum_h W_h (x) P_h x``, attention whose weights do not depend on x.
+
+For one P and one W the powers factorise, ``tr((W (x) P)^k) = tr(W^k) tr(P^k)``, so
+
+    log det(I + W (x) P) = sum_k (-1)^(k+1) / k tr(W^k) tr(P^k)
+
+with tr(W^k) exact and tr(P^k) by Hutchinson's estimator, ``E v^T P^k v`` over random signs v; it converges as |W| < 1
+whatever P. Cut off after n terms it is off by at most ``C N sum_(k>n) |W|^k / k``. Heads that add up do not factorise:
+their powers act on random (C, N) signs.
+
+Shape suffixes: B batch, H heads, N pixels, C channels of a head, S samples.
+"""
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def _signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.randint(0, 2, shape, device=like.device).to(like.dtype) * 2 - 1
+
+
+def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
+                       coefficients: Sequence[float], n_samples: int) -> Tensor:
+    """Heads on channel groups of their own: the sum of their log-determinants, shape (B,).
+
+    Args:
+        mix: values (B, H, N, E) -> ``P_h v``.
+        weight_HCC: W_h.
+        shape: (B, H, N).
+        coefficients: c_k of the terms of the series: 1, or for roulette 1 over their probability.
+        n_samples: random probes; from N on the traces of P are computed exactly instead.
+    """
+    batch, heads, pixels = shape
+    if n_samples >= pixels:
+        probes = torch.eye(pixels, dtype=weight_HCC.dtype, device=weight_HCC.device).expand(batch, heads, -1, -1)
+        samples = 1
+    else:
+        probes, samples = _signs((batch, heads, pixels, n_samples), weight_HCC), n_samples
+    total = weight_HCC.new_zeros(batch)
+    mixed, power = probes, torch.eye(weight_HCC.shape[1]).to(weight_HCC)
+    for k, c in enumerate(coefficients, 1):
+        mixed, power = mix(mixed), power @ weight_HCC
+        trace_p = (probes * mixed).sum((2, 3)) / samples
+        trace_w = power.diagonal(dim1=-2, dim2=-1).sum(-1)
+        total = total + (-1)**(k + 1) * c / k * (trace_p * trace_w).sum(1)
+    return total
+
+
+def joint_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
+                  coefficients: Sequence[float], n_samples: int) -> Tensor:
+    """Heads on the same tokens, shape (B,). Arguments as in :func:`factorised_log_det`; exact from C N samples on."""
+    batch, heads, pixels = shape
+    channels = weight_HCC.shape[1]
+    dim = channels * pixels
+    if n_samples >= dim:
+        probes = torch.eye(dim).to(weight_HCC).reshape(dim, pixels, channels).expand(batch, -1, -1, -1)
+        samples = 1
+    else:
+        probes, samples = _signs((batch, n_samples, pixels, channels), weight_HCC), n_samples
+    count = probes.shape[1]
+    total = weight_HCC.new_zeros(batch)
+    mixed_BSNC = probes
+    for k, c in enumerate(coefficients, 1):
+        side_by_side = mixed_BSNC.transpose(1, 2).flatten(2)[:, None].expand(-1, heads, -1, -1)  # (B, H, N, S C)
+        out_BHNSC = mix(side_by_side).unflatten(3, (count, channels))
+        mixed_BSNC = torch.einsum('bhnsc,hdc->bsnd', out_BHNSC, weight_HCC)
+        total = total + (-1)**(k + 1) * c / k * (probes * mixed_BSNC).sum((1, 2, 3)) / samples
+    return total

@@ -1,0 +1,180 @@
+"""The forms beside the certified one, each against what it promises."""
+import copy
+
+import pytest
+import torch
+from invertible import TOLERANCE, check_inverse, check_layer, jacobian_norm
+
+from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.layers.forms import FORMS
+from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.ops import max_token_norm
+
+EXACT = ('conditional', 'coupling')
+
+
+def check_round_trip(block, x):
+    """Converged, and the true error within the reported bound."""
+    y = block(x).detach()
+    x_hat, info = block.inverse(y, tol=TOLERANCE[x.dtype])
+    assert info.converged.all() and x_hat.shape == x.shape
+    error = max_token_norm(x_hat - x)
+    assert (error <= info.error_bound).all(), (error, info.error_bound)
+    return error / max_token_norm(x)
+
+
+def started(form: str, mode: str, **options) -> InvNonLocal2d:
+    """A block in float64, away from the identity as which some start; form paper weak enough to be inverted."""
+    options = dict(gamma='scalar', **options) if form == 'paper' else options
+    block = InvNonLocal2d(8, mode=mode, form=form, num_heads=2, **options).double()
+    if form == 'paper':
+        torch.nn.init.constant_(block.block.gamma, 0.05)
+    if form == 'none':
+        for parameter in block.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return block
+
+
+@pytest.mark.parametrize('heads', ['grouped', 'shared'])
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('form', FORMS)
+def test_contract(form, mode, heads):
+    if heads == 'shared' and form not in ('certified', 'conditional'):
+        pytest.skip('there is one kind of heads in this form')
+    torch.manual_seed(0)
+    block = started(form, mode, heads=heads)
+    x = torch.randn(2, 8, 2, 3, dtype=torch.float64) * 2 + 1
+    block.train()(x)
+    check_layer(block, x)
+
+
+@pytest.mark.parametrize('heads', ['grouped', 'shared'])
+@pytest.mark.parametrize('sharpness', [1.0, 100.0])
+@pytest.mark.parametrize('mode', MODES)
+def test_conditional_is_certified_at_any_sharpness(mode, sharpness, heads):
+    torch.manual_seed(1)
+    block = InvNonLocal2d(8, mode=mode, form='conditional', sharpness=sharpness, num_heads=2, heads=heads).double()
+    form = block.block
+    x = torch.randn(1, 8, 3, 3, dtype=torch.float64) * 3
+    scores, weight = form.weights()
+    x1, x2 = x.chunk(2, 1)
+    mix = form._mixer(x2, scores)
+    measured = jacobian_norm(lambda x1: form._mixed(x1, mix, weight), x1, form.groups)
+    assert 0.1 < measured <= block.lipschitz_bound() <= 0.9 * (1 + 1e-9)
+    assert float(block.local_lipschitz(x)) <= measured * (1 + 1e-9)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(num_heads=2), dict(num_heads=2, heads='shared'),
+                                     dict(key_pooling=2), dict(neighbourhood='criss_cross'),
+                                     dict(neighbourhood='window', window_size=2, window_shift=1),
+                                     dict(position='quadratic')], ids=str)
+@pytest.mark.parametrize('form', EXACT)
+def test_log_determinant_is_that_of_the_jacobian(form, options):
+    torch.manual_seed(2)
+    block = InvNonLocal2d(4, form=form, contraction=0.5, **options, reduction=1).double()
+    x = torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    exact = torch.stack([
+        torch.autograd.functional.jacobian(lambda t: block(t[None])[0], sample).reshape(24, 24).slogdet()[1]
+        for sample in x])
+    torch.testing.assert_close(block.log_abs_det(x, n_terms=60, n_samples=24), exact, rtol=1e-9, atol=1e-10)
+    if form == 'conditional':
+        torch.manual_seed(3)
+        with torch.no_grad():
+            draws = torch.stack([block.log_abs_det(x, n_terms=30, n_samples=5) for _ in range(100)])
+        spread = draws.std(0) / 100**0.5
+        assert ((draws.mean(0) - exact).abs() < 4 * spread + 1e-9).all()  # unbiased but for 0.5^31
+        loss = block.log_abs_det(x).sum()
+        assert torch.autograd.grad(loss, block.block.weight.weight)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('form', EXACT)
+def test_an_inexact_output_moves_the_inverse_within_the_rule(form, mode):
+    """``inverse_error``: y is known up to e, how far is x."""
+    torch.manual_seed(4)
+    block = InvNonLocal2d(8, mode=mode, form=form, sharpness=3.0).double()
+    x = torch.randn(3, 8, 4, 4, dtype=torch.float64)
+    y = block(x).detach()
+    for size in (1e-6, 1e-2, 1.0):
+        noise = torch.randn_like(y)
+        noise = noise * size / max_token_norm(noise)[:, None, None, None]
+        moved, _ = block.inverse(y + noise, tol=1e-12)
+        allowed = block.inverse_error(moved, max_token_norm(noise))
+        assert (max_token_norm(moved - x) <= allowed).all()
+
+
+def test_coupling_keeps_its_streams_in_float32():
+    torch.manual_seed(5)
+    block = InvNonLocal2d(8, form='coupling')
+    x = torch.randn(2, 8, 4, 4).bfloat16()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        y = block(x)
+        assert y.dtype == torch.float32
+        x_hat, info = block.inverse(y)
+    assert (x_hat - x.float()).abs().max() < 1e-4 and info.converged.all()
+
+
+def test_halves_need_even_channels():
+    for form in EXACT:
+        with pytest.raises(ValueError, match=r'in_channels=9 is not a multiple of 2 \* num_heads = 2'):
+            InvNonLocal2d(9, reduction=1, form=form)
+
+
+MMCV = {'theta': 'attention.mode.query', 'phi': 'attention.mode.key', 'g': 'value', 'conv_out': 'out',
+        'concat_project': 'attention.mode.join'}
+
+
+@pytest.mark.parametrize('mode', ['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation'])
+def test_ordinary_block_is_mmcv_non_local(mode):
+    mmcv_cnn = pytest.importorskip('mmcv.cnn')
+    torch.manual_seed(6)
+    # mmcv's Gaussian mode needs the values to have as many channels as its features, whatever the reduction
+    theirs = mmcv_cnn.NonLocal2d(8, reduction=2, mode=mode).double()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours = InvNonLocal2d(8, reduction=2, mode=mode, form='none').double()
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        layer, _, kind = name.split('.')
+        if kind == 'bias':
+            state['block.bias' if layer == 'conv_out' else f'block.{MMCV[layer]}.bias'] = (
+                tensor if layer == 'conv_out' else tensor[None])
+        else:
+            state[f'block.{MMCV[layer]}.weight'] = tensor[None, :, :, 0, 0]
+    ours.load_state_dict(state)
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('form', ['paper', 'none'])
+def test_positions_need_a_softmax_and_parts_need_a_certificate(form):
+    with pytest.raises(ValueError, match="position='learned' adds to the logits of a softmax, and mode='dot_product'"):
+        InvNonLocal2d(8, mode='dot_product', form=form, position='learned')
+    with pytest.raises(ValueError, match="neighbourhood='window' needs form='certified', 'conditional' or 'coupling'"):
+        InvNonLocal2d(8, form=form, neighbourhood='window')
+
+
+@pytest.mark.parametrize('form', ['paper', 'none', 'coupling', 'conditional', 'certified'])
+@pytest.mark.parametrize('mode', ['gaussian', 'embedded_gaussian', 'l2'])
+def test_every_softmax_mode_takes_positions_and_pooled_keys_in_every_form(mode, form):
+    torch.manual_seed(10)
+    x = torch.randn(2, 8, 5, 7)
+    for position in ('learned', 'quadratic'):
+        for pooling in (3, (1, 2)):
+            block = InvNonLocal2d(8, mode=mode, form=form, position=position, key_pooling=pooling, reduction=2)
+            for name, parameter in block.named_parameters():
+                torch.nn.init.normal_(parameter, std=0.5) if 'position' in name or 'out' in name else None
+            y = block(x)
+            plain = copy.deepcopy(block)
+            for module in plain.modules():
+                if hasattr(module, 'position') and module.position is not None:
+                    for parameter in module.position.parameters():
+                        torch.nn.init.zeros_(parameter)
+            assert y.isfinite().all() and not torch.allclose(y, plain(x), atol=1e-5)
+            if form not in ('paper', 'none'):
+                assert check_round_trip(block, x).max() < 1e-3
+
+
+def test_check_inverse_covers_the_conditional_form():
+    torch.manual_seed(11)
+    check_inverse(InvNonLocal2d(8, form='conditional', num_heads=2), torch.randn(2, 8, 6, 5))
