@@ -79,14 +79,18 @@ def test_ordinary_form_is_mmseg_nl_head(concat_input):
     torch.testing.assert_close(ours(features), theirs(features), rtol=1e-12, atol=1e-12)
 
 
-def test_attention_in_the_head_inverts():
+@pytest.mark.parametrize('spread', [1.0, 20.0])
+def test_attention_in_the_head_inverts(spread):
     torch.manual_seed(1)
-    head = InvNLHead(**HEAD, attention=dict(sharpness=4.0)).train()
+    head = InvNLHead(**HEAD, attention=dict(sharpness=4.0), spread=spread).train()
     features = [torch.randn(3, 8, 6, 7) * 5]
     head(features)  # the normalisation starts from the first batch
     head.eval()
     seen, recovered, info = head.invert_attention(features)
-    torch.testing.assert_close(seen, head.convs[0](features[0]))
+    gain = torch.tensor([spread, 1 / spread] * 4).view(-1, 1, 1)
+    torch.testing.assert_close(seen, head.convs[0](features[0]) * gain)
+    torch.testing.assert_close(head(features), head.cls_seg(head.conv_cat(torch.cat(
+        [features[0], head.convs[1](head.attention(seen) / gain)], 1))))
     assert info.converged.all() and (max_token_norm(recovered - seen) <= info.error_bound).all()
     with pytest.raises(TypeError, match="form='none' has no inverse"):
         InvNLHead(**HEAD, attention=dict(form='none')).invert_attention(features)
@@ -97,6 +101,8 @@ def test_head_names_what_is_wrong():
         InvNLHead(**HEAD, attention=dict(form='exact'))
     with pytest.raises(ValueError, match='in_channels=8 is not a multiple'):
         InvNLHead(**HEAD, attention=dict(reduction=3))
+    with pytest.raises(ValueError, match='spread=0.5 is not a number from 1'):
+        InvNLHead(**HEAD, spread=0.5)
 
 
 @pytest.mark.parametrize('strides', [(2, 2), (2, 2, 1, 1), (1, )])

@@ -187,7 +187,7 @@ def test_normalisation_starts_from_the_data_once():
     assert torch.equal(untouched, x)
     y = norm.train()(x)
     torch.testing.assert_close(y.mean((0, 2)), torch.zeros(2, 4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(y.square().sum(-1).mean((0, 2)), torch.ones(2))
+    torch.testing.assert_close(y.square().sum(-1).mean((0, 2)), torch.full((2, ), 1 / 9))
     assert torch.equal(norm(x * 3), norm.eval()(x * 3))  # a second batch does not move it
     other = TokenNorm(4, groups=2)
     other.load_state_dict(norm.state_dict())

@@ -31,9 +31,9 @@ from mmseg_invattn.ops import max_token_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
-    'no attention': 'fcn_plainconv_1xb8-1500_context-shapes-48x96.py',
-    'non-local': 'nonlocal_plainconv_1xb8-1500_context-shapes-48x96.py',
-    'invertible': 'invnl_plainconv_1xb8-1500_context-shapes-48x96.py',
+    'no attention': 'fcn_plainconv_1xb8-1k_context-shapes-48x96.py',
+    'non-local': 'nonlocal_plainconv_1xb8-1k_context-shapes-48x96.py',
+    'invertible': 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py',
 }
 PICTURES = 12
 

@@ -3,14 +3,21 @@
 The branch reads ``B((x - m) / a)`` and its output is multiplied by a: a similarity, so the Lipschitz constant is the
 same in the units of the features as in the units of the ball, and the certificate does not know of it.
 """
+import math
+
 import torch
 from torch import Tensor, nn
 
 from .data_dependent import DataDependentStart, sum_of_processes
 
+# RMS norm of the tokens at the start, in radii of the ball. The few tokens that stand out are the ones that attention
+# looks for, and they are several times as large: at a typical norm of 1 the ball makes all of them alike, and the block
+# learns to find them much later or never. The outputs are multiplied by a, so that values keep their size.
+START_NORM = 1 / 3
+
 
 class TokenNorm(DataDependentStart):
-    """``(x - m) / a`` with m and a learned, set from the first training batch so that tokens have an RMS norm of 1.
+    """``(x - m) / a`` with m and a learned, set from the first training batch so that tokens have an RMS norm of 1/3.
 
     As in ActNorm the start depends on the data and nothing after it does: train and eval mode give the same output.
     Under distributed training the first batch of all processes counts.
@@ -40,4 +47,4 @@ class TokenNorm(DataDependentStart):
         self.centre.copy_(sum_of_processes(x.sum((0, 2))) / total)
         square = sum_of_processes((x - self.centre[:, None]).square().sum((0, 2, 3))) / total
         # Features that are all equal have no scale of their own.
-        self.log_scale.copy_(torch.where(square > 0, square, 1).log() / 2)
+        self.log_scale.copy_(torch.where(square > 0, square, 1).log() / 2 - math.log(START_NORM))

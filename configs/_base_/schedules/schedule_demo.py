@@ -10,11 +10,11 @@ param_scheduler = [
         type='PolyLR',
         eta_min=1e-4,
         power=0.9,
-        begin=1100,
-        end=1500,
+        begin=700,
+        end=1000,
         by_epoch=False)
 ]
 # training schedule of the demo
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=500)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

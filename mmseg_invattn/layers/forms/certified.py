@@ -148,7 +148,7 @@ class Certified(InvertibleModule):
 
     @torch.no_grad()
     def saturation(self, x: Tensor) -> Tensor:
-        """Share of the tokens whose bounded copy has a norm above 0.9, twice the RMS norm or more, shape (B,).
+        """Share of the tokens whose bounded copy has a norm above 0.9, twice the radius or more before it, shape (B,).
 
         Such tokens differ in direction for the branch and hardly in size. Many of them: the normalisation no longer
         fits the features.
