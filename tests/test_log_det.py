@@ -33,9 +33,9 @@ def strong_linear(slope: float = 0.9) -> InvConvResidual:
 
 
 @pytest.mark.parametrize('build, n_terms', [
-    (attention, 'roulette'),
+    pytest.param(attention, 'roulette', marks=pytest.mark.slow),
     (strong_linear, 'roulette'),
-    (strong_linear, Roulette(exact_terms=1, keep=0.9)),
+    pytest.param(strong_linear, Roulette(exact_terms=1, keep=0.9), marks=pytest.mark.slow),
     (strong_linear, Roulette(exact_terms=0, keep=0.85)),
 ])
 def test_roulette_has_no_bias(build, n_terms):

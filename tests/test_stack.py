@@ -1,10 +1,17 @@
 """Layers made of attention blocks: the stack, channel attention, dual attention, and how errors compose."""
 import pytest
 import torch
-from invertible import check_inverse, check_layer
+from invertible import check_inverse, check_layer, jacobian_norm
 from torch import nn
 
-from mmseg_invattn.layers import InvAttentionStack, InvChannelAttention, InvDualAttention, InvNonLocal2d, composed_error
+from mmseg_invattn.layers import (
+    InvAttentionStack,
+    InvChannelAttention,
+    InvDualAttention,
+    InvertibleSequential,
+    InvNonLocal2d,
+    composed_error,
+)
 from mmseg_invattn.ops import max_channel_norm, max_token_norm
 
 
@@ -19,7 +26,7 @@ from mmseg_invattn.ops import max_channel_norm, max_token_norm
 def test_contract(layer):
     torch.manual_seed(0)
     layer = layer().double()
-    x = torch.randn(2, 8, 3, 4, dtype=torch.float64) * 2 + 1
+    x = torch.randn(2, 8, 2, 3, dtype=torch.float64) * 2 + 1
     layer.train()(x)
     check_layer(layer, x)
 
@@ -120,7 +127,6 @@ def test_certificate_of_channel_attention(similar, scale):
     x = torch.randn(1, 5, 3, 4, dtype=torch.float64) * scale
     weights = layer.weights()
     # Channels as tokens: exchange channels and pixels for the exact norm, which is then sqrt(N) times that of RMS.
-    from invertible import jacobian_norm
     turned = x.flatten(2).mT[..., None]
     measured = jacobian_norm(lambda t: layer.branch(t[..., 0].mT.reshape(x.shape), weights).flatten(2).mT[..., None],
                              turned)
@@ -156,6 +162,22 @@ def test_log_determinant_of_a_stack_is_the_sum():
     x = torch.randn(1, 4, 2, 2, dtype=torch.float64)
     exact = torch.autograd.functional.jacobian(lambda t: stack(t[None])[0], x[0]).reshape(16, 16).slogdet()[1]
     torch.testing.assert_close(stack.log_abs_det(x, n_terms=60, n_samples=16)[0], exact, rtol=1e-8, atol=1e-9)
+
+
+def test_channel_attention_behind_other_layers_has_a_bound():
+    """Its error is in the norm of the channels: the layers that are inverted after it take it per pixel."""
+    torch.manual_seed(10)
+    layers = InvNonLocal2d(8, contraction=0.5), InvChannelAttention(8, contraction=0.5), InvNonLocal2d(8)
+    sequence = InvertibleSequential(*layers).double()
+    x = torch.randn(3, 8, 3, 4, dtype=torch.float64)
+    y = sequence(x).detach()
+    for max_iter in (1, 2, 100):
+        x_hat, info = sequence.inverse(y, tol=1e-12, max_iter=max_iter, strict=False)
+        assert (max_token_norm(x_hat - x) <= info.error_bound).all()
+    assert info.converged.all() and info.error_bound.max() < 1e-9
+    noise = torch.randn_like(y) * 1e-3
+    moved, _ = sequence.inverse(y + noise, tol=1e-12)
+    assert (max_token_norm(moved - x) <= sequence.inverse_error(moved, max_token_norm(noise))).all()
 
 
 @pytest.mark.parametrize('build, words', [
