@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_OPENMMLAB ?= .venv-openmmlab
 DEMO_ARGS ?=
+PYTEST := -m pytest -n 2 --dist loadfile
+
+# Small tensors everywhere: threads within an operation would only wait for each other.
+test test-slow test-openmmlab: export OMP_NUM_THREADS = 1
 
 .PHONY: demo test test-slow test-openmmlab lint setup clean
 
@@ -10,14 +14,14 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
 
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python $(PYTEST)
 
 test-slow: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python $(PYTEST) -m slow
 
 # The same suite with the original OpenMMLab packages, in an environment of its own.
 test-openmmlab: $(VENV_OPENMMLAB)/.ready
-	$(VENV_OPENMMLAB)/bin/python -m pytest
+	$(VENV_OPENMMLAB)/bin/python $(PYTEST)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check

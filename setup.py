@@ -24,7 +24,7 @@ setup(
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'dev': ['pytest', 'hypothesis', 'ruff'],
+        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff'],
         'docs': ['mkdocs', 'mkdocs-material'],
         'tracking': ['tensorboard', 'mlflow', 'wandb'],
     },

@@ -8,6 +8,7 @@ attention can see. What is trained already is reused.
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -73,7 +74,9 @@ def train(name: str, cfg: Config, work_dir: Path) -> Path:
     cfg.dump(work_dir / 'config.py')
     command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(work_dir / 'config.py'), '--work-dir',
                str(work_dir)]
-    subprocess.run(command + ['--resume'] * same, check=True)
+    # The network is small: on a CPU that does other things as well, threads that wait for each other cost far more
+    # than they gain.
+    subprocess.run(command + ['--resume'] * same, check=True, env={'OMP_NUM_THREADS': '1'} | os.environ)
     return checkpoint
 
 
