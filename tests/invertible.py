@@ -142,7 +142,10 @@ def check_memory_free(layer: InvertibleModule, x: Tensor) -> None:
     wanted = [x, *layer.parameters()]
     plain = torch.autograd.grad(parts(y), wanted, weights)
     other = MemoryFree(layer)(x)
-    assert all(torch.equal(a, b) for a, b in zip(parts(other), parts(y), strict=True))
+    # With position logits torch takes another kernel where they need a gradient: equal up to rounding then.
+    learned = any('position.' in name for name, _ in layer.named_parameters())
+    for a, b in zip(parts(other), parts(y), strict=True):
+        assert torch.equal(a, b) or learned and (a - b).abs().max() <= 1e-14 * b.abs().max()
     recovered = torch.autograd.grad(parts(other), wanted, weights)
     for a, b in zip(recovered, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * float(flat(y).detach().abs().max()))

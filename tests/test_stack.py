@@ -16,7 +16,7 @@ from mmseg_invattn.ops import max_channel_norm, max_token_norm
 
 
 @pytest.mark.parametrize('layer', [
-    lambda: InvAttentionStack(8, 3, dict(num_heads=2, contraction=0.5)),
+    pytest.param(lambda: InvAttentionStack(8, 3, dict(num_heads=2, contraction=0.5)), marks=pytest.mark.slow),
     lambda: InvAttentionStack(8, 2, dict(form='conditional', mode='l2', contraction=0.5)),
     lambda: InvAttentionStack(8, 1, dict(mode='concatenation')),
     lambda: InvChannelAttention(8),
