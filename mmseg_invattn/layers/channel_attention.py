@@ -62,7 +62,7 @@ class InvChannelAttention(InvertibleModule):
 
     def _channels(self, x: Tensor) -> Tensor:
         """b, shape (B, 1, C, N)."""
-        # The norm gives pixels an RMS norm of 1, so channels an RMS of C^-1/2: sqrt(C) brings them to the ball's rim.
+        # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
         x_B1NC = self.norm(x.to(self.norm.centre.dtype).flatten(2).mT[:, None])
         return to_ball(x_B1NC.mT * (self.channels / x_B1NC.shape[2])**0.5)
 
