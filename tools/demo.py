@@ -114,11 +114,11 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
                   predictions=predictions, iou=dict(zip(classes, scores['IoU'] * 100, strict=True)),
                   miou=float(np.nanmean(scores['IoU']) * 100))
     if invertible:
+        values = torch.cat(inverse, 1)
         # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
-        error, relative, bound, iterations = torch.cat(inverse, 1).amax(1).tolist()
+        error, relative, bound, iterations = values.amax(1).tolist()
         result |= dict(lipschitz=head.attention.lipschitz_bound(), error=error, relative=relative, bound=bound,
-                       iterations=int(iterations), within=bool((torch.cat(inverse, 1)[0] <= torch.cat(inverse, 1)[2])
-                                                               .all()))
+                       iterations=int(iterations), within=bool((values[0] <= values[2]).all()))
     return result
 
 
