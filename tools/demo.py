@@ -57,6 +57,7 @@ def load_config(name: str, iters: int | None) -> Config:
                 scheduler[edge] = iters * scheduler[edge] // cfg.train_cfg.max_iters
         cfg.param_scheduler = [s for s in cfg.param_scheduler if s.end > s.begin]
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iters
+        cfg.default_hooks.logger.interval = min(iters, cfg.default_hooks.logger.interval)  # the table reads the log
     return cfg
 
 
