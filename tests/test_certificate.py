@@ -89,7 +89,10 @@ def test_gradient_ascent_does_not_find_a_violation(mode, options):
             assert steep.item() <= block.lipschitz_bound(9)
             best = max(best, steep.item() / block.lipschitz_bound(9))
     print(f'{mode} {options}: reached {best:.3f} of the bound')
-    assert best > 0.15
+    # Weights that ignore the scores reach gain |W|, that is 1 / Lambda of the bound; the ascent finds that or more.
+    weights = form.weights()
+    gain = form._at(weights, 9)[1].max()
+    assert best > 0.98 * gain * weights.norms.effective.min() / block.lipschitz_bound(9)
 
 
 def on_the_ball(block: InvNonLocal2d, size: tuple[int, int]):
