@@ -5,7 +5,14 @@ import pytest
 import torch
 from invertible import TOLERANCE, check_inverse, check_layer, jacobian_norm
 
-from mmseg_invattn.layers import InvAttentionStack, InvDualAttention, InvertibleSequential, InvNonLocal2d, MemoryFree
+from mmseg_invattn.layers import (
+    InvAttentionStack,
+    InvDualAttention,
+    InvertibleSequential,
+    InvNonLocal2d,
+    MemoryFree,
+    composed_error,
+)
 from mmseg_invattn.layers.forms import FORMS
 from mmseg_invattn.layers.modes import MODES
 from mmseg_invattn.ops import max_token_norm
@@ -86,8 +93,28 @@ def test_log_determinant_is_that_of_the_jacobian(form, options):
     torch.testing.assert_close(block.log_abs_det(x, n_terms=60, n_samples=24), exact, rtol=1e-9, atol=1e-10)
     if form == 'conditional':
         torch.testing.assert_close(block.log_abs_det(x, n_terms='exact'), exact)
-        loss = block.log_abs_det(x).sum()
-        assert torch.autograd.grad(loss, block.block.weight.weight)[0].abs().max() > 0
+        x.requires_grad_()
+        inputs = [x, *(p for p in block.parameters() if p.requires_grad)]
+        series, exact = (torch.autograd.grad(block.log_abs_det(x, *terms).sum(), inputs, allow_unused=True)
+                         for terms in ((60, 24), ('exact', )))
+        assert max(d.abs().max() for d in exact if d is not None) > 1e-3
+        for ours, theirs in zip(series, exact, strict=True):
+            torch.testing.assert_close(*(torch.zeros(()) if d is None else d for d in (ours, theirs)), rtol=1e-7,
+                                       atol=1e-9)
+
+
+@pytest.mark.parametrize('options', HEADS, ids=str)
+def test_memory_of_the_conditional_log_determinant_does_not_grow_with_the_terms(options):
+    block = InvNonLocal2d(8, form='conditional', **options)
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    held = []
+    for n_terms in (2, 40):
+        stored = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, stored=stored: stored.append(t.numel()) or t,
+                                                      lambda t: t):
+            block.log_abs_det(x, n_terms).sum().backward()
+        held.append(sum(stored))
+    assert held[0] == held[1] > 0
 
 
 @pytest.mark.parametrize('n_terms', [30, 'roulette'])
@@ -115,6 +142,11 @@ def test_an_inexact_output_moves_the_inverse_within_the_rule(form, mode):
         moved, _ = block.inverse(y + noise, tol=1e-12)
         allowed = block.inverse_error(moved, max_token_norm(noise))
         assert (max_token_norm(moved - x) <= allowed).all()
+        # An inverse that was stopped early leaves an error of its own, and the other one is larger around its x.
+        rough, info = block.inverse(y + noise, max_iter=2, strict=False)
+        assert (max_token_norm(rough - x) <= composed_error(block, rough, info, max_token_norm(noise))).all()
+        assert (block.inverse_error(rough, max_token_norm(noise), within=1.0) >= block.inverse_error(
+            rough, max_token_norm(noise))).all()
 
 
 def test_coupling_keeps_its_streams_in_float32():

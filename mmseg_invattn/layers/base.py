@@ -109,15 +109,16 @@ class InvertibleModule(nn.Module, ABC):
             return float('inf') if lipschitz is None else 1 + lipschitz, float('inf')
         return 1 + lipschitz, 1 / (1 - lipschitz)
 
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
         """How far the exact inverse moves when y does by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
 
         ``Lip(f^-1) error``; layers whose inverse is not uniformly Lipschitz bound it around x instead. NaN where
         nothing is known.
 
         Args:
-            x: the inverse of one of the two, as computed.
+            x: the inverse of y', up to ``within``.
             error: bound of ``|y' - y|_inf2``, shape (B,).
+            within: bound of ``|x - f^-1(y')|`` in the norm of the layer, shape (B,).
         """
         gain = self.bi_lipschitz_bound()[1]
         # an error of exactly 0 stays 0 even where the gain is not known
@@ -143,7 +144,7 @@ def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error:
         x: what its inverse returned, with ``info``.
         error: bound of ``|y' - y|_inf2``, shape (B,).
     """
-    return info.error_bound + layer.inverse_error(x, error)
+    return info.error_bound + layer.inverse_error(x, error, info.error_bound)
 
 
 def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
@@ -174,7 +175,7 @@ def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: 
 
 def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipschitz: float | None, *, groups: int,
                     eps: float, tol: float, max_iter: int, strict: bool, roundings: float = 4.0,
-                    branch_eps: float = 0.0,
+                    branch_eps: float = 0.0, memory: int = 5,
                     norm: Callable[[Tensor, int], Tensor] = max_token_norm) -> tuple[Tensor, InverseInfo]:
     """Solves ``x + branch(x) = y`` and turns the residual into the bound ``|x - x*| <= |r| / (1 - L)``.
 
@@ -185,6 +186,7 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
         eps: relative precision in which y was stored, before it came here.
         roundings: rounding errors of an evaluation of ``x + g(x)``, in eps of the largest term.
         branch_eps: relative precision of the branch, where it sums so many terms that it is below that of the dtype.
+        memory: steps that the acceleration combines.
         norm: ``norm(r, groups)``, the norm of the contraction, shape (B,).
     """
     if lipschitz is not None and lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
@@ -194,17 +196,9 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
     size = torch.maximum(norm(y, groups), norm(first, groups).nan_to_num(0, 0, 0))
     rounding = roundings * torch.finfo(y.dtype).eps * size
     margin = 1.0 if lipschitz is None else 1 - lipschitz
-    started = []
-
-    def continued(x: Tensor, index: Tensor) -> Tensor:
-        if started:
-            return branch(x, index)
-        started.append(True)
-        return first
-
     x, residual, iterations, converged = solve_fixed_point(
-        continued, y, lambda r: norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
-        floor=8 * rounding, contraction=lipschitz, max_iter=max_iter)
+        branch, y, lambda r: norm(r, groups), tol=torch.maximum(tol * size * margin - rounding, rounding),
+        floor=8 * rounding, contraction=lipschitz, max_iter=max_iter, memory=memory, first=first)
     # Where g almost cancels x, y is the small difference of terms as large as x.
     branch_eps = max(branch_eps, torch.finfo(y.dtype).eps)
     rounding = roundings * branch_eps * torch.maximum(size, norm(x, groups))

@@ -102,7 +102,7 @@ class InvChannelAttention(InvertibleModule):
         """Not bounded in the norm inf2 for every number of pixels; :meth:`inverse_error` is in that of the channels."""
         return math.inf, math.inf
 
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
         # An error of y is no larger in the norm of the channels than in inf2.
         bound = self.lipschitz_bound()
         return torch.where(error == 0, error, error / (1 - bound) if bound < 1 else torch.nan)

@@ -91,8 +91,8 @@ class InvNonLocal2d(InvertibleModule):
         """
         return self.block.lipschitz_bound(n) if isinstance(self.block, InvertibleModule) else None
 
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
-        return self._invertible('inverse').inverse_error(x, error)
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
+        return self._invertible('inverse').inverse_error(x, error, within)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return self._invertible('inverse').bi_lipschitz_bound()

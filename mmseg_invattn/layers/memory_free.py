@@ -68,8 +68,8 @@ class MemoryFree(InvertibleModule):
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return self.module.bi_lipschitz_bound()
 
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
-        return self.module.inverse_error(x, error)
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
+        return self.module.inverse_error(x, error, within)
 
     def error_norm(self, x: Tensor) -> Tensor:
         return self.module.error_norm(x)

@@ -117,11 +117,12 @@ class InvertibleSequential(InvertibleModule):
         return math.prod(forward), math.prod(backward)
 
     @torch.no_grad()
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
         """Through the layers from the last to the first, each around what the ones before it make of x."""
         inputs = list(accumulate(self.layers[:-1], lambda x, layer: outputs(layer(x))[0], initial=x))
+        within = list(accumulate(self.layers[:-1], _carried, initial=torch.as_tensor(within).expand_as(error)))
         for k in reversed(range(len(self.layers))):
-            error = self.layers[k].inverse_error(inputs[k], error)
+            error = self.layers[k].inverse_error(inputs[k], error, within[k])
             error = self.layers[k].pixel_error(inputs[k], error) if k else error
         return error
 
@@ -159,6 +160,11 @@ def _gain(layer: InvertibleModule) -> float:
     if math.isinf(gain):
         gain = 1.0 if bound is None or bound >= 1 else 1 / (1 - bound)
     return max(gain, 1.0)
+
+
+def _carried(within: Tensor, layer: InvertibleModule) -> Tensor:
+    """How far apart two inputs of the layer that are ``within`` come out; inf where that is not known."""
+    return torch.where(within == 0, within, layer.bi_lipschitz_bound()[0] * within)
 
 
 def _cast_away(y: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class Mixed(InvertibleModule):
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return self.block.bi_lipschitz_bound()
 
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
-        return self.block.inverse_error(x, error)
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
+        return self.block.inverse_error(x, error, within)
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
         return self.block.log_abs_det(x, n_terms, n_samples)

@@ -8,6 +8,13 @@ with tr(W^k) exact and tr(P^k) by Hutchinson's estimator, ``E v^T P^k v`` over r
 whatever P. Cut off after n terms it is off by at most ``C N sum_(k>n) |W|^k / k``. Heads that add up do not factorise:
 their powers act on random (C, N) signs.
 
+The gradient is taken from one application of P and one of W, so that its memory does not depend on the number of terms:
+
+    d log det = E v^T dP u + tr(G^T dW),    u = sum_k (-1)^(k+1) tr(W^k) P^(k-1) v,
+                                            G^T = sum_k (-1)^(k+1) tr(P^k) W^(k-1)
+
+and for heads that add up, with ``M = sum_h W_h (x) P_h``,  ``E v^T dM u``,  ``u = sum_k (-1)^(k+1) M^(k-1) v``.
+
 Shape suffixes: B batch, H heads, N pixels, C channels of a head, S samples.
 """
 from collections.abc import Callable, Sequence
@@ -18,6 +25,10 @@ from torch import Tensor
 
 def _signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.randint(0, 2, shape, device=like.device).to(like.dtype) * 2 - 1
+
+
+def _with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    return value + surrogate - surrogate.detach()
 
 
 def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
@@ -37,14 +48,23 @@ def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shap
         samples = 1
     else:
         probes, samples = _signs((batch, heads, pixels, n_samples), weight_HCC), n_samples
-    total = weight_HCC.new_zeros(batch)
-    mixed, power = probes, torch.eye(weight_HCC.shape[1]).to(weight_HCC)
-    for k, c in enumerate(coefficients, 1):
-        mixed, power = mix(mixed), power @ weight_HCC
-        trace_p = (probes * mixed).sum((2, 3)) / samples
-        trace_w = power.diagonal(dim1=-2, dim2=-1).sum(-1)
-        total = total + (-1)**(k + 1) * c / k * (trace_p * trace_w).sum(1)
-    return total
+    with torch.no_grad():
+        total = weight_HCC.new_zeros(batch)
+        mixed, power = probes, torch.eye(weight_HCC.shape[1]).to(weight_HCC).expand_as(weight_HCC)
+        u, slope_BHCC = torch.zeros_like(probes), weight_HCC.new_zeros(batch, *weight_HCC.shape)
+        for k, c in enumerate(coefficients, 1):
+            last_mixed, last_power = mixed, power
+            mixed, power = mix(mixed), power @ weight_HCC
+            trace_p = (probes * mixed).sum((2, 3)) / samples
+            trace_w = power.diagonal(dim1=-2, dim2=-1).sum(-1)
+            sign = (-1)**(k + 1) * c
+            total = total + sign / k * (trace_p * trace_w).sum(1)
+            u = u + sign * trace_w[:, None, None] * last_mixed
+            slope_BHCC = slope_BHCC + sign * trace_p[..., None, None] * last_power.mT
+    if not torch.is_grad_enabled():
+        return total
+    surrogate = (probes * mix(u)).sum((1, 2, 3)) / samples + (slope_BHCC * weight_HCC).sum((1, 2, 3))
+    return _with_gradient_of(total, surrogate)
 
 
 def joint_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
@@ -59,11 +79,20 @@ def joint_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tu
     else:
         probes, samples = _signs((batch, n_samples, pixels, channels), weight_HCC), n_samples
     count = probes.shape[1]
-    total = weight_HCC.new_zeros(batch)
-    mixed_BSNC = probes
-    for k, c in enumerate(coefficients, 1):
-        side_by_side = mixed_BSNC.transpose(1, 2).flatten(2)[:, None].expand(-1, heads, -1, -1)  # (B, H, N, S C)
+
+    def apply(v_BSNC: Tensor) -> Tensor:
+        side_by_side = v_BSNC.transpose(1, 2).flatten(2)[:, None].expand(-1, heads, -1, -1)  # (B, H, N, S C)
         out_BHNSC = mix(side_by_side).unflatten(3, (count, channels))
-        mixed_BSNC = torch.einsum('bhnsc,hdc->bsnd', out_BHNSC, weight_HCC)
-        total = total + (-1)**(k + 1) * c / k * (probes * mixed_BSNC).sum((1, 2, 3)) / samples
-    return total
+        return torch.einsum('bhnsc,hdc->bsnd', out_BHNSC, weight_HCC)
+
+    with torch.no_grad():
+        total = weight_HCC.new_zeros(batch)
+        mixed_BSNC, u = probes, torch.zeros_like(probes)
+        for k, c in enumerate(coefficients, 1):
+            sign = (-1)**(k + 1) * c
+            u = u + sign * mixed_BSNC
+            mixed_BSNC = apply(mixed_BSNC)
+            total = total + sign / k * (probes * mixed_BSNC).sum((1, 2, 3)) / samples
+    if not torch.is_grad_enabled():
+        return total
+    return _with_gradient_of(total, (probes * apply(u)).sum((1, 2, 3)) / samples)

@@ -19,6 +19,9 @@ from torch import Tensor
 # How far the accelerated iteration may fall behind: it minimises |r| in another norm, over all pixels together, so
 # its steps are uneven.
 SLACK = 10.0
+# Evaluations between two looks at which samples are done. On an accelerator a look waits for the queue to drain; a
+# sample that is done in between is frozen, so the result is the same.
+LOOK_EVERY = 4
 
 
 class FixedPointResult(NamedTuple):
@@ -45,8 +48,11 @@ def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
                       contraction: float | None,
                       max_iter: int = 100,
                       memory: int = 5,
-                      patience: int = 3) -> FixedPointResult:
+                      patience: int = 3,
+                      first: Tensor | None = None) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
+
+    Holds ``2 memory + 6`` tensors of the size of y, beside what g takes.
 
     Args:
         branch: ``g(x, index)`` with x of shape (A, ...) and ``index`` (A,), the samples of the batch that are left.
@@ -59,89 +65,120 @@ def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
         max_iter: largest number of evaluations of g.
         memory: earlier steps that the acceleration combines; 0 is the plain iteration.
         patience: see ``floor``; without progress for that long above the floor a sample goes on to ``max_iter``.
+        first: ``g(y)``, where the caller has it already; it counts as an evaluation.
     """
-    batch = len(y)
-    best = FixedPointResult(y.clone(), torch.full_like(tol, torch.inf), torch.zeros_like(tol, dtype=torch.long),
-                            torch.zeros_like(tol, dtype=torch.bool))
-    zero, far = torch.zeros_like(best.iterations), torch.full_like(tol, torch.inf)
-    s = _Samples(index=torch.arange(batch, device=y.device), target=y, trial=y, plain=zero == 0, point=y,
-                 step=torch.zeros_like(y), size=far, start=far, accepted=zero, stalled=zero)
-    history: list[tuple[Tensor, Tensor, Tensor]] = []  # earlier accepted (x, r, valid), newest last
+    result = FixedPointResult(torch.empty_like(y), torch.empty_like(tol), torch.empty_like(tol, dtype=torch.long),
+                              torch.empty_like(tol, dtype=torch.bool))
+    s = _Samples.at(y, tol, floor, memory)
+    look_every = 1 if y.device.type == 'cpu' else LOOK_EVERY
 
-    for _ in range(max_iter):
-        trial_step = s.target - s.trial - branch(s.trial, s.index)
+    for k in range(max_iter):
+        g = branch(s.trial, s.index) if k or first is None else first
+        trial_step = s.target - s.trial - g
         trial_size = norm(trial_step)
-        best.iterations[s.index] += 1
-        better = trial_size < best.residual[s.index]
-        best.x[s.index[better]] = s.trial[better]
-        best.residual[s.index[better]] = trial_size[better]
+        s.iterations = s.iterations + s.active
+        better = (trial_size < s.best_size) & s.active
+        s.best = _where(better, s.trial, s.best)
+        s.best_size = torch.where(better, trial_size, s.best_size)
         s.stalled = torch.where(better, 0, s.stalled + 1)
 
         s.start = torch.where(s.accepted == 0, trial_size, s.start)
         allowed = s.size if contraction is None else torch.maximum(
             contraction * s.size, SLACK * s.start * contraction**s.accepted)
-        keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
-        history.append((s.point, s.step, s.accepted > 0))
-        history = [(x, r, valid & keep) for x, r, valid in history[-memory:]] if memory else []
-        s.accepted = s.accepted + keep
-        s.point, s.step = _where(keep, s.trial, s.point), _where(keep, trial_step, s.step)
-        s.size = torch.where(keep, trial_size, s.size)
+        s.keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
+        if memory:
+            s.remember(k % memory, trial_step)
+        s.accepted = s.accepted + s.keep
+        s.point, s.step = _where(s.keep, s.trial, s.point), _where(s.keep, trial_step, s.step)
+        s.size = torch.where(s.keep, trial_size, s.size)
 
-        residual = best.residual[s.index]
-        done = (residual <= tol[s.index]) | ((residual <= floor[s.index]) & (s.stalled >= patience))
-        best.converged[s.index] = done
-        left = ~done & (keep | ~s.plain)  # after a plain step that is not finite there is nothing left to try
-        if not left.any():
-            break
-        if not left.all():
-            s, keep = s.select(left), keep[left]
-            history = [(x[left], r[left], valid[left]) for x, r, valid in history]
+        done = (s.best_size <= s.tol) | ((s.best_size <= s.floor) & (s.stalled >= patience))
+        s.converged = s.converged | (done & s.active)
+        # After a plain step that is not finite there is nothing left to try.
+        s.active = s.active & ~done & (s.keep | ~s.plain)
+        if (k + 1) % look_every == 0 and not s.active.all():
+            s.write(result)
+            if not s.active.any():
+                return result
+            s = s.select(s.active)
         s.trial = s.point + s.step
         if memory:
-            s.trial = _where(keep, s.trial - _anderson_correction(s.point, s.step, history), s.trial)
-        s.plain = ~keep if memory else torch.ones_like(keep)
-    return best
+            s.trial = _where(s.keep, s.trial - s.correction(), s.trial)
+        s.plain = ~s.keep if memory else torch.ones_like(s.keep)
+    s.write(result)
+    return result
 
 
 @dataclass
 class _Samples:
-    """The samples that are not done; every field has them first."""
+    """The samples that are left; every field has them first."""
     index: Tensor  # their places in the batch
     target: Tensor  # y
+    tol: Tensor
+    floor: Tensor
     trial: Tensor  # the point to evaluate next
     plain: Tensor  # whether a plain step led there
+    keep: Tensor  # whether the last trial was accepted
     point: Tensor  # last accepted x, its r and |r|
     step: Tensor
     size: Tensor
     start: Tensor  # the first |r|
     accepted: Tensor  # accepted points
+    best: Tensor  # the iterate with the smallest |r|, and that
+    best_size: Tensor
     stalled: Tensor  # evaluations since |r| was smallest
+    iterations: Tensor
+    active: Tensor  # not done
+    converged: Tensor
+    d_step: Tensor  # differences of r between accepted points that followed each other, (A, memory, numbers)
+    d_next: Tensor  # of x + r
+    valid: Tensor  # which of them count, (A, memory)
+
+    @classmethod
+    def at(cls, y: Tensor, tol: Tensor, floor: Tensor, memory: int) -> '_Samples':
+        index = torch.arange(len(y), device=y.device)
+        zero, far, yes = torch.zeros_like(index), torch.full_like(tol, torch.inf), index >= 0
+        past = y.new_zeros(len(y), memory, y[0].numel())
+        return cls(index=index, target=y, tol=tol, floor=floor, trial=y, plain=yes, keep=yes, point=y,
+                   step=torch.zeros_like(y), size=far, start=far, accepted=zero, best=y, best_size=far, stalled=zero,
+                   iterations=zero, active=yes, converged=~yes, d_step=past, d_next=past.clone(),
+                   valid=yes.new_zeros(len(y), memory))
 
     def select(self, mask: Tensor) -> '_Samples':
         return _Samples(*(getattr(self, f.name)[mask] for f in fields(self)))
+
+    def write(self, result: FixedPointResult) -> None:
+        for whole, part in zip(result, (self.best, self.best_size, self.iterations, self.converged), strict=True):
+            whole[self.index] = part
+
+    def remember(self, slot: int, trial_step: Tensor) -> None:
+        """The difference of the trial to the last accepted point; a trial that was not accepted clears the memory."""
+        # zeros rather than what is not finite: 0 times that is not 0
+        d_step = _where(self.keep, trial_step - self.step, torch.zeros_like(self.step))
+        self.d_step[:, slot] = d_step.flatten(1)
+        self.d_next[:, slot] = _where(self.keep, self.trial - self.point + d_step, d_step).flatten(1)
+        self.valid[:, slot] = self.accepted > 0
+        self.valid &= self.keep[:, None]
+
+    def correction(self) -> Tensor:
+        """``(dX + dR) gamma`` with ``gamma = argmin |r - dR gamma|_2``, to subtract from ``x + r``: Anderson, type II.
+
+        Columns that do not count get a gamma of 0; a small ridge keeps the normal equations solvable where columns are
+        parallel.
+        """
+        gram = (self.d_step @ self.d_step.mT).double()
+        scale = gram.diagonal(dim1=1, dim2=2).sqrt()
+        counts = self.valid & (scale > 0) & scale.isfinite()
+        inverse = torch.where(counts, 1 / scale, 0)
+        ridge = 1e-10 if self.step.dtype == torch.float64 else 1e-6
+        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        gram = torch.where(counts[:, :, None] & counts[:, None, :], gram * inverse[:, :, None] * inverse[:, None, :],
+                           eye) + ridge * eye
+        right = torch.where(counts, (self.d_step @ self.step.flatten(1)[..., None])[..., 0].double() * inverse, 0)
+        gamma = torch.linalg.solve_ex(gram, right)[0] * inverse  # without a look at the result, which would wait for it
+        return (gamma.to(self.step.dtype)[:, None] @ self.d_next).reshape(self.step.shape)
 
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``torch.where`` with one flag a sample."""
     return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
-
-
-def _anderson_correction(point: Tensor, step: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """``(dX + dR) gamma`` with ``gamma = argmin |r - dR gamma|_2``, to subtract from ``x + r``: Anderson, type II.
-
-    Columns that are not valid for a sample are zero, so their gamma is zero; a small ridge keeps the normal equations
-    solvable where columns are parallel.
-    """
-    shape = (len(step), 1, -1)
-    valid = torch.stack([v for _, _, v in history], 1)[..., None]
-    d_step = torch.cat([(step - r).reshape(shape) for _, r, _ in history], 1)
-    d_point = torch.cat([(point - x).reshape(shape) for x, _, _ in history], 1)
-    d_step, d_point = torch.where(valid, d_step, 0), torch.where(valid, d_point, 0)
-    scale = d_step.norm(dim=2, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1)
-    unit = d_step / scale
-    gram = (unit @ unit.mT).double()
-    ridge = 1e-10 if step.dtype == torch.float64 else 1e-6
-    gram = gram + ridge * torch.eye(len(history), dtype=gram.dtype, device=gram.device)
-    gamma = torch.linalg.solve(gram, (unit @ step.reshape(shape).mT).double()).to(step.dtype) / scale
-    return ((d_point + d_step) * gamma).sum(1).reshape(step.shape)

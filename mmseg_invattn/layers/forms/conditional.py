@@ -36,6 +36,9 @@ from ..spec import AttentionSpec
 from ..token_norm import TokenNorm
 from .halves import check_halves
 
+# The branch is linear and as steep as its bound: a longer memory pays. On half of the channels it takes no more room.
+MEMORY = 10
+
 
 class Conditional(InvertibleModule):
     """Conditional-linear attention. Every head reads all of x_2; with grouped heads each mixes a group of x_1."""
@@ -108,14 +111,14 @@ class Conditional(InvertibleModule):
             # Logits of size s carry rounding errors of s eps into the weights.
             roundings = 4 + 4 * float(self.sharpness(y.shape[2] * y.shape[3]).max())
             x1, info = invert_residual(branch, y1, lipschitz, groups=self.groups, eps=eps, tol=tol, max_iter=max_iter,
-                                       strict=False, roundings=roundings)
+                                       strict=False, roundings=roundings, memory=MEMORY)
             x = torch.cat([x1, x2], 1)
             if strict:
                 check_converged(x, info, lipschitz, tol, max_iter)
             return x, info
 
     @torch.no_grad()
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
         """An error e of y moves P as well: ``|dP x_1| <= (G_1 + G_2) e / a |x_1|``, so
 
             |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
@@ -123,7 +126,7 @@ class Conditional(InvertibleModule):
         bounds = self._scores(self.weights()[0], x.shape[2] * x.shape[3])[1]
         slope = float((bounds.query_slope + bounds.key_slope).max() / self.norm.scale().min())
         lipschitz = self.lipschitz_bound()
-        x1 = max_token_norm(x[:, :self.channels // 2], self.groups)
+        x1 = max_token_norm(x[:, :self.channels // 2], self.groups) + within
         moved = self.groups**0.5 * error * (1 + lipschitz * slope * x1) / (1 - lipschitz)
         return torch.hypot(moved, error)
 
@@ -131,7 +134,7 @@ class Conditional(InvertibleModule):
         """``log|det J|``, shape (B,), by the series of :mod:`~mmseg_invattn.ops.conditional_log_det`.
 
         The sign of swapping the halves does not count. Exact traces where ``n_samples`` reaches the pixels. The map is
-        linear in what it mixes, so the fused kernels serve; the gradient holds the terms of the series.
+        linear in what it mixes, so the fused kernels serve, in the gradient too.
         """
         check_features(x, self.channels)
         if isinstance(n_terms, str) and n_terms == 'exact':

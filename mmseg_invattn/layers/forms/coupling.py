@@ -73,9 +73,11 @@ class Coupling(InvertibleModule):
         return torch.hypot(error1, error2).to(error.dtype)
 
     @torch.no_grad()
-    def inverse_error(self, x: Tensor, error: Tensor) -> Tensor:
-        y1, x2 = self.forward(x).chunk(2, 1)[0], x.chunk(2, 1)[1]
-        return self._error(max_token_norm(y1), max_token_norm(x2), error, 0.0)
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
+        y1, x2 = (max_token_norm(part) for part in (self.forward(x).chunk(2, 1)[0], x.chunk(2, 1)[1]))
+        within = torch.as_tensor(within).expand_as(error)
+        y1 = y1 + within + self.first.difference(x2 + within, within)
+        return self._error(y1, x2 + within, error, 0.0)
 
     def lipschitz_bound(self, n: int | None = None) -> None:
         """None: the form needs no contraction and has none."""
