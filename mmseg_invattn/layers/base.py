@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops import Roulette, local_lipschitz, max_token_norm, solve_fixed_point, truncation_bound
+from .derived import Derives
 
 
 class InverseInfo(NamedTuple):
@@ -35,7 +36,7 @@ class NotConvergedError(RuntimeError):
         self.x, self.info = x, info
 
 
-class InvertibleModule(nn.Module, ABC):
+class InvertibleModule(Derives, ABC):
     """A map of feature maps (B, C, H, W) with an inverse.
 
     ``forward`` and ``inverse`` use the same weights in train and eval mode: no batch statistics, no dropout.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..ops import Roulette, at_least_float32, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound
 from .base import InverseInfo, InvertibleModule, check_features, invert_residual
+from .derived import derived
 
 # sup of the derivative of h sigmoid(h) is 1.09984
 LIP_SWISH = 1.1
@@ -59,6 +60,7 @@ class InvConvResidual(InvertibleModule):
         self.convs = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
 
+    @derived
     def weights(self) -> list[tuple[Tensor, Tensor]]:
         """(W, b) of each convolution as the branch uses them, in float32 or higher."""
         share, result = self.contraction**(1 / len(self.convs)), []
@@ -97,6 +99,7 @@ class InvConvResidual(InvertibleModule):
                                    branch_eps=branch_eps)
 
     @torch.no_grad()
+    @derived
     def lipschitz_bound(self) -> float:
         """Product of the convolutions' bounds as the branch uses them, in float64 and rounded up."""
         with full_precision(self.convs[0].weight.device):

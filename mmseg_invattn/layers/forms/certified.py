@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, to_ball
 from ..attention import Attention
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_features, invert_residual
+from ..derived import derived
 from ..heads import HEADS, SMALL, HeadNorms
 from ..linear import GroupedLinear, grouped_linear
 from ..mixing import OrthogonalMix
@@ -57,6 +58,7 @@ class Certified(InvertibleModule):
         self.bias = nn.Parameter(torch.zeros(self.groups, width)) if spec.bias else None
         self.mix = OrthogonalMix(spec.channels) if self.groups > 1 else None
 
+    @derived
     def weights(self) -> CertifiedWeights:
         """What the branch needs and what does not depend on the number of pixels."""
         with full_precision(self.out.weight.device):
@@ -106,6 +108,7 @@ class Certified(InvertibleModule):
                                    max_iter=max_iter, strict=strict)
 
     @torch.no_grad()
+    @derived
     def lipschitz_bound(self, n: int | None = None) -> float:
         """``max gain |W| Lambda`` of the weights as the branch uses them, in float64 and rounded up.
 

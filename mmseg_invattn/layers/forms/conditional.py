@@ -10,6 +10,7 @@ is all that invertibility needs: sharpness costs no gain here. P comes from x_2,
 halves swap places, so that two blocks in a row change all channels.
 """
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
 from ..attention import Attention, Mix
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_converged, check_features, invert_residual
+from ..derived import derived
 from ..heads import HEADS, SMALL
 from ..linear import GroupedLinear
 from ..modes.base import ScoreBounds, as_dtype, wide
@@ -38,6 +40,13 @@ from .halves import check_halves
 
 # The branch is linear and as steep as its bound: a longer memory pays. On half of the channels it takes no more room.
 MEMORY = 10
+
+
+class ConditionalWeights(NamedTuple):
+    """Weights in float32 or higher: of the scores, with upper bounds of them, and W_h normalised to the contraction."""
+    scores: tuple
+    bounds: ScoreBounds
+    weight: Tensor
 
 
 class Conditional(InvertibleModule):
@@ -55,27 +64,32 @@ class Conditional(InvertibleModule):
         self.attention = Attention(spec, half, max(half // spec.reduction // heads, 1), heads, spec.bias)
         self.weight = GroupedLinear(self.heads.width, self.heads.width, heads, bias=False)
 
-    def weights(self) -> tuple[tuple, Tensor]:
-        """(score weights, W_h) in float32 or higher, W_h normalised to the contraction."""
+    @derived
+    def weights(self) -> ConditionalWeights:
+        """What the branch needs and what does not depend on the number of pixels."""
         with full_precision(self.weight.weight.device):
             weight = wide(self.weight.weight)
             total = self._total(gram_norm(weight))
-            return as_dtype(self.attention.mode.weights()), weight * (self.contraction / total.clamp(min=SMALL))
+            scores = as_dtype(self.attention.mode.weights())
+            return ConditionalWeights(scores, self.attention.mode.bounds(scores, gram_norm),
+                                      weight * (self.contraction / total.clamp(min=SMALL)))
 
     def _total(self, norm_H: Tensor) -> Tensor:
         """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
         return (norm_H if self.groups > 1 or len(norm_H) == 1 else norm_H.sum(0, keepdim=True))[:, None, None]
 
-    def _scores(self, scores: tuple, n_pixels: int) -> tuple[tuple, ScoreBounds]:
-        bounds = self.attention.mode.bounds(scores, gram_norm)
-        temperature = self.sharpness(n_pixels).to(bounds.peak.dtype) / bounds.peak.clamp(min=SMALL)
-        return self.attention.mode.scaled(scores, temperature), ScoreBounds(*(temperature * b for b in bounds))
+    def _scores(self, weights: ConditionalWeights, n_pixels: int) -> tuple[tuple, ScoreBounds]:
+        """Scores at the sharpness for so many pixels, and their bounds."""
+        peak = weights.bounds.peak
+        temperature = self.sharpness(n_pixels).to(peak.dtype) / peak.clamp(min=SMALL)
+        return (self.attention.mode.scaled(weights.scores, temperature),
+                ScoreBounds(*(temperature * bound for bound in weights.bounds)))
 
-    def _mixer(self, z: Tensor, scores: tuple) -> Mix:
+    def _mixer(self, z: Tensor, weights: ConditionalWeights) -> Mix:
         """P of the half z, shape (B, C/2, H, W)."""
         size = (z.shape[2], z.shape[3])
         b_B1NC = to_ball(self.norm(z.flatten(2).mT[:, None]))
-        return self.attention.mixer(self._scores(scores, size[0] * size[1])[0], b_B1NC, size)
+        return self.attention.mixer(self._scores(weights, size[0] * size[1])[0], b_B1NC, size)
 
     def _mixed(self, x1: Tensor, mix: Mix, weight: Tensor) -> Tensor:
         """g as a map of x_1 with P given."""
@@ -83,11 +97,11 @@ class Conditional(InvertibleModule):
         o_BHNC = mix(tokens_BGNC.expand(-1, len(weight), -1, -1))
         return self.heads.merge(o_BHNC, weight).mT.reshape(x1.shape)
 
-    def branch(self, x: Tensor, weights: tuple[tuple, Tensor]) -> Tensor:
+    def branch(self, x: Tensor, weights: ConditionalWeights) -> Tensor:
         """g(x), shape (B, C/2, H, W), in the dtype of the weights."""
         with full_precision(x.device):
-            x1, x2 = x.to(weights[1].dtype).chunk(2, 1)
-            return self._mixed(x1, self._mixer(x2, weights[0]), weights[1])
+            x1, x2 = x.to(weights.weight.dtype).chunk(2, 1)
+            return self._mixed(x1, self._mixer(x2, weights), weights.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.channels)
@@ -99,13 +113,14 @@ class Conditional(InvertibleModule):
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         with full_precision(y.device):
-            scores, weight = self.weights()
+            weights = self.weights()
             eps = torch.finfo(y.dtype).eps
-            x2, y1 = y.to(weight.dtype).chunk(2, 1)
-            whole = self._mixer(x2, scores)
+            x2, y1 = y.to(weights.weight.dtype).chunk(2, 1)
+            whole = self._mixer(x2, weights)
 
             def branch(x1: Tensor, index: Tensor) -> Tensor:
-                return self._mixed(x1, whole if len(index) == len(x2) else self._mixer(x2[index], scores), weight)
+                mix = whole if len(index) == len(x2) else self._mixer(x2[index], weights)
+                return self._mixed(x1, mix, weights.weight)
 
             lipschitz = self.lipschitz_bound()
             # Logits of size s carry rounding errors of s eps into the weights.
@@ -123,7 +138,7 @@ class Conditional(InvertibleModule):
 
             |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
         """
-        bounds = self._scores(self.weights()[0], x.shape[2] * x.shape[3])[1]
+        bounds = self._scores(self.weights(), x.shape[2] * x.shape[3])[1]
         slope = float((bounds.query_slope + bounds.key_slope).max() / self.norm.scale().min())
         lipschitz = self.lipschitz_bound()
         x1 = max_token_norm(x[:, :self.channels // 2], self.groups) + within
@@ -145,11 +160,11 @@ class Conditional(InvertibleModule):
             return residual_log_abs_det(padded, x, n_terms, n_samples)
         coefficients = series_coefficients(n_terms, n_samples, self.lipschitz_bound)
         with full_precision(x.device):
-            scores, weight = self.weights()
-            mix = self._mixer(x.to(weight.dtype).chunk(2, 1)[1], scores)
-            shape = (len(x), len(weight), x.shape[2] * x.shape[3])
-            series = factorised_log_det if self.groups == len(weight) else joint_log_det
-            return series(mix, weight, shape, coefficients, n_samples)
+            weights = self.weights()
+            mix = self._mixer(x.to(weights.weight.dtype).chunk(2, 1)[1], weights)
+            shape = (len(x), len(weights.weight), x.shape[2] * x.shape[3])
+            series = factorised_log_det if self.groups == len(weights.weight) else joint_log_det
+            return series(mix, weights.weight, shape, coefficients, n_samples)
 
     @torch.no_grad()
     def saturation(self, x: Tensor) -> Tensor:
@@ -162,19 +177,20 @@ class Conditional(InvertibleModule):
     def local_lipschitz(self, x: Tensor) -> Tensor:
         """Measured lower bound of the Lipschitz constant of ``x_1 -> g`` at x, shape (B,)."""
         check_features(x, self.channels)
-        scores, weight = self.weights()
-        x1, x2 = x.to(weight.dtype).chunk(2, 1)
+        weights = self.weights()
+        x1, x2 = x.to(weights.weight.dtype).chunk(2, 1)
         with twice_differentiable():
-            mix = self._mixer(x2, scores)
-            return branch_steepness(lambda x1: self._mixed(x1, mix, weight), x1, self.groups)
+            mix = self._mixer(x2, weights)
+            return branch_steepness(lambda x1: self._mixed(x1, mix, weights.weight), x1, self.groups)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """Neither is bounded: P moves with x_2 and mixes an x_1 of any size. See :meth:`inverse_error`."""
         return math.inf, math.inf
 
     @torch.no_grad()
+    @derived
     def lipschitz_bound(self, n: int | None = None) -> float:
         """``|W|`` in float64, rounded up: the bound of the branch in x_1, for every number of pixels."""
-        weight = self.weights()[1]
+        weight = self.weights().weight
         norms = self._total(spectral_norm_bound(weight))
         return float(norms.max()) * (1 + 4 * torch.finfo(weight.dtype).eps)
