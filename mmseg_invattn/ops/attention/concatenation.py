@@ -20,6 +20,8 @@ from ..second_derivative import second_derivative_wanted
 from .positive import elu_attention, log_elu1, positive_attention, positive_attention_dense
 from .sorted_sum import count_below, sorted_sums
 
+PIECES = {'elu1': (True, 0.0), 'elu': (True, -1.0), 'relu': (False, 0.0)}  # f: exponential and offset of sorted_sum.py
+
 
 def concatenation_log_weights(alpha_BGN1: Tensor, gamma_BGM1: Tensor) -> Tensor:
     """``log w_ij = log(ELU(alpha_i + gamma_j) + 1)``, shape (B, G, N, M)."""
@@ -79,54 +81,58 @@ class _Concatenation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str) -> Tensor:
-        alpha_RN, gamma_RM = alpha_RN1.squeeze(2).double(), gamma_RM1.squeeze(2).double()
+        exponential, offset = PIECES[kind]
+        alpha_RN, gamma_RM, size = alpha_RN1.squeeze(2).double(), gamma_RM1.squeeze(2).double(), v_RME.shape[2]
         sorted_RM, by_gamma_RM = gamma_RM.sort(1)
         by_alpha_RN = alpha_RN.argsort(1)
         alpha_RN = _clamped(alpha_RN, sorted_RM[:, -1:], kind)
         below_RN = count_below(sorted_RM, alpha_RN, by_alpha_RN)
-        x_REM = v_RME.gather(1, by_gamma_RM[..., None].expand_as(v_RME)).mT.double()
-        if kind == 'relu':
-            n_REN, dn_REN = sorted_sums(x_REM, sorted_RM, alpha_RN, below_RN, exponential=False)
-            z_R1N = torch.full_like(alpha_RN[:, None], gamma_RM.shape[1])
-            out_REN, d_REN = n_REN.div_(z_R1N), dn_REN.div_(z_R1N)
-        else:
-            x_RFM = torch.cat([x_REM, torch.ones_like(x_REM[:, :1])], 1)
-            sums, slopes = sorted_sums(x_RFM, sorted_RM, alpha_RN, below_RN, True, offset=-1.0 if kind == 'elu' else 0.0)
-            z_R1N = sums[:, -1:].clone()
-            out_REN = sums[:, :-1].div_(z_R1N)
-            d_REN = slopes[:, :-1].addcmul_(out_REN, slopes[:, -1:], value=-1).div_(z_R1N)
-        out_RNE = out_REN.mT.to(v_RME.dtype, memory_format=torch.contiguous_format)
-        d_RNE = d_REN.mT.to(v_RME.dtype, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(alpha_RN1, gamma_RM1, v_RME, out_RNE, z_R1N, d_RNE, by_alpha_RN, by_gamma_RM)
+        x_RFM = v_RME.gather(1, by_gamma_RM[..., None].expand_as(v_RME)).mT.double()
+        if exponential:
+            x_RFM = torch.cat([x_RFM, torch.ones_like(x_RFM[:, :1])], 1)
+        values, slopes = sorted_sums(x_RFM, sorted_RM, alpha_RN, below_RN, exponential, offset)
+        z = values[:, size:].clone() if exponential else values.new_full((1, 1, 1), gamma_RM.shape[1])
+        out_REN = values[:, :size].div_(z)
+        out_RNE, d_RNE = _tokens_first(out_REN, v_RME.dtype), None
+        if ctx.needs_input_grad[0]:
+            d_REN = slopes[:, :size]
+            if exponential:
+                d_REN.addcmul_(out_REN, slopes[:, size:], value=-1)
+            d_RNE = _tokens_first(d_REN.div_(z), v_RME.dtype)
+        ctx.save_for_backward(alpha_RN1, gamma_RM1, v_RME, out_RNE, z, d_RNE, by_alpha_RN, by_gamma_RM)
         ctx.kind = kind
         return out_RNE
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_RNE: Tensor) -> tuple[Tensor | None, ...]:
-        alpha_RN1, gamma_RM1, v_RME, out_RNE, z_R1N, d_RNE, by_alpha_RN, by_gamma_RM = ctx.saved_tensors
+        alpha_RN1, gamma_RM1, v_RME, out_RNE, z, d_RNE, by_alpha_RN, by_gamma_RM = ctx.saved_tensors
+        exponential, offset = PIECES[ctx.kind]
         wants_alpha, wants_gamma, wants_v, _ = ctx.needs_input_grad
         d_alpha = d_gamma = d_v = None
         if wants_alpha:
             d_alpha = (grad_RNE.double() * d_RNE).sum(2, keepdim=True).to(alpha_RN1.dtype)
         if wants_gamma or wants_v:
-            gamma_RM = gamma_RM1.squeeze(2).double()
+            gamma_RM, size = gamma_RM1.squeeze(2).double(), v_RME.shape[2]
             alpha_RN = _clamped(alpha_RN1.squeeze(2).double(), gamma_RM.amax(1, keepdim=True), ctx.kind)
             sorted_RN = alpha_RN.gather(1, by_alpha_RN)
             below_RM = count_below(sorted_RN, gamma_RM, by_gamma_RM)
-            x_RFN = grad_RNE.mT / z_R1N
-            if ctx.kind != 'relu':
+            x_RFN = grad_RNE.mT / z
+            if exponential:
                 x_RFN = torch.cat([x_RFN, (x_RFN * out_RNE.mT).sum(1, keepdim=True).neg_()], 1)
             x_RFN = x_RFN.gather(2, by_alpha_RN[:, None].expand_as(x_RFN))
-            values, slopes = sorted_sums(x_RFN, sorted_RN, gamma_RM, below_RM, ctx.kind != 'relu',
-                                         offset=-1.0 if ctx.kind == 'elu' else 0.0, with_values=wants_v)
-            size = v_RME.shape[2]
+            values, slopes = sorted_sums(x_RFN, sorted_RN, gamma_RM, below_RM, exponential, offset, with_values=wants_v)
             if wants_v:
-                d_v = values[:, :size].mT.to(v_RME.dtype, memory_format=torch.contiguous_format)
+                d_v = _tokens_first(values[:, :size], v_RME.dtype)
             if wants_gamma:
                 d_gamma_RM = (slopes[:, :size] * v_RME.mT).sum(1).add_(slopes[:, size:].sum(1))
                 d_gamma = d_gamma_RM[..., None].to(gamma_RM1.dtype)
         return d_alpha, d_gamma, d_v, None
+
+
+def _tokens_first(t_REN: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, N, E), contiguous, sharing no memory with what it is a part of."""
+    return t_REN.mT.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _clamped(alpha_RN: Tensor, largest_R1: Tensor, kind: str) -> Tensor:

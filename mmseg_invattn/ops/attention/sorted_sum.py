@@ -43,7 +43,7 @@ def decayed_sums(x_RFM: Tensor, gaps_RM: Tensor) -> Tensor:
     height_RKL = F.pad(gaps_RM, padding).clamp(max=GAP).unflatten(1, (chunks, CHUNK)).cumsum(2)
     total_RK = height_RKL[..., -1]
     height_RKL = height_RKL - total_RK[..., None] / 2
-    sums_RFKL = (F.pad(x_RFM, padding).unflatten(2, (chunks, CHUNK)) * height_RKL.exp()[:, None]).cumsum(3)
+    sums_RFKL = F.pad(x_RFM, padding).unflatten(2, (chunks, CHUNK)).mul_(height_RKL.exp()[:, None]).cumsum_(3)
     if chunks > 1:
         half_R1K = (total_RK / -2).exp()[:, None]
         before_RFK = decayed_sums(sums_RFKL[..., -1] * half_R1K, total_RK) * half_R1K.roll(-1, 2)
