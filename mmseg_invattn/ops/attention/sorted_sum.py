@@ -39,11 +39,13 @@ def decayed_sums(x_RFM: Tensor, gaps_RM: Tensor) -> Tensor:
     """
     points = gaps_RM.shape[1]
     chunks = -(-points // CHUNK)
-    padding = (0, chunks * CHUNK - points)
-    height_RKL = F.pad(gaps_RM, padding).clamp(max=GAP).unflatten(1, (chunks, CHUNK)).cumsum(2)
+    padding = chunks * CHUNK - points
+    height_RKL = F.pad(gaps_RM, (0, padding)).clamp_(max=GAP).unflatten(1, (chunks, CHUNK)).cumsum(2)
     total_RK = height_RKL[..., -1]
     height_RKL = height_RKL - total_RK[..., None] / 2
-    sums_RFKL = F.pad(x_RFM, padding).unflatten(2, (chunks, CHUNK)).mul_(height_RKL.exp()[:, None]).cumsum_(3)
+    # Not F.pad, which fills its whole output before it copies.
+    x_RFKL = torch.cat([x_RFM, x_RFM.new_zeros(*x_RFM.shape[:2], padding)], 2).unflatten(2, (chunks, CHUNK))
+    sums_RFKL = x_RFKL.mul_(height_RKL.exp()[:, None]).cumsum_(3)
     if chunks > 1:
         half_R1K = (total_RK / -2).exp()[:, None]
         before_RFK = decayed_sums(sums_RFKL[..., -1] * half_R1K, total_RK) * half_R1K.roll(-1, 2)
@@ -78,7 +80,9 @@ def sorted_sums(x_RFM: Tensor, points_RM: Tensor, places_RN: Tensor, below_RN: T
     values_RFN = None
     if with_values:
         # R: 0 at index 0, so nothing above needs no mask here.
-        ramps_RFM = F.pad(suffix_RFM[..., :-1] * (down_RM[:, :-1] - down_RM[:, 1:])[:, None], (1, 0)).cumsum_(2)
+        steps_RFM = suffix_RFM[..., :-1] * (down_RM[:, :-1] - down_RM[:, 1:])[:, None]
+        ramps_RFM = torch.cat([torch.zeros_like(suffix_RFM[..., :1]), steps_RFM], 2).cumsum_(2)
+        del steps_RFM
         values_RFN = ramps_RFM.gather(2, index_RFN)
         del ramps_RFM
         values_RFN.addcmul_(slopes_RFN, (places_RN + down_RM.gather(1, first_RN))[:, None] * some_R1N)
