@@ -9,7 +9,9 @@ from .concatenation import (
     concatenation_attention_dense,
     concatenation_log_weights,
     elu_concatenation_attention,
+    elu_concatenation_attention_dense,
     mean_concatenation_attention,
+    mean_concatenation_attention_dense,
 )
 from .dot_product import (
     dot_product_attention,
@@ -34,8 +36,9 @@ from .softmax import softmax_attention, softmax_attention_dense, softmax_log_wei
 __all__ = [
     'concatenation_attention', 'concatenation_attention_dense', 'concatenation_log_weights', 'criss_cross_weights',
     'dot_product_attention', 'dot_product_attention_dense', 'dot_product_log_weights', 'elu1',
-    'elu_concatenation_attention', 'elu_dot_product_attention', 'from_windows', 'l2_attention', 'l2_attention_dense',
-    'l2_log_weights', 'log_elu1', 'mean_concatenation_attention', 'mean_dot_product_attention', 'mix_criss_cross',
-    'neighbourhood_mask', 'pool_tokens', 'softmax_attention', 'softmax_attention_dense', 'softmax_log_weights',
-    'to_windows', 'window_padding'
+    'elu_concatenation_attention', 'elu_concatenation_attention_dense', 'elu_dot_product_attention', 'from_windows',
+    'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'mean_concatenation_attention',
+    'mean_concatenation_attention_dense', 'mean_dot_product_attention', 'mix_criss_cross', 'neighbourhood_mask',
+    'pool_tokens', 'softmax_attention', 'softmax_attention_dense', 'softmax_log_weights', 'to_windows',
+    'window_padding'
 ]

@@ -1,10 +1,18 @@
 """Concatenation attention: ``w . [q_i ; k_j] = alpha_i + gamma_j``, a sum of a number of the query and one of the key.
 
+    out_i = sum_j f(alpha_i + gamma_j) v_j / z_i,     z_i = sum_j f(alpha_i + gamma_j), or M for ReLU
+
+exactly, in O((N + M) log M) time and O(N + M) memory. Position logits tie i and j together, which no sorting separates:
+with them, and over parts of the pixels (``concatenation_log_weights``), the N x M map of those pixels is built.
+
 Shape suffixes: B batch, G heads, N queries, M keys, 1 the score's one number, E value size.
 """
+import torch
 from torch import Tensor
 
+from ..second_derivative import second_derivative_wanted
 from .positive import elu_attention, log_elu1, positive_attention, positive_attention_dense
+from .sorted_concatenation import sorted_concatenation
 
 
 def concatenation_log_weights(alpha_BGN1: Tensor, gamma_BGM1: Tensor) -> Tensor:
@@ -14,8 +22,13 @@ def concatenation_log_weights(alpha_BGN1: Tensor, gamma_BGM1: Tensor) -> Tensor:
 
 def concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor,
                             logits_GNM: Tensor | None = None) -> Tensor:
-    """``out_i = sum_j f(alpha_i + gamma_j) v_j / sum_j f(alpha_i + gamma_j)``, ``f = ELU + 1``."""
-    return positive_attention(concatenation_log_weights(alpha_BGN1, gamma_BGM1), v_BGME, logits_GNM)
+    """``out_i = sum_j f(alpha_i + gamma_j) v_j / sum_j f(alpha_i + gamma_j)``, ``f = ELU + 1``.
+
+    With logits, and inside :func:`~mmseg_invattn.ops.twice_differentiable`, the N x M map is built.
+    """
+    if logits_GNM is not None or second_derivative_wanted():
+        return positive_attention(concatenation_log_weights(alpha_BGN1, gamma_BGM1), v_BGME, logits_GNM)
+    return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'elu1')
 
 
 def concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor,
@@ -26,9 +39,29 @@ def concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME
 
 def mean_concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = 1/M sum_j ReLU(alpha_i + gamma_j) v_j``, the non-local block's."""
+    if second_derivative_wanted():
+        return mean_concatenation_attention_dense(alpha_BGN1, gamma_BGM1, v_BGME)
+    return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'relu')
+
+
+def mean_concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
+    """The same with the N x M map: the reference of the tests, and what is differentiated twice."""
     return (alpha_BGN1 + gamma_BGM1.mT).relu() @ v_BGME / gamma_BGM1.shape[-2]
 
 
 def elu_concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = sum_j ELU(alpha_i + gamma_j) v_j / sum_j ELU(alpha_i + gamma_j)``, the paper's."""
+    if second_derivative_wanted():
+        return elu_concatenation_attention_dense(alpha_BGN1, gamma_BGM1, v_BGME)
+    return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'elu')
+
+
+def elu_concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
+    """The same with the N x M map: the reference of the tests, and what is differentiated twice."""
     return elu_attention(alpha_BGN1 + gamma_BGM1.mT, v_BGME)
+
+
+def _attend(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor, kind: str) -> Tensor:
+    rows = torch.broadcast_shapes(alpha_BGN1.shape[:2], gamma_BGM1.shape[:2], v_BGME.shape[:2])
+    flat = (t.expand(*rows, -1, -1).flatten(0, 1) for t in (alpha_BGN1, gamma_BGM1, v_BGME))
+    return sorted_concatenation(*flat, kind).unflatten(0, rows)
