@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _WANTED = ContextVar('twice_differentiable', default=False)
@@ -32,5 +33,5 @@ def twice_differentiable(wanted: bool = True) -> Iterator[None]:
 
 
 def second_derivative_wanted() -> bool:
-    """Whether the caller is inside :func:`twice_differentiable`."""
-    return _WANTED.get()
+    """Whether the caller is inside :func:`twice_differentiable`; compiled code has no second derivative: False."""
+    return not torch.compiler.is_compiling() and _WANTED.get()
