@@ -138,7 +138,6 @@ def _save(ctx, inputs, output) -> None:
     *tensors, ctx.elu = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
