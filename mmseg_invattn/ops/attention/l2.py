@@ -5,6 +5,7 @@ Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006
 import torch
 from torch import Tensor
 
+from ..precision import at_least_float32
 from .softmax import softmax_attention
 
 
@@ -13,13 +14,18 @@ def l2_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Ten
 
     ``-|q_i - k_j|^2 = 2 q_i . k_j - |k_j|^2 - |q_i|^2``: the last term drops out of the softmax, the second is one more
     channel of the key. Distances do not change when the mean key is taken off queries and keys, which keeps the
-    expanded square from cancelling.
+    expanded square from cancelling. In half precision the square takes three channels, each the rounding error of those
+    before it.
     """
     centre = k_BGMD.mean(-2, keepdim=True)
     q, k = q_BGND - centre, k_BGMD - centre
-    q = torch.cat([2 * q, torch.ones_like(q[..., :1])], -1)
-    k = torch.cat([k, -k.square().sum(-1, keepdim=True)], -1)
-    return softmax_attention(q, k, v_BGME, logits_GNM)
+    left = -at_least_float32(k).square().sum(-1, keepdim=True)
+    square = []
+    for _ in range(1 if left.dtype == k.dtype else 3):
+        square.append(left.to(k.dtype))
+        left = left - square[-1]
+    q = torch.cat([2 * q, torch.ones_like(q[..., :1]).expand(*q.shape[:-1], len(square))], -1)
+    return softmax_attention(q, torch.cat([k, *square], -1), v_BGME, logits_GNM)
 
 
 def l2_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:
