@@ -11,15 +11,12 @@ needs beyond its inputs. OMP_NUM_THREADS sets the threads.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-# the processes that measure memory import the same
-os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, sys.path))
 
 import torch
 from benchmarks import blocks, inverse, kernels, models, stacks
@@ -30,7 +27,7 @@ PARTS = {'kernels': kernels.run, 'blocks': blocks.run, 'inverse': inverse.run, '
          'models': models.run, 'growth': blocks.growth}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--what', nargs='+', default=['all'], choices=[*PARTS, 'all'])
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:1')
@@ -44,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=2, help='of the models; 1 is taken where it does not fit')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
     parser.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, measures nothing')
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
     if args.device.startswith('cuda') and not torch.cuda.is_available():

@@ -2,16 +2,24 @@
 
 On the CPU ``ru_maxrss`` counts the process, so each measurement has a process of its own, forked from a server that has
 imported everything and computed nothing. A process started anew would spend seconds on imports, and ``exec`` hands it
-the high-water mark of its parent. On CUDA the allocator keeps the peak.
+the high-water mark of its parent. On CUDA the allocator keeps the peak. Linux
+only, for what it reads from /proc.
 """
+import ctypes
+import gc
 import multiprocessing
+import os
 import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 
@@ -55,35 +63,55 @@ def measure(side: Side, device: str) -> Usage:
     """
     if device.startswith('cuda'):
         return measure_here(side, device)
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(SERVED)
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=server()) as pool:
             return pool.submit(measure_here, side, device).result()
     except BrokenProcessPool as error:
         raise MemoryError(f'the process that ran {side.build.__name__} with {side.options} was killed: choose a '
                           'smaller size, or free memory') from error
 
 
+@cache
+def server() -> BaseContext:
+    """The server of fresh processes, started once, with all that a side may need imported."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(SERVED)
+    # It leaves out, without a word, what it does not find on the path of a new interpreter.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
+    return context
+
+
 def measure_here(side: Side, device: str) -> Usage:
     """Usage of one call in this process, after one of the tiny workload."""
-    side.build(**side.options | side.tiny)()
+    warm = side.build(**side.options | side.tiny)
+    warm()
     step, wait = side.step(), waiter(device)
-    if device.startswith('cuda'):
-        wait()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = resident_peak()
+    before = start_peak(device)
     time = seconds(step, wait)
-    peak = torch.cuda.max_memory_allocated() if device.startswith('cuda') else resident_peak()
-    return Usage(max(peak - before, RESOLUTION), time)
+    return Usage(max(peak(device) - before, RESOLUTION), time)
 
 
-def resident_peak() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == 'darwin' else peak * 1024
+def start_peak(device: str) -> int:
+    """Bytes in use now, from which :func:`peak` counts on."""
+    gc.collect()
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # Freed memory that the allocator keeps would be used again, and so not be seen.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'malloc_trim'):
+        libc.malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')  # the peak so far is that of the warm-up
+    return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
+
+
+def peak(device: str) -> int:
+    """Most bytes in use since :func:`start_peak`."""
+    if device.startswith('cuda'):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def available(device: str) -> int:
