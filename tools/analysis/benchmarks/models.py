@@ -57,7 +57,6 @@ def train(config: str, crop: tuple[int, int], batch: int, dtype: str, device: st
     def step() -> None:
         with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32'):
             model.train_step(data, optimiser)
-        optimiser.zero_grad()
 
     return step
 
@@ -76,11 +75,11 @@ def infer(config: str, crop: tuple[int, int], batch: int, dtype: str, device: st
 
 
 def fitting_batch(session: Session, side: Side) -> int:
-    """The batch asked for, or 1 where it would not fit beside another one; measured with one image."""
+    """The batch asked for, or 1 where that would not fit, as far as the memory of one image tells."""
     if session.batch == 1:
         return 1
-    need = 2 * session.batch * session.usage(side.with_options(batch=1)).memory
-    return session.batch if need < 0.9 * available(session.device) else 1
+    need = session.batch * session.usage(side.with_options(batch=1)).memory
+    return session.batch if need < 0.8 * available(session.device) else 1
 
 
 def run(session: Session) -> None:
@@ -91,10 +90,11 @@ def run(session: Session) -> None:
     for dtype in session.dtypes:
         options = dict(crop=session.crop, dtype=dtype, device=session.device)
         batch = fitting_batch(session, Side(train, options | dict(config=configs[0]), tiny))
+        note = '' if batch == session.batch else f'{session.batch} images do not fit'
         for what, builder in (('training step', train), ('inference', infer)):
             sides = [Side(builder, options | dict(config=config, batch=batch), tiny) for config in configs]
             peer = sides[0] if len(sides) > 1 else None
             for config, side in list(zip(configs, sides, strict=True))[len(sides) > 1:]:
                 session.compare(f'{what}, {Path(config).stem}', '-' if peer is None else Path(configs[0]).stem,
                                 dict(crop=f'{height}x{width}', B=batch, dtype=dtype), side, peer, rounds=3,
-                                images=batch, **(limits if builder is train else {}))
+                                images=batch, note=note, **(limits if builder is train else {}))

@@ -2,6 +2,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,11 +97,14 @@ def verdict(met: bool | None) -> str:
 
 def environment(device: str) -> dict:
     """Versions and machine."""
-    commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True, text=True)
+    commit = ''
+    if shutil.which('git'):
+        commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True,
+                                text=True).stdout.strip()
     cpu = [line.partition(':')[2].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
            if line.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
     return dict(torch=torch.__version__, numpy=np.__version__, python=platform.python_version(),
-                commit=commit.stdout.strip() or None, cpu=cpu[0] if cpu else platform.processor(),
+                commit=commit or None, cpu=cpu[0] if cpu else platform.processor(),
                 cores=os.cpu_count(), threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 2),
                 gpu=torch.cuda.get_device_name() if device.startswith('cuda') else None)
 

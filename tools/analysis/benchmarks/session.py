@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .memory import Side, Usage, measure
 from .report import Line, Quantity, compared
-from .timing import alone, interleave, seconds, waiter
+from .timing import alone, interleave, waiter
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,3 @@ class Session:
         return self.add(Line(what, against, sizes, [
             compared('time', 's', times, [theirs.seconds] * len(times), time_limit),
             compared('extra memory', 'bytes', [memory], [theirs.memory], memory_limit)], note))
-
-    def seconds(self, step: Callable[[], object]) -> float:
-        return seconds(step, waiter(self.device))
