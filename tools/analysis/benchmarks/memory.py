@@ -27,6 +27,7 @@ from .timing import Step, seconds, waiter
 
 GIB = 2**30
 RESOLUTION = 2**20  # bytes; smaller measurements are rounded up to it, so that their ratio means something
+M_MMAP_THRESHOLD, MAPPED = -3, 2**17  # bytes from which glibc returns freed memory at once
 SERVED = [f'benchmarks.{name}' for name in ('kernels', 'blocks', 'models')]
 
 
@@ -99,9 +100,10 @@ def start_peak(device: str) -> int:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    # Freed memory that the allocator keeps would be used again, and so not be seen.
+    # Freed memory that the allocator keeps would be used again and not be seen, or be seen and not be in use.
     libc = ctypes.CDLL(None)
-    if hasattr(libc, 'malloc_trim'):
+    if hasattr(libc, 'malloc_trim'):  # glibc
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
         libc.malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')  # the peak so far is that of the warm-up
     return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
