@@ -1,0 +1,171 @@
+"""The inverse of certified blocks against the plain fixed point ``x <- y - g(x)``.
+
+Both are held to the true error, the distance to the solution in float64. Errors below 4 eps are rounding, and count as
+4 eps. An evaluation is one of g. A solver has to evaluate g at the x that it returns to know its residual, and so is
+the plain iteration charged here.
+"""
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.ops import max_token_norm, twice_differentiable
+
+from .report import Line, compared
+from .session import Session
+from .timing import interleave, waiter
+
+TOLERANCE = 1e-6  # relative, in float32
+MOST_EVALUATIONS = 8
+PAPER_ITERATIONS = 100
+SHARPNESS, CONTRACTION = 4.0, 0.9
+
+
+class Case(NamedTuple):
+    """A block in evaluation mode, its output for a batch, and the true inverse of that output."""
+    block: InvNonLocal2d
+    y: Tensor
+    solution: Tensor
+
+    def error(self, x: Tensor) -> Tensor:
+        """Relative error of each sample, shape (B,)."""
+        error = max_token_norm(x.double() - self.solution) / max_token_norm(self.y.double())
+        return error.clamp(min=4 * torch.finfo(self.y.dtype).eps)
+
+    def inverted(self) -> tuple[Tensor, Tensor]:
+        """(error, evaluations) of the project's inverse."""
+        x, info = self.block.inverse(self.y, tol=TOLERANCE)
+        return self.error(x), info.iterations
+
+
+@torch.no_grad()
+def solved(block: InvNonLocal2d, x: Tensor) -> Case:
+    block.eval()
+    y = block(x)
+    solution, _ = copy.deepcopy(block).double().inverse(y.double(), tol=1e-12, max_iter=1000)
+    return Case(block, y, solution)
+
+
+@torch.no_grad()
+def plain(block: InvNonLocal2d, y: Tensor, iterations: int) -> Tensor:
+    """``x <- y - g(x)`` from x = y, so often; as the paper's code does it."""
+    x = y
+    for _ in range(iterations):
+        x = y - (block(x) - x)
+    return x
+
+
+@torch.no_grad()
+def plain_evaluations(case: Case, reach: Tensor, most: int = 1000) -> Tensor:
+    """Evaluations with which the plain iteration has an error of at most ``reach`` and knows its residual, (B,)."""
+    x = case.y
+    count = torch.zeros_like(reach, dtype=torch.long)
+    for iteration in range(1, most + 1):
+        count = torch.where((count == 0) & (case.error(x) <= reach), iteration, count)
+        if count.all():
+            return count
+        x = case.y - (case.block(x) - x)
+    return torch.where(count == 0, most, count)
+
+
+def trained(block: InvNonLocal2d, x: Tensor, steps: int) -> InvNonLocal2d:
+    """The block after training towards random targets."""
+    target = torch.randn_like(x)
+    optimiser = torch.optim.Adam(block.parameters(), lr=0.03)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (block(x) - target).square().mean().backward()
+        optimiser.step()
+    return block
+
+
+def steepness(g: Tensor, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_j |J_ij^T u_i|`` with i the pixel in the middle, and the same u again: a lower bound of ``|J|_inf2``."""
+    middle = g.shape[2] // 2, g.shape[3] // 2
+    u_C = u[0, :, middle[0], middle[1]]
+    pulled, = torch.autograd.grad(g[0, :, middle[0], middle[1]] @ (u_C / u_C.norm()), x, create_graph=True)
+    return pulled.norm(dim=1).sum(), u
+
+
+def rate(g: Tensor, x: Tensor, u: Tensor, powers: int = 3) -> tuple[Tensor, Tensor]:
+    """``(|(J^T)^p u| / |u|)^(1/p)`` and the new u: tends to the spectral radius, the rate of the plain iteration."""
+    start = pulled = u.detach() / u.detach().norm()
+    for _ in range(powers):
+        pulled, = torch.autograd.grad(g, x, pulled, create_graph=True)
+    return (pulled.norm() / start.norm())**(1 / powers), pulled.detach()
+
+
+def hardest(objective: Callable, channels: int, size: tuple[int, int], steps: int) -> tuple[Case, str]:
+    """The block and input that gradient ascent on ``objective`` finds, over the input and all weights of the branch.
+
+    Returns:
+        The case, and what was reached.
+    """
+    block = InvNonLocal2d(channels, 1, contraction=CONTRACTION, sharpness=SHARPNESS).double()
+    x, u = (torch.randn(1, channels, *size, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    block(x)
+    block.eval()
+    torch.nn.init.normal_(block.block.bias)  # or the worst x might be where g is 0, and y the solution
+    weights = [p for name, p in block.named_parameters() if 'norm' not in name]
+    optimiser = torch.optim.Adam([x, u, *weights], lr=0.03)
+    reached, best = -1.0, None
+    for _ in range(steps):
+        with twice_differentiable():
+            value, u.data = objective(block(x) - x, x, u)
+            optimiser.zero_grad()
+            (-value).backward()
+        if value.item() > reached:
+            reached, best = value.item(), (copy.deepcopy(block), x.detach().clone())
+        optimiser.step()
+    case = solved(best[0].float(), best[1].float())
+    share = float(case.block.local_lipschitz(case.solution.float())) / case.block.lipschitz_bound()
+    return case, f'{objective.__name__} {reached:.2f}, local Lipschitz constant {share:.2f} of its bound'
+
+
+def compare_evaluations(session: Session, what: str, case: Case, sizes: dict, limit: float, most: int | None = None,
+                        note: str = '') -> None:
+    error, evaluations = case.inverted()
+    peer = plain_evaluations(case, error)
+    # The plain iteration takes that many calls of the block, without looking at its residual.
+    calls = int(peer.max())
+    times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE), lambda: plain(case.block, case.y, calls),
+                       session.rounds(7), waiter(session.device))
+    counts = evaluations.tolist(), peer.tolist()
+    quantities = [compared('evaluations, worst sample', '', *counts, limit, worst=True)]
+    if most is not None:
+        quantities.append(compared('evaluations against their limit', '', counts[0], [most] * len(counts[0]), 1,
+                                   worst=True))
+    quantities += [compared('relative error against the tolerance', '', error.tolist(), [TOLERANCE] * len(error), 1,
+                            worst=True), compared('time', 's', *times)]
+    session.add(Line(what, 'plain fixed point to the same error', sizes, quantities, note))
+
+
+def run(session: Session) -> None:
+    torch.manual_seed(0)
+    channels, size, steps = (8, (4, 4), 5) if session.quick else (64, (32, 32), 200)
+    sizes = dict(B=4, C=channels, N=size[0] * size[1], contraction=CONTRACTION, sharpness=SHARPNESS, tol=TOLERANCE)
+    for name, training in (('random weights', 0), (f'{steps} training steps', steps)):
+        block = InvNonLocal2d(channels, contraction=CONTRACTION, sharpness=SHARPNESS).to(session.device)
+        x = torch.randn(4, channels, *size).to(session.device)
+        block(x)
+        case = solved(trained(block, x, training), x)
+        compare_evaluations(session, f'inverse, {name}', case, sizes, 1, MOST_EVALUATIONS)
+        compare_paper(session, f'inverse, {name}', case, sizes)
+    channels, size = 4, (4, 4)
+    sizes |= dict(B=1, C=channels, N=size[0] * size[1])
+    for objective in (steepness, rate):
+        case, note = hardest(objective, channels, size, 5 if session.quick else 500)
+        compare_evaluations(session, f'inverse, hardest block by {objective.__name__}', case, sizes, 1 / 3, note=note)
+
+
+def compare_paper(session: Session, what: str, case: Case, sizes: dict) -> None:
+    """Against the paper's way: always the same number of iterations."""
+    times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE),
+                       lambda: plain(case.block, case.y, PAPER_ITERATIONS), session.rounds(7), waiter(session.device))
+    errors = (case.inverted()[0], case.error(plain(case.block, case.y, PAPER_ITERATIONS)))
+    session.add(Line(what, f'the paper\'s {PAPER_ITERATIONS} fixed iterations', sizes, [
+        compared('time', 's', *times, 1 / 10),
+        compared('relative error', '', *(e.tolist() for e in errors), 1)]))
