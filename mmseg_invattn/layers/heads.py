@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import gram_norm
+from ..ops import gram_norm, transposed
 from .linear import grouped_linear
 from .modes.base import Norm
 from .spec import AttentionSpec
@@ -36,7 +36,7 @@ class GroupedHeads:
 
     def tokens(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, G, N, C of a group)."""
-        return x_BCHW.unflatten(1, (self.groups, -1)).flatten(3).mT
+        return transposed(x_BCHW.unflatten(1, (self.groups, -1)).flatten(3))
 
     def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
         """What the heads write, (B, G, N, C)."""

@@ -2,6 +2,7 @@
 from .attention import softmax_attention, softmax_attention_dense
 from .ball import to_ball
 from .fixed_point import FixedPointResult, solve_fixed_point
+from .layout import transposed
 from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, residual_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free, recomputing
@@ -14,5 +15,5 @@ __all__ = [
     'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'full_precision', 'gram_norm', 'local_lipschitz',
     'max_channel_norm', 'max_token_norm', 'memory_free', 'recomputing', 'residual_log_abs_det',
     'second_derivative_wanted', 'softmax_attention', 'softmax_attention_dense', 'solve_fixed_point',
-    'spectral_norm_bound', 'to_ball', 'truncation_bound', 'twice_differentiable'
+    'spectral_norm_bound', 'to_ball', 'transposed', 'truncation_bound', 'twice_differentiable'
 ]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, to_ball
+from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, to_ball, transposed
 from ..attention import Attention
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_features, invert_residual
 from ..derived import derived
@@ -84,10 +84,10 @@ class Certified(InvertibleModule):
             b_BGNC = to_ball(self.norm(self.heads.tokens(x.to(weights.out.dtype))))
             mix = self.attention.mixer(scores, b_BGNC, size)
             o_BHNE = mix(grouped_linear(b_BGNC, weights.value))
-            g_BGNC = self.heads.merge(o_BHNE, weights.out * gain[:, None, None]) * self.norm.scale()
+            g_BGNC = self.heads.merge(o_BHNE, weights.out * gain[:, None, None] * self.norm.scale())
             if weights.bias is not None:
                 g_BGNC = g_BGNC + weights.bias[:, None]
-            return g_BGNC.mT.reshape(x.shape)
+            return transposed(g_BGNC).reshape(x.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.channels)

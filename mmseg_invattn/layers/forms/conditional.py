@@ -23,6 +23,7 @@ from ...ops import (
     residual_log_abs_det,
     spectral_norm_bound,
     to_ball,
+    transposed,
     twice_differentiable,
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
@@ -88,14 +89,14 @@ class Conditional(InvertibleModule):
     def _mixer(self, z: Tensor, weights: ConditionalWeights) -> Mix:
         """P of the half z, shape (B, C/2, H, W)."""
         size = (z.shape[2], z.shape[3])
-        b_B1NC = to_ball(self.norm(z.flatten(2).mT[:, None]))
+        b_B1NC = to_ball(self.norm(transposed(z.flatten(2))[:, None]))
         return self.attention.mixer(self._scores(weights, size[0] * size[1])[0], b_B1NC, size)
 
     def _mixed(self, x1: Tensor, mix: Mix, weight: Tensor) -> Tensor:
         """g as a map of x_1 with P given."""
         tokens_BGNC = self.heads.tokens(x1)
         o_BHNC = mix(tokens_BGNC.expand(-1, len(weight), -1, -1))
-        return self.heads.merge(o_BHNC, weight).mT.reshape(x1.shape)
+        return transposed(self.heads.merge(o_BHNC, weight)).reshape(x1.shape)
 
     def branch(self, x: Tensor, weights: ConditionalWeights) -> Tensor:
         """g(x), shape (B, C/2, H, W), in the dtype of the weights."""

@@ -1,0 +1,28 @@
+"""Where the numbers of a feature map lie in memory."""
+import torch
+from torch import Tensor
+
+
+def transposed(x: Tensor) -> Tensor:
+    """``x.mT`` as a tensor that is contiguous, and so is its gradient.
+
+    Elementwise operations on two tensors that lie the one by channels and the other by pixels take over ten times as
+    long as on two that lie alike; a transposed view would leave the backward pass with just that.
+    """
+    return _Transposed.apply(x)
+
+
+class _Transposed(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        if x.device.type != 'cpu' or x.dim() < 3:
+            return x.mT.contiguous()
+        # On the CPU torch transposes matrices in tiles, and batches of them number by number.
+        matrices = [matrix.mT.contiguous() for matrix in x.reshape(-1, *x.shape[-2:]).unbind()]
+        out = matrices[0] if len(matrices) == 1 else torch.stack(matrices)
+        return out.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _Transposed.apply(grad)
