@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
 from mmseg_invattn.models import InvResNet, RevNet2d
@@ -87,7 +89,7 @@ def test_outputs_determine_the_image(name):
 def test_log_abs_det(name):
     torch.manual_seed(2)
     backbone = BACKBONES[name](**TINY).double()
-    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    x = torch.randn(2, 1, 4, 8, dtype=torch.float64)
     backbone(x)
     given = backbone.log_abs_det(x, n_terms='exact')
     assert backbone.log_abs_det_error_bound(x, 'exact') == 0
@@ -179,8 +181,9 @@ def test_autocast_leaves_the_streams_alone(name):
 def test_in_a_segmentor(name):
     """As configs use it: auxiliary head, all scales in the decode head, padding to the stride at inference."""
     torch.manual_seed(6)
+    register_all_modules()
     head = dict(type='FCNHead', num_classes=3, num_convs=1, norm_cfg=dict(type='GN', num_groups=4))
-    model = MODELS.build(dict(
+    model = MODELS.build(ConfigDict(
         type='EncoderDecoder',
         data_preprocessor=dict(type='SegDataPreProcessor', size_divisor=32, test_cfg=dict(size_divisor=32)),
         backbone=dict(type=name, **SMALL, attention=dict(CERTIFIED if name == 'InvResNet' else COUPLING)),
@@ -196,14 +199,14 @@ def test_in_a_segmentor(name):
         return dict(inputs=[images(1, 3, height, width)[0]], data_samples=[sample])
 
     optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], batch(60, 64)
-    for _ in range(6):
+    for _ in range(12):
         loss = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
         optimiser.step()
         losses.append(float(loss))
-    assert losses[-1] < 0.8 * losses[0], losses
+    assert losses[-1] < 0.9 * losses[0], losses
     (result, ) = model.eval().test_step(batch(50, 70))
     assert result.pred_sem_seg.data.shape == (1, 50, 70)
 

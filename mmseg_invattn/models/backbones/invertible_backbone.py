@@ -25,7 +25,7 @@ class InvertibleBackbone(BaseModule):
     Attributes:
         out_channels: channels of each output.
         out_strides: pixels of the image along a side of a pixel of each output.
-        flow: the :class:`~mmseg_invattn.layers.InvertibleSequential` of all layers; it returns (last, first, second...).
+        flow: all layers, an :class:`~mmseg_invattn.layers.InvertibleSequential`; it returns the last output first.
     """
 
     def __init__(self, stage: Stage, in_channels: int, strides: Sequence[int], out_indices: Sequence[int],

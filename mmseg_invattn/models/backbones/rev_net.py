@@ -23,11 +23,12 @@ PRESETS = {
 
 
 def residual_branch(channels: int, hidden: int, kernel_sizes: Sequence[int]) -> nn.Sequential:
-    """Group normalisation, ReLU and convolution, once for each kernel size."""
+    """Group normalisation (over 16 channels, or as many as divide), ReLU and convolution, once for each kernel size."""
     widths = [channels, *[hidden] * (len(kernel_sizes) - 1), channels]
     layers = []
     for c_in, c_out, kernel in zip(widths, widths[1:], kernel_sizes, strict=False):
-        layers += [nn.GroupNorm(gcd(c_in, 32), c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
+        layers += [nn.GroupNorm(c_in // gcd(c_in, 16), c_in), nn.ReLU(),
+                   nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
     return nn.Sequential(*layers)
 
 
