@@ -33,7 +33,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return nn.functional.avg_pool2d(torch.randn(*shape, dtype=dtype), 5, 1, 2) * 4
 
 
-def train(backbone: nn.Module, steps: int, x: Tensor, lr: float = 0.05) -> None:
+def train(backbone: nn.Module, steps: int, x: Tensor, lr: float = 0.01) -> None:
     optimiser = torch.optim.SGD(backbone.train().parameters(), lr=lr)
     for _ in range(steps):
         loss = sum((f - f.detach().roll(1, 0)).square().mean() + f.square().mean() for f in backbone(x))
@@ -257,7 +257,7 @@ def _distributed(rank: int, folder: str) -> None:
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     for name, build in BACKBONES.items():
         state = torch.load(f'{folder}/{name}.pt', weights_only=True)
-        backbone = build()
+        backbone = build().double()
         backbone.load_state_dict(state['weights'])
         wrapped = nn.parallel.DistributedDataParallel(backbone)
         sum(f.square().mean() for f in wrapped(state['x'][rank:rank + 1])).backward()
@@ -269,7 +269,8 @@ def _distributed(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_distributed_step_is_the_single_one(tmp_path):
     torch.manual_seed(8)
-    backbones, x = {name: build() for name, build in BACKBONES.items()}, images(2, 3, 32, 32)
+    backbones = {name: build().double() for name, build in BACKBONES.items()}
+    x = images(2, 3, 32, 32, dtype=torch.float64)
     for name, backbone in backbones.items():
         backbone(x)
         torch.save(dict(weights=backbone.state_dict(), x=x), tmp_path / f'{name}.pt')
@@ -278,14 +279,14 @@ def test_distributed_step_is_the_single_one(tmp_path):
         sum(f.square().mean() for f in backbone(x)).backward()
         distributed = torch.load(tmp_path / f'{name}.grad.pt', weights_only=True)
         for n, p in backbone.named_parameters():
-            torch.testing.assert_close(distributed[n], p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()), msg=n)
+            torch.testing.assert_close(distributed[n], p.grad, rtol=1e-7, atol=1e-9, msg=n)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('depth', ['18', '50'])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_full_size(name, depth):
-    """The presets themselves, with attention, before and after training; the copy must be as good."""
+    """The presets themselves, with attention, before and after training, and a copy of them."""
     torch.manual_seed(9)
     backbone = dict(InvResNet=InvResNet, RevNet2d=RevNet2d)[name](
         depth, attention=dict(CERTIFIED if name == 'InvResNet' else COUPLING), attention_stages=(2, 3))

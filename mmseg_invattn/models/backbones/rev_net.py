@@ -22,13 +22,17 @@ PRESETS = {
 }
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Over 16 channels, or as many as divide them."""
+    return nn.GroupNorm(channels // gcd(channels, 16), channels)
+
+
 def residual_branch(channels: int, hidden: int, kernel_sizes: Sequence[int]) -> nn.Sequential:
-    """Group normalisation (over 16 channels, or as many as divide), ReLU and convolution, once for each kernel size."""
+    """Group normalisation, ReLU and convolution, once for each kernel size."""
     widths = [channels, *[hidden] * (len(kernel_sizes) - 1), channels]
     layers = []
     for c_in, c_out, kernel in zip(widths, widths[1:], kernel_sizes, strict=False):
-        layers += [nn.GroupNorm(c_in // gcd(c_in, 16), c_in), nn.ReLU(),
-                   nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
+        layers += [group_norm(c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
     return nn.Sequential(*layers)
 
 
@@ -93,9 +97,10 @@ class RevNet2d(InvertibleBackbone):
 
 
 def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Module]:
-    """F and G of the attention in form ``'coupling'``."""
+    """F and G of the attention in form ``'coupling'``, behind a normalisation as those of convolutions are."""
     layer = build_attention(dict(form='coupling') | attention, channels)
     if not isinstance(layer, InvNonLocal2d) or layer.form != 'coupling':
         raise ValueError(f'attention={attention} is not InvNonLocal2d with form=\'coupling\', the only one whose '
                          'branches are couplings: choose it, or InvResNet for the other forms')
-    return layer.block.first, layer.block.second
+    first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.block.first, layer.block.second))
+    return first, second
