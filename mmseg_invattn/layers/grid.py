@@ -63,9 +63,9 @@ class ToGrid(ExplicitInverse):
 class GridCoupling(AdditiveCoupling):
     """``y2 = x2 + round(t(x1))`` on a stream that :class:`ToGrid` began: the error of the inverse is 0.
 
-    That holds as long as ``net`` gives the same output for the same input: in the same batch (kernels may sum in another
-    order for another size of it), on the same device, with the same settings. Where y is not on the grid, or beyond its
-    range, the error is that of :class:`AdditiveCoupling`.
+    That holds as long as ``net`` gives the same output for the same input: in the same batch (kernels may sum in
+    another order for another size of it), on the same device, with the same settings. Where y is not on the grid, or
+    beyond its range, the error is that of :class:`AdditiveCoupling`.
     """
 
     def call_net(self, passed: Tensor, changed: Tensor) -> Tensor:

@@ -45,9 +45,9 @@ class RevNet2d(InvertibleBackbone):
     With the default strides and out indices the features have 24, 48, 96 and 384 channels at strides 4, 8, 16 and 32.
 
     The inverse is exact, and ``info.error_bound`` holds, where F and G give the numbers again that they gave in the
-    forward pass: for features in the batch that made them, with the same kernels. In a batch of another size, on another
-    device or with other settings they are summed in another order, a number now and then rounds to the next step of the
-    grid, and what F and G make of that is not bounded.
+    forward pass: for features in the batch that made them, with the same kernels. In a batch of another size, on
+    another device or with other settings they are summed in another order, a number now and then rounds to the next
+    step of the grid, and what F and G make of that is not bounded.
 
     Args:
         depth: ``'18'`` or ``'50'``: blocks a stage as the ResNet of that name, and about its number of parameters.
