@@ -1,6 +1,10 @@
 """What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
 from . import plugins  # noqa: F401  (imported for its registrations)
-from .backbones import PlainConvNet
-from .heads import InvNLHead
+from .attention_slot import AttentionInverse
+from .backbones import InvAttentionResNet, PlainConvNet
+from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
 
-__all__ = ['InvNLHead', 'PlainConvNet']
+__all__ = [
+    'AttentionInverse', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead', 'InvDepthwiseSeparableASPPHead', 'InvFCNHead',
+    'InvNLHead', 'InvPSPHead', 'PlainConvNet'
+]

@@ -1,3 +1,4 @@
+from .inv_attention_resnet import InvAttentionResNet
 from .plain_conv_net import PlainConvNet
 
-__all__ = ['PlainConvNet']
+__all__ = ['InvAttentionResNet', 'PlainConvNet']

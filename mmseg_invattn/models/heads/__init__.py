@@ -1,3 +1,7 @@
-from .inv_nl_head import AttentionInverse, InvNLHead
+from .inv_aspp_head import InvASPPHead, InvDepthwiseSeparableASPPHead
+from .inv_da_head import InvDAHead
+from .inv_fcn_head import InvFCNHead
+from .inv_nl_head import InvNLHead
+from .inv_psp_head import InvPSPHead
 
-__all__ = ['AttentionInverse', 'InvNLHead']
+__all__ = ['InvASPPHead', 'InvDAHead', 'InvDepthwiseSeparableASPPHead', 'InvFCNHead', 'InvNLHead', 'InvPSPHead']

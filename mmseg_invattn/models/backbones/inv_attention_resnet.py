@@ -1,0 +1,88 @@
+"""ResNet of any depth with invertible attention after chosen stages."""
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmseg.models.backbones import ResNet
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from ..attention_slot import AttentionInverse, AttentionSlot
+
+
+class StageAttention(AttentionSlot):
+    """Attention on the output of a stage, (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, attention: Mapping, spread: float, num_blocks: int):
+        super().__init__()
+        self.fill_slot(channels, attention, spread, num_blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x)
+
+
+@MODELS.register_module()
+class InvAttentionResNet(ResNet):
+    """ResNet-18 to ResNet-152 with attention behind whole stages.
+
+    (The plugins of MMSegmentation's ResNets act inside bottlenecks, which depths 18 and 34 do not have, and of several
+    at one position only the last acts.) Parameters are named as in ``ResNet``, those of attention after stage 2 begin
+    with ``layer3.attention0``: pretrained weights load.
+
+    Args:
+        attention: one dict for each attention: ``stage``, counted from 0 as in ``out_indices``; ``spread`` (1.0) and
+            ``num_blocks`` (1), see :class:`~mmseg_invattn.models.attention_slot.AttentionSlot`; what remains is the
+            config of the block. Those of one stage act in their order.
+        deep_stem: three 3x3 convolutions in the stem, as in ``ResNetV1c``; False for ``ResNet``.
+        kwargs: further arguments of ``ResNet``; ``avg_down=True`` for ``ResNetV1d``.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+
+    Example:
+        >>> net = InvAttentionResNet(depth=18, attention=[dict(stage=2, form='certified', spread=20.0)])
+    """
+
+    def __init__(self, attention: Sequence[Mapping] = (), deep_stem: bool = True, **kwargs):
+        super().__init__(deep_stem=deep_stem, **kwargs)
+        for entry in attention:
+            self._attach(**entry)
+
+    def _attach(self, stage: int | None = None, spread: float = 1.0, num_blocks: int = 1, **attention) -> None:
+        """Puts attention behind whatever the stage ends with."""
+        if stage not in range(self.num_stages):
+            raise ValueError(f'attention has stage={stage!r}, and this network has the stages 0 to '
+                             f'{self.num_stages - 1}: choose one of them, counted as in out_indices')
+        if stage < self.frozen_stages:
+            raise ValueError(f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so that '
+                             f'it would never learn: lower frozen_stages to {stage} or choose a later stage')
+        layer = getattr(self, self.res_layers[stage])
+        channels = self.base_channels * 2**stage * self.block.expansion
+        before = sum(isinstance(module, StageAttention) for module in layer)
+        layer.add_module(f'attention{before}', StageAttention(channels, attention, spread, num_blocks))
+
+    @torch.no_grad()
+    def invert_attention(self, x: Tensor, tol: float = 1e-6, max_iter: int = 100,
+                         strict: bool = True) -> dict[str, AttentionInverse]:
+        """Runs every attention forward and back on what it sees of a batch of images.
+
+        Args:
+            x: images, as ``forward`` takes them.
+            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` and ``strict``.
+
+        Returns:
+            For each attention, by the name of its module and in the order of the stages.
+
+        Raises:
+            TypeError: an attention has no inverse.
+            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+        """
+        inputs, hooks = {}, []
+        slots = {name: module for name, module in self.named_modules() if isinstance(module, StageAttention)}
+        for name, slot in slots.items():
+            hooks.append(slot.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]})))
+        try:
+            self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: slot.invert(inputs[name], tol, max_iter, strict) for name, slot in slots.items()}

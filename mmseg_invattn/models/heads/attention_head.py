@@ -1,0 +1,49 @@
+"""What every head with attention in it shares."""
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..attention_slot import AttentionInverse, AttentionSlot
+
+
+class AttentionHead(AttentionSlot):
+    """Mixin, before a head of MMSegmentation: an :class:`AttentionSlot` of ``channels`` channels, and its inversion.
+
+    Args:
+        attention: config of the attention block, without ``in_channels``: ``dict(type='InvNonLocal2d', mode=...,
+            form=...)``; ``form='none'`` is the ordinary non-local block in the very same place. A list of configs
+            stands for these blocks in a row.
+        spread: start of the gains of loud and quiet channels, at least 1; with 1 there are none, nor under
+            ``form='none'``. See :class:`AttentionSlot`.
+        num_blocks: the block so many times in a row.
+        kwargs: arguments of the head.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0, num_blocks: int = 1,
+                 **kwargs):
+        super().__init__(**kwargs)
+        self.fill_slot(self.channels, attention, spread, num_blocks)
+
+    @abstractmethod
+    def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Multi-level features of the backbone -> the features that the attention is put on, (B, channels, H, W)."""
+
+    @torch.no_grad()
+    def invert_attention(self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100,
+                         strict: bool = True) -> AttentionInverse:
+        """Runs the features of the backbone through the attention and back.
+
+        Args:
+            inputs: multi-level features, as ``forward`` takes them.
+            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` and ``strict``.
+
+        Raises:
+            TypeError: the attention has no inverse.
+            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+        """
+        return self.invert(self.attention_input(inputs), tol, max_iter, strict)

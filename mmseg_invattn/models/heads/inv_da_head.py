@@ -1,0 +1,80 @@
+"""Dual attention head whose two attentions can be inverted."""
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmseg.models.decode_heads import DAHead
+from mmseg.models.decode_heads.da_head import CAM
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from ..attention_slot import AttentionInverse, forward_and_back, has_inverse
+from .attention_head import AttentionHead
+
+
+@MODELS.register_module()
+class InvDAHead(AttentionHead, DAHead):
+    """The twin of MMSegmentation's ``DAHead``: position and channel attention side by side, three outputs and losses.
+
+    Under ``form='none'`` the position attention is the ordinary non-local block and the channel attention DANet's own.
+    The gains of ``spread`` are those of the position attention: quiet channels as tokens of the channel attention would
+    have logits of 0, and all receive the same. Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983.
+
+    Args:
+        attention: the position attention, see :class:`AttentionHead`.
+        pam_channels: size of its queries, keys and values, a divisor of ``channels``, in place of its ``reduction``.
+        channel_attention: config of the channel attention, without ``in_channels``: ``dict(contraction=0.9,
+            sharpness=2.0)`` of ``InvChannelAttention``. Of no effect where the position attention has no inverse.
+        kwargs: ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of every head.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, pam_channels: int | None = None,
+                 channel_attention: Mapping | None = None, **kwargs):
+        if pam_channels is not None:
+            attention = _with_size(attention, pam_channels, kwargs.get('channels'))
+        super().__init__(attention=attention, pam_channels=1, **kwargs)
+        del self.pam, self.cam  # the attentions stand in their places
+        self.channel_attention = CAM()
+        if has_inverse(self.attention):
+            config = dict(type='InvChannelAttention', in_channels=self.channels) | dict(channel_attention or {})
+            self.channel_attention = MODELS.build(config)
+
+    def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.pam_in_conv(self._transform_inputs(inputs))
+
+    def channel_attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Multi-level features of the backbone -> what the channel attention sees, (B, channels, H, W)."""
+        return self.cam_in_conv(self._transform_inputs(inputs))
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Multi-level features -> logits (B, num_classes, H, W) of the sum, of the position and the channel branch."""
+        x = self._transform_inputs(inputs)
+        position = self.pam_out_conv(self.attend(self.pam_in_conv(x)))
+        channel = self.cam_out_conv(self.channel_attention(self.cam_in_conv(x)))
+        return self.cls_seg(position + channel), self.pam_cls_seg(position), self.cam_cls_seg(channel)
+
+    @torch.no_grad()
+    def invert_channel_attention(self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100,
+                                 strict: bool = True) -> AttentionInverse:
+        """As :meth:`invert_attention`, of the channel attention.
+
+        Its residuals and error bounds are in the norm of the channels, ``max_c |x_c|_2 / sqrt(H W)``.
+        """
+        return forward_and_back(self.channel_attention, self.channel_attention_input(inputs), tol, max_iter, strict)
+
+
+def _with_size(attention: Mapping | Sequence[Mapping] | None, size: int, channels: int | None) -> dict:
+    """The config of the position attention with the reduction that makes its queries ``size`` channels wide."""
+    if size < 1 or not channels or channels % size:
+        raise ValueError(f'pam_channels={size} does not divide channels={channels}: choose a divisor')
+    reduction = channels // size
+    if isinstance(attention, Sequence):
+        raise ValueError(f'pam_channels={size} is the size of one block, and attention is a list: give each of its '
+                         f'configs reduction={reduction}')
+    attention = dict(attention or {})
+    if attention.setdefault('reduction', reduction) != reduction:
+        raise ValueError(f'pam_channels={size} asks for reduction={reduction}, and attention has reduction='
+                         f'{attention["reduction"]}: leave one of the two out')
+    return attention

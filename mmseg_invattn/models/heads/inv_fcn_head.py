@@ -1,0 +1,33 @@
+"""Fully convolutional head with any number of invertible attention blocks in a row."""
+from collections.abc import Sequence
+
+import torch
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from .attention_head import AttentionHead
+
+
+@MODELS.register_module()
+class InvFCNHead(AttentionHead, FCNHead):
+    """The twin of MMSegmentation's ``FCNHead``: convolutions, attention, classifier.
+
+    One block cannot give one far pixel much weight where there are many; a few in a row can: ``num_blocks=3``.
+
+    Args:
+        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``:
+            ``num_convs`` (0: the attention sees the backbone's features, then ``in_channels`` equals ``channels``),
+            ``kernel_size``, ``concat_input``, ``dilation`` and those of every head.
+    """
+
+    def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.convs(self._transform_inputs(inputs))
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Features before the classifier, (B, channels, H, W)."""
+        x = self._transform_inputs(inputs)
+        output = self.attend(self.convs(x))
+        if self.concat_input:
+            output = self.conv_cat(torch.cat([x, output], dim=1))
+        return output

@@ -1,0 +1,166 @@
+"""Every inverted head: gradients, inverse, and its ordinary counterpart in the same place."""
+import pytest
+import torch
+from head_cases import COMMON, HEADS, build_head, features, labels, total_loss, without_gradient
+from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
+from mmseg.models.decode_heads import DAHead, DepthwiseSeparableASPPHead, FCNHead
+from mmseg.models.decode_heads.da_head import CAM
+from mmseg.registry import MODELS
+from torch import nn
+
+from mmseg_invattn.layers import InvAttentionStack, InvChannelAttention, InvertibleSequential
+from mmseg_invattn.models.attention_slot import build_attention
+from mmseg_invattn.ops import max_channel_norm, max_token_norm
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize('spread', [1.0, 20.0])
+@pytest.mark.parametrize('form', ['certified', 'conditional', 'coupling', 'paper', 'none'])
+@pytest.mark.parametrize('name', HEADS)
+def test_gradient_reaches_every_parameter(name, form, spread):
+    head = build_head(name, form=form, spread=spread).train()
+    losses = head.loss(features(), labels(), {})
+    total_loss(losses).backward()
+    assert not without_gradient(head)
+    assert losses.keys() == build_head(name, form='none').loss(features(), labels(), {}).keys()
+    assert (head.log_gain is None) == (spread == 1 or form == 'none')
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_attention_inverts_within_its_bound(name):
+    head = build_head(name, spread=20.0).train()
+    inputs = features(3)
+    head(inputs)  # the normalisation starts from the first batch
+    seen, recovered, info = head.eval().invert_attention(inputs)
+    assert seen.shape == (3, 8, 6, 6)
+    assert info.converged.all() and (max_token_norm(recovered - seen) <= info.error_bound).all()
+    gain = torch.tensor([20.0, 1 / 20] * 4).view(-1, 1, 1)
+    torch.testing.assert_close(seen, head.attention_input(inputs) * gain)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_logits_depend_on_the_attention_at_its_input(name):
+    """What is inverted is what the logits come from: without the attention they are those of the head around it."""
+    head = build_head(name).eval()
+    inputs = features()
+    seen = []
+    head.attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    logits = head(inputs)
+    head.attention = nn.Identity()
+    without = head(inputs)
+    torch.testing.assert_close(seen[0], head.attention_input(inputs))
+    pairs = zip(logits, without, strict=True) if name == 'da' else [(logits, without)]
+    changed = [not torch.equal(a, b) for a, b in pairs]
+    assert changed == ([True, True, False] if name == 'da' else [True])
+
+
+def parameters_left(head: nn.Module) -> dict:
+    return {k: v for k, v in head.state_dict().items() if not k.startswith(('attention.', 'channel_attention.'))}
+
+
+@pytest.mark.parametrize('name', ['aspp', 'sep_aspp', 'psp', 'fcn'])
+def test_ordinary_form_starts_as_the_head_of_mmseg(name):
+    """The ordinary block starts as the identity: the same logits as MMSegmentation's head without attention."""
+    ours = build_head(name, form='none', spread=20.0).eval()
+    arguments = {k: v for k, v in HEADS[name].items() if k != 'num_blocks'}
+    theirs = MODELS.build(COMMON | arguments | dict(type=ours.__class__.__name__.removeprefix('Inv'))).eval()
+    theirs.load_state_dict(parameters_left(ours))
+    inputs = features()
+    torch.testing.assert_close(ours(inputs), theirs(inputs))
+
+
+def test_ordinary_dual_attention_starts_as_danet():
+    ours = build_head('da', form='none').eval()
+    assert type(ours.channel_attention) is CAM
+    theirs = DAHead(pam_channels=2, **COMMON).eval()
+    theirs.load_state_dict(parameters_left(ours), strict=False)  # both of its gammas start at 0
+    inputs, samples = features(), labels()
+    for a, b in zip(ours(inputs), theirs(inputs), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(ours.loss(inputs, samples, {}), theirs.loss(inputs, samples, {}))
+    metas = [dict(img_shape=(12, 12))] * 2
+    torch.testing.assert_close(ours.predict(inputs, metas, {}), theirs.predict(inputs, metas, {}))
+
+
+def test_channel_attention_of_the_dual_head_inverts():
+    head = build_head('da', channel_attention=dict(contraction=0.8, sharpness=3.0)).train()
+    assert type(head.channel_attention) is InvChannelAttention and head.channel_attention.contraction == 0.8
+    inputs = features(3)
+    head(inputs)
+    seen, recovered, info = head.eval().invert_channel_attention(inputs)
+    torch.testing.assert_close(seen, head.cam_in_conv(inputs[1]))
+    assert info.converged.all() and (max_channel_norm(recovered - seen) <= info.error_bound).all()
+
+
+def test_ordinary_attention_has_no_inverse():
+    for name in HEADS:
+        with pytest.raises(TypeError, match="form='none' has no inverse"):
+            build_head(name, form='none').invert_attention(features())
+    with pytest.raises(TypeError, match=r"form='none' has no inverse \(the attention is a CAM\)"):
+        build_head('da', form='none').invert_channel_attention(features())
+
+
+def test_head_without_a_skip_takes_any_c1_channels():
+    """MMSegmentation's head counts c1_channels that nobody gives."""
+    arguments = COMMON | dict(dilations=(1, 3), c1_in_channels=0, c1_channels=2)
+    with pytest.raises(RuntimeError):
+        DepthwiseSeparableASPPHead(**arguments)(features())
+    assert build_head('sep_aspp_no_skip')(features()).shape == (2, 3, 6, 6)
+    assert build_head('sep_aspp')(features()).shape == (2, 3, 12, 12)
+    with pytest.raises(ValueError, match='c1_in_channels=-1 is negative'):
+        build_head('sep_aspp', c1_in_channels=-1)
+
+
+def test_size_of_the_position_attention():
+    for head in (build_head('da', pam_channels=2), build_head('da', attention=dict(reduction=4))):
+        assert head.attention.block.attention.mode.query.weight.shape == (1, 2, 8)
+    with pytest.raises(ValueError, match='pam_channels=3 does not divide channels=8'):
+        build_head('da', pam_channels=3)
+    with pytest.raises(ValueError, match='pam_channels=2 asks for reduction=4, and attention has reduction=2'):
+        build_head('da', pam_channels=2, attention=dict(reduction=2))
+    with pytest.raises(ValueError, match='give each of its configs reduction=4'):
+        build_head('da', pam_channels=2, attention=[dict()])
+
+
+def test_blocks_in_a_row():
+    stack = build_attention(8, ConfigDict(mode='l2'), num_blocks=3)
+    assert type(stack) is InvAttentionStack and len(stack) == 3 and stack[2].mode == 'l2'
+    ordinary = build_attention(8, dict(form='none'), num_blocks=3)
+    assert type(ordinary) is nn.Sequential and len(ordinary) == 3
+    listed = build_attention(8, [dict(form='coupling'), dict(type='InvChannelAttention')])
+    assert type(listed) is InvertibleSequential and type(listed[1]) is InvChannelAttention
+    assert type(build_attention(8, [dict(), dict(form='none')])) is nn.Sequential
+    assert build_attention(8, dict(type='InvDualAttention')).lipschitz_bound() < 1
+
+
+@pytest.mark.parametrize('attention, num_blocks, message', [
+    (dict(), 0, 'num_blocks=0 is not a positive integer'),
+    ([], 1, 'holds no block'),
+    ([dict()], 2, 'leave num_blocks out and list the blocks'),
+    (dict(type='InvDualAttention'), 2, 'leave num_blocks out and list the blocks'),
+])
+def test_rows_name_what_is_wrong(attention, num_blocks, message):
+    with pytest.raises(ValueError, match=message):
+        build_head('fcn', attention=attention, num_blocks=num_blocks)
+
+
+def test_three_blocks_in_a_row_learn():
+    head = build_head('fcn', num_blocks=3, spread=20.0).train()
+    assert isinstance(head, FCNHead)
+    inputs, samples = features(), labels()
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    losses = []
+    for _ in range(15):
+        loss = total_loss(head.loss(inputs, samples, {}))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert head.attention.lipschitz_bound() < 1
