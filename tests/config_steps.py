@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-TRAIN, TEST = (64, 64), (48, 80)
+TRAIN, TEST = (32, 32), (24, 40)
 
 
 def shrink(model: ConfigDict) -> ConfigDict:
@@ -19,7 +19,7 @@ def shrink(model: ConfigDict) -> ConfigDict:
         model.pretrained = None
     model.data_preprocessor.size = TRAIN
     if model.test_cfg.mode == 'slide':
-        model.test_cfg.update(crop_size=(48, 48), stride=(32, 32))
+        model.test_cfg.update(crop_size=(24, 24), stride=(16, 16))
     return model
 
 
