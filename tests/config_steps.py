@@ -14,7 +14,7 @@ TRAIN, TEST = (32, 32), (24, 40)
 
 
 def shrink(model: ConfigDict) -> ConfigDict:
-    """The model for small images, without downloaded weights."""
+    """The model for small images, with random weights."""
     if 'pretrained' in model:
         model.pretrained = None
     model.data_preprocessor.size = TRAIN
@@ -42,6 +42,8 @@ def run(path: str) -> None:
     model = MODELS.build(shrink(cfg.model)).train()
     classes = model.decode_head.num_classes
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    for group in optim_wrapper.param_groups:  # the rate is for pretrained weights: random ones may have huge gradients
+        group['lr'] *= 1e-3
     batch = model.data_preprocessor(_samples(2, TRAIN, classes), training=True)
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
     assert loss.isfinite(), f'the loss is {loss}'
