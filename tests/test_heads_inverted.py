@@ -164,3 +164,19 @@ def test_three_blocks_in_a_row_learn():
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert head.attention.lipschitz_bound() < 1
+
+
+@pytest.mark.parametrize('form', ['certified', 'none'])
+@pytest.mark.parametrize('name', HEADS)
+def test_half_precision_trains_and_inverts(name, form):
+    """Under autocast the features are bfloat16; certificate and inverse are those of float32."""
+    head = build_head(name, form=form, spread=20.0).train()
+    inputs = features()
+    with torch.autocast('cpu', torch.bfloat16):
+        total_loss(head.loss(inputs, labels(), {})).backward()
+    assert not without_gradient(head)
+    if form == 'certified':
+        with torch.autocast('cpu', torch.bfloat16):
+            seen, recovered, info = head.eval().invert_attention(inputs)
+        assert recovered.dtype == torch.float32
+        assert info.converged.all() and (max_token_norm(recovered - seen) <= info.error_bound).all()
