@@ -1,10 +1,10 @@
 """What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention_slot import AttentionInverse
-from .backbones import InvAttentionResNet, PlainConvNet
+from .backbones import InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d
 from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
 
 __all__ = [
     'AttentionInverse', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead', 'InvDepthwiseSeparableASPPHead', 'InvFCNHead',
-    'InvNLHead', 'InvPSPHead', 'PlainConvNet'
+    'InvNLHead', 'InvPSPHead', 'InvResNet', 'PlainConvNet', 'RevNet2d'
 ]

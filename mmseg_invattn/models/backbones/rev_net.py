@@ -1,0 +1,100 @@
+"""RevNet (Gomez et al., https://arxiv.org/abs/1707.04585) with attention, as a backbone.
+
+    y1 = x1 + F(x2),    y2 = x2 + G(y1)          inverse    x2 = y2 - G(y1),    x1 = y1 - F(x2)
+
+F and G are ordinary residual branches, of convolutions or of attention. The streams live on a grid
+(:mod:`mmseg_invattn.layers.grid`), so the inverse is exact to the last bit; log-determinant 0.
+"""
+from collections.abc import Sequence
+from math import gcd
+
+from mmseg.registry import MODELS
+from torch import nn
+
+from ...layers import InvertibleModule, InvNonLocal2d
+from ...layers.grid import GridCoupling, ToGrid
+from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
+
+# Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many.
+PRESETS = {
+    '18': dict(stage_blocks=(2, 2, 2, 2), hidden_channels=(72, 144, 288, 576), kernel_sizes=(3, 3)),
+    '50': dict(stage_blocks=(3, 4, 6, 3), hidden_channels=(64, 128, 256, 512), kernel_sizes=(1, 3, 1)),
+}
+
+
+def residual_branch(channels: int, hidden: int, kernel_sizes: Sequence[int]) -> nn.Sequential:
+    """Group normalisation, ReLU and convolution, once for each kernel size."""
+    widths = [channels, *[hidden] * (len(kernel_sizes) - 1), channels]
+    layers = []
+    for c_in, c_out, kernel in zip(widths, widths[1:], kernel_sizes, strict=False):
+        layers += [nn.GroupNorm(gcd(c_in, 32), c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
+    return nn.Sequential(*layers)
+
+
+@MODELS.register_module()
+class RevNet2d(InvertibleBackbone):
+    """Coupling blocks of unconstrained residual branches: exactly invertible, nothing about them is bounded.
+
+    A stage is: space to depth, coupling blocks, and a coupling block of attention where asked.
+
+    With the default strides and out indices the features have 24, 48, 96 and 384 channels at strides 4, 8, 16 and 32.
+
+    Args:
+        depth: ``'18'`` or ``'50'``: blocks a stage as the ResNet of that name, and about its number of parameters.
+        in_channels: channels of the image.
+        strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
+        out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
+        attention: config of ``InvNonLocal2d`` with ``form='coupling'``, without ``in_channels``.
+        attention_stages: stages that end with it.
+        memory_free: train by recovering the activations rather than storing them.
+        stage_blocks: coupling blocks (of two branches) of each stage; the depth's by default.
+        hidden_channels: channels between the convolutions of a branch, for each stage; the depth's by default.
+        kernel_sizes: odd ones, of the convolutions of a branch; the depth's by default.
+        init_cfg: as in every ``BaseModule``.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self,
+                 depth: int | str = '18',
+                 in_channels: int = 3,
+                 strides: Sequence[int] = (4, 2, 2, 2),
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 attention: dict | None = None,
+                 attention_stages: Sequence[int] = (),
+                 memory_free: bool = True,
+                 stage_blocks: Sequence[int] | None = None,
+                 hidden_channels: Sequence[int] | None = None,
+                 kernel_sizes: Sequence[int] | None = None,
+                 init_cfg: dict | None = None):
+        sizes = preset(depth, PRESETS)
+        blocks = per_stage('stage_blocks', stage_blocks, sizes['stage_blocks'], strides)
+        hidden = per_stage('hidden_channels', hidden_channels, sizes['hidden_channels'], strides)
+        kernels = tuple(kernel_sizes or sizes['kernel_sizes'])
+        if any(k < 1 or k % 2 == 0 for k in kernels):
+            raise ValueError(f'kernel_sizes={kernels} are not odd numbers of at least 1: an even kernel has no centre, '
+                             'so the branch would not keep the size of the feature map')
+        check_attention(attention, attention_stages, strides)
+
+        def stage(i: int, channels: int, splits: bool) -> list[InvertibleModule]:
+            half, rest = channels // 2, channels - channels // 2
+            if half != rest:
+                raise ValueError(f'stage {i} has {channels} channels, which do not split into halves: give it an even '
+                                 f'number by in_channels={in_channels} and strides={tuple(strides)}')
+            pairs = [(residual_branch(half, hidden[i], kernels), residual_branch(half, hidden[i], kernels))
+                     for _ in range(blocks[i])]
+            pairs += [coupled_attention(attention, channels)] if i in attention_stages else []
+            return [layer for f, g in pairs
+                    for layer in (GridCoupling(channels, f, swap=True), GridCoupling(channels, g))]
+
+        super().__init__(stage, in_channels, strides, out_indices, memory_free, init_cfg, stem=[ToGrid()])
+
+
+def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Module]:
+    """F and G of the attention in form ``'coupling'``."""
+    layer = build_attention(dict(form='coupling') | attention, channels)
+    if not isinstance(layer, InvNonLocal2d) or layer.form != 'coupling':
+        raise ValueError(f'attention={attention} is not InvNonLocal2d with form=\'coupling\', the only one whose '
+                         'branches are couplings: choose it, or InvResNet for the other forms')
+    return layer.block.first, layer.block.second
