@@ -85,7 +85,9 @@ def test_name_says_what_the_config_does():
         assert loader.batch_size == int(name['batch'])
         assert cfg.auto_scale_lr.base_batch_size == int(name['batch']) * int(name['gpus'])
         assert cfg.train_cfg.max_iters == int(name['iters']) * 1000
-        assert cfg.model.data_preprocessor.size == size == cfg.get('crop_size', size)
+        assert size == cfg.get('crop_size', size)
+        multiple = cfg.model.data_preprocessor.get('test_cfg', {}).get('size_divisor', 1)
+        assert cfg.model.data_preprocessor.size == tuple(-(-side // multiple) * multiple for side in size)
         heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
         assert {head.num_classes for head in heads} == {classes}
         if name['backbone'].startswith('r') and name['backbone'].endswith('-d8'):
