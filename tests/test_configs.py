@@ -1,29 +1,19 @@
-"""Every config: its name, its place in the metafiles, its model, one training step and one prediction.
+"""Every config: its name, its place in the metafiles, its model, the recipe of its twin.
 
-All configs are read, and every different model is built. The training step and the prediction run, in a fresh process,
-on the smallest config of each (head, backbone); on all the others, one fresh process a folder, behind ``slow``.
+All configs are read, and every different model is built. test_configs_steps.py trains and predicts with them.
 """
-import os
-import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from config_cases import CONFIGS, FOLDERS, NAME, ROOT
 from config_steps import shrink
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
-FOLDERS = sorted({path.parent for path in CONFIGS})
-# {algo}_{backbone}-d8_{GPUs}xb{batch}-{iters}k_{dataset}-{HxW}.py
-NAME = re.compile(r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'
-                  r'(?P<data>[a-z0-9-]+?)-(?P<height>\d+)x(?P<width>\d+)')
 # In the names of the files -> data set and its name in the metafiles.
 DATA = {
     'ade20k': ('ADE20KDataset', 'ADE20K'),
@@ -49,27 +39,6 @@ def scope():
 @cache
 def load(path: Path) -> Config:
     return Config.fromfile(path)
-
-
-def smallest() -> list[Path]:
-    """The config with the shallowest backbone for each (head, backbone)."""
-    chosen = {}
-    for path in CONFIGS:
-        model = load(path).model
-        depth = int(model.backbone.get('depth', 0))
-        key = (model.decode_head.type, model.backbone.type)
-        chosen[key] = min(chosen.get(key, (depth, path)), (depth, path))
-    return [path for _, path in chosen.values()]
-
-
-def take_steps(paths: list[Path]) -> None:
-    """Train and predict once with each config, in a fresh process that starts outside the repository's tests."""
-    script = str(ROOT / 'tests' / 'config_steps.py')
-    result = subprocess.run([sys.executable, script, *map(str, paths)], cwd=ROOT, capture_output=True, text=True,
-                            env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
-    done = [line.split()[1] for line in result.stdout.splitlines() if line.startswith('ok ')]
-    failed = [str(path) for path in paths][len(done):]
-    assert not failed and result.returncode == 0, f'{failed[:1]}: {result.stderr[-3000:]}'
 
 
 def test_name_says_what_the_config_does():
@@ -115,16 +84,6 @@ def test_every_model_builds():
         with torch.device('meta'):
             built = MODELS.build(model)
         assert built.decode_head.conv_seg.out_channels == load(path).num_classes, path.stem
-
-
-def test_smallest_train_and_predict():
-    take_steps(smallest())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
-def test_config_trains_and_predicts(folder):
-    take_steps([path for path in CONFIGS if path.parent == folder])
 
 
 def test_twin_has_the_same_recipe():
