@@ -1,0 +1,2 @@
+_base_ = './invnl_r50-d8_4xb2-80k_cityscapes-512x1024.py'
+model = dict(decode_head=dict(attention=dict(mode='dot_product')))

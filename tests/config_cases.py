@@ -1,0 +1,10 @@
+"""The leaf configs and what their names say."""
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+FOLDERS = sorted({path.parent for path in CONFIGS})
+# {algo}_{backbone}-d8_{GPUs}xb{batch}-{iters}k_{dataset}-{HxW}.py
+NAME = re.compile(r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'
+                  r'(?P<data>[a-z0-9-]+?)-(?P<height>\d+)x(?P<width>\d+)')
