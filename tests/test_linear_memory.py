@@ -239,3 +239,19 @@ def test_memory_is_far_below_the_map():
     extra = run.stdout.splitlines()[-1].split()[1:]  # the peak so far, after each of the kernels
     a_map = 4 * n**2 / 2**20
     assert all(float(x) < a_map / 4 for x in extra), dict(zip(names, extra, strict=True))
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 37, 8), (2, 1, 33, 16), (1, 3, 5, 8)])
+def test_queries_in_parts_for_more_threads_than_heads(shape, monkeypatch):
+    """Each part has a thread of its own in the backward pass; the result is the same."""
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 5)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    calls = []
+    whole = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention',
+                        lambda q, *args, **options: calls.append(len(q)) or whole(q, *args, **options))
+    ours, dense = ops.softmax_attention(*inputs), ops.softmax_attention_dense(*inputs)
+    assert calls == [shape[0] * (5 // (shape[0] * shape[1]))]
+    weight = torch.randn_like(ours)
+    torch.testing.assert_close(ours, dense)
+    torch.testing.assert_close(*(torch.autograd.grad(out, inputs, weight) for out in (ours, dense)))

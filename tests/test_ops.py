@@ -28,7 +28,14 @@ def test_gram_norm_of_hard_matrices():
 
 def test_gram_norm_gradient_and_zero():
     weight = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(gram_norm, weight)
+    for matrices in (weight, weight.mT):
+        assert torch.autograd.gradcheck(gram_norm, matrices) and torch.autograd.gradgradcheck(gram_norm, matrices)
+    for scale in (1e-15, 1e15):  # of degree 1: the gradient does not depend on the scale
+        scaled = (weight.detach().float() * scale).requires_grad_()
+        one, = torch.autograd.grad(gram_norm(scaled).sum(), scaled)
+        plain = weight.detach().float().requires_grad_()
+        other, = torch.autograd.grad(gram_norm(plain).sum(), plain)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert spectral_norm_bound(torch.zeros(3, 4, 4)).tolist() == [0, 0, 0]
     assert gram_norm(torch.zeros(4, 4)).isfinite() and gram_norm(torch.zeros(4, 4)) > 0
 

@@ -24,21 +24,60 @@ def gram_norm(weight: Tensor, n_iter: int = 6) -> Tensor:
     if weight.shape[-2] < weight.shape[-1]:
         weight = weight.mT
     info = torch.finfo(weight.dtype)
-    # Rescale to Frobenius norm 1 before every product and carry the logarithm of the scale: nothing overflows.
-    scale = torch.linalg.matrix_norm(weight).clamp(min=info.tiny)
-    log_norm = scale.log()
-    gram = weight / scale[..., None, None]
-    for k in range(n_iter + 1):
-        gram = gram.mT @ gram
-        scale = torch.linalg.matrix_norm(gram).clamp(min=info.tiny)
-        log_norm = log_norm + scale.log() / 2**(k + 1)
-        gram = gram / scale[..., None, None]
+    norm = _GramNorm.apply(weight, n_iter)
+    log_norm = norm.detach().clamp(min=info.tiny).log()
     # Rounding. A product of n terms is off by at most n eps |G|_F^2 in the Frobenius norm, which is at most
     # n^1.5 eps of the next |G|_F; the root 1 / 2^(k+1) makes the errors of all steps add up to no more than that.
     # The logarithm is carried with a relative error of eps a step.
     rows, cols = weight.shape[-2:]
-    rounding = 2 * info.eps * ((max(rows, cols) + 2) * cols**0.5 + (n_iter + 2) * (1 + log_norm.detach().abs()))
-    return (log_norm.exp() * (1 + rounding)).clamp(min=info.tiny)
+    rounding = 2 * info.eps * ((max(rows, cols) + 2) * cols**0.5 + (n_iter + 2) * (1 + log_norm.abs()))
+    return (norm * (1 + rounding)).clamp(min=info.tiny)
+
+
+def _iterate(weight: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
+    """``|G_n|_F^(1 / 2^(n+1))`` and the ``G_k / |G_k|_F``."""
+    # Rescaled to Frobenius norm 1 before every product, the logarithm of the scale carried: nothing overflows.
+    tiny = torch.finfo(weight.dtype).tiny
+    scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
+    log_norm = scale.log()
+    gram, grams = weight / scale[..., None, None], []
+    for k in range(n_iter + 1):
+        gram = gram.mT @ gram
+        scale = torch.linalg.matrix_norm(gram).clamp(min=tiny)
+        log_norm = log_norm + scale.log() / 2**(k + 1)
+        gram = gram / scale[..., None, None]
+        grams.append(gram)
+    return log_norm.exp(), grams
+
+
+class _GramNorm(torch.autograd.Function):
+    """The norm is ``(sum_i sigma_i^(2m))^(1/2m)`` with ``m = 2^(n+1)``, of degree 1 in W, so with D along its gradient
+
+        D = W (W^T W)^(m-1) = W G_n ... G_1 G_0,        d norm / dW = norm D / <D, W>
+
+    in half the products that differentiating the iteration takes.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, n_iter: int) -> Tensor:
+        norm, grams = _iterate(weight, n_iter)
+        ctx.n_iter = n_iter
+        ctx.save_for_backward(weight, norm, *grams)
+        return norm
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        weight, norm, *grams = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: through the iteration
+            norm, _ = _iterate(weight, ctx.n_iter)
+            return torch.autograd.grad(norm, weight, grad, create_graph=True)[0], None
+        tiny = torch.finfo(weight.dtype).tiny
+        scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
+        along = unit = weight / scale[..., None, None]
+        for gram in reversed(grams):
+            along = along @ gram
+        inner = (along * unit).sum((-2, -1)).clamp(min=tiny)
+        return along * (grad * (norm / scale) / inner)[..., None, None], None
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..second_derivative import second_derivative_wanted
 
+MAX_PARTS = 8  # of the queries; each takes a copy of the keys and values
 MIN_WIDTH = 64  # narrower parts of the values cost more in repeated softmaxes than they save in channels of zeros
 
 
@@ -34,9 +35,34 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     size, n_values = q_BGND.shape[-1], v_BGME.shape[-1]
     width = -(-max(size, min(n_values, MIN_WIDTH)) // 8) * 8
     q, k = _filled(q_BGND, width), _filled(k_BGMD, width)
-    out = [F.scaled_dot_product_attention(q, k, _filled(v, width), attn_mask=beta, scale=1.0)
+    parts = _parts(q) if beta is None else 1
+    q, k = _in_parts(q, parts), _for_parts(k, parts)
+    out = [F.scaled_dot_product_attention(q, k, _for_parts(_filled(v, width), parts), attn_mask=beta, scale=1.0)
            for v in v_BGME.split(width, -1)]
-    return (out[0] if len(out) == 1 else torch.cat(out, -1))[..., :n_values]
+    out = out[0] if len(out) == 1 else torch.cat(out, -1)
+    if parts > 1:
+        out = out.unflatten(0, (-1, parts)).transpose(1, 2).flatten(2, 3)[:, :, :q_BGND.shape[2]]
+    return out[..., :n_values]
+
+
+def _parts(q: Tensor) -> int:
+    """In how many parts to take the queries: the CPU's backward pass gives each sample and head to one thread."""
+    if q.device.type != 'cpu' or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return 1
+    return max(min(torch.get_num_threads() // (q.shape[0] * q.shape[1]), MAX_PARTS, q.shape[2]), 1)
+
+
+def _in_parts(q_BGND: Tensor, parts: int) -> Tensor:
+    """Parts of the queries as samples of their own, (B parts, G, N / parts, D), zeros at the end."""
+    if parts == 1:
+        return q_BGND
+    q = F.pad(q_BGND, (0, 0, 0, -q_BGND.shape[2] % parts))
+    return q.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _for_parts(x_BGMD: Tensor, parts: int) -> Tensor:
+    """The same keys or values for every part."""
+    return x_BGMD if parts == 1 else x_BGMD.repeat_interleave(parts, 0)
 
 
 def _filled(x: Tensor, width: int) -> Tensor:
