@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from head_cases import build_head, features
+from head_cases import build_head
 from runtime_case import run_tool, write_case
 from torch import nn
 

@@ -45,7 +45,8 @@ def check(export, name, path):
     return block
 
 
-@pytest.mark.parametrize('name', [*BLOCKS, 'stack', 'dual'])
+@pytest.mark.parametrize('name', [name if name in ('dot_product', 'concatenation', 'heads') else pytest.param(
+    name, marks=pytest.mark.slow) for name in [*BLOCKS, 'stack', 'dual']])
 def test_torch_export(name, tmp_path):
     check(export_torch, name, tmp_path / 'block.pt2')
     program = torch.export.load(tmp_path / 'block.pt2')

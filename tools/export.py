@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help='size of the images that the file takes; default: that of --image, else of the crops')
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='default: name of the checkpoint, in the current folder')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
     parser.add_argument('--tolerance', type=float, default=1e-4,
                         help='largest difference, relative to the largest logit; default: %(default)s')
     parser.add_argument('--trust-checkpoint', action='store_true',
