@@ -152,6 +152,15 @@ def test_a_certified_inverse_that_does_not_converge_stops_the_run_and_one_of_the
     assert 'val/certificate/0/relative_error' in run(nn.Sequential(InvNonLocal2d(8, form='paper')), x, hook)
 
 
+def test_a_start_that_sharding_would_lose_is_refused():
+    model, x = nn.Sequential(InvNonLocal2d(8)), torch.randn(2, 8, 4, 4)
+    model[0]._is_fsdp_managed_module = True  # as FullyShardedDataParallel leaves its mark
+    with pytest.raises(RuntimeError, match='0: its normalisation starts from the first training batch, and FSDP'):
+        run(model, x, CertificateHook())
+    model(x)
+    assert run(model, x, CertificateHook()).lines
+
+
 def test_blocks_whose_hooks_do_not_run_are_measured_too():
     model = nn.Sequential(InvNonLocal2d(8))
     model.forward = lambda x: model[0].forward(x)  # as code compiled before there was a hook

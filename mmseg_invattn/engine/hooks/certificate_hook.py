@@ -12,6 +12,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
 from ...layers import InvChannelAttention, InverseInfo, InvertibleModule, InvNonLocal2d
+from ...layers.data_dependent import DataDependentStart
 from ...layers.spec import check_count
 from ...ops import full_precision
 
@@ -57,8 +58,13 @@ class CertificateHook(Hook):
         self._found: dict[str, list[dict]] = {}  # what they measured
 
     def before_train(self, runner) -> None:
-        """Say which blocks there are, and which of them have no certificate."""
+        """Say which blocks there are, and which of them have no certificate.
+
+        Raises:
+            RuntimeError: FSDP shards a block whose normalisation has not started: the start would be lost.
+        """
         for name, block in attention_blocks(runner.model).items():
+            _check_start(name, block)
             contraction = _contraction(block)
             runner.logger.info(f'CertificateHook: {name}, form={getattr(block, "form", "certified")!r}: ' + (
                 'no certified bound, the error of its inverse is reported as it is' if contraction is None else
@@ -164,7 +170,17 @@ def _contraction(block: InvertibleModule) -> float | None:
 
 def _sharded(block: InvertibleModule) -> bool:
     """Whether FSDP has the weights spread over the processes, where only a forward pass sees them whole."""
-    return any(hasattr(p, 'placements') for p in block.parameters())
+    flat = getattr(block, '_is_fsdp_managed_module', False)  # FullyShardedDataParallel; fully_shard has placements
+    return flat or any(hasattr(p, 'placements') for p in block.parameters())
+
+
+def _check_start(name: str, block: InvertibleModule) -> None:
+    starts = (module for module in block.modules() if isinstance(module, DataDependentStart))
+    if _sharded(block) and not all(module.initialised for module in starts):
+        raise RuntimeError(
+            f'{name}: its normalisation starts from the first training batch, and FSDP loses what a forward pass '
+            'writes into parameters: start from a checkpoint (load_from) of one iteration of training without FSDP, or '
+            'run one forward pass in training mode before the model is sharded')
 
 
 def _check_bound(name: str, bound: float, contraction: float, iteration: int) -> None:
