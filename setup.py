@@ -25,6 +25,7 @@ setup(
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff'],
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'docs': ['mkdocs', 'mkdocs-material'],
         'tracking': ['tensorboard', 'mlflow', 'wandb'],
     },

@@ -24,4 +24,9 @@ default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='IterationSeedHook'), dict(type='NonFiniteLossHook'), dict(type='DatasetCheckHook')]
+custom_hooks = [
+    dict(type='IterationSeedHook'),
+    dict(type='NonFiniteLossHook'),
+    dict(type='DatasetCheckHook'),
+    dict(type='CertificateHook', interval=200, max_val_images=8)
+]

@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
     def _window(self, scores: tuple, tokens_BGNC: Tensor, size: tuple[int, int], kernel: Callable[..., Tensor]) -> Mix:
         window, shift = self.spec.window_size, self.spec.window_shift
-        batch = len(tokens_BGNC)
+        batch = tokens_BGNC.shape[0]
         # Padding must not be attended to: -inf for its keys, in every window that holds some.
         real = to_windows(tokens_BGNC.new_ones(1, 1, tokens_BGNC.shape[2], 1), size, window, shift)
         beta = real.new_zeros(real.shape).masked_fill(real == 0, -float('inf')).mT.repeat(batch, 1, 1, 1)

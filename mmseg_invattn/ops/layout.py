@@ -16,8 +16,8 @@ class _Transposed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or x.dim() < 3:
-            return x.mT.contiguous()
+        if x.device.type != 'cpu' or x.dim() < 3 or torch.compiler.is_compiling():
+            return x.mT.contiguous()  # a graph with one matrix for each sample would fix the batch size
         # On the CPU torch transposes matrices in tiles, and batches of them number by number.
         matrices = [matrix.mT.contiguous() for matrix in x.reshape(-1, *x.shape[-2:]).unbind()]
         out = matrices[0] if len(matrices) == 1 else torch.stack(matrices)

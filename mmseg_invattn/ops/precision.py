@@ -4,7 +4,7 @@ Autocast and TF32 round the branch to 8 to 11 bits. A forward pass under them an
 of different maps, and an error bound in float32 would not hold.
 """
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch import Tensor
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Matrix products and convolutions in the dtype of their inputs: no autocast, no TF32 on CUDA."""
-    with torch.autocast(device.type, enabled=False):
+    # entered where there is one to switch off: torch.export cannot write a switch into a file
+    with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
         if device.type != 'cuda':
             yield
             return

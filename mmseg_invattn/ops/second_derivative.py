@@ -11,12 +11,13 @@ _WANTED = ContextVar('twice_differentiable', default=False)
 
 @contextmanager
 def twice_differentiable(wanted: bool = True) -> Iterator[None]:
-    """Inside, attention can be differentiated twice, at the price of the N x M map.
+    """Inside, attention is made of plain operators and can be differentiated twice, at the price of the N x M map.
 
     The fused kernels of ``scaled_dot_product_attention`` (CPU flash, CUDA flash and memory-efficient) have a first
     derivative only. Where the backward pass itself is differentiated (gradient penalties, ``gradgradcheck``, the
     gradient of a log-determinant) the forward pass runs inside this context, which selects the MATH backend.
-    Kernels of this package with a hand-written backward ask :func:`second_derivative_wanted`.
+    Kernels of this package with a hand-written backward ask :func:`second_derivative_wanted`. Exporters, which know no
+    operators but torch's, trace inside this context too.
 
     Args:
         wanted: False leaves the choice of the surroundings as it is.
@@ -33,5 +34,8 @@ def twice_differentiable(wanted: bool = True) -> Iterator[None]:
 
 
 def second_derivative_wanted() -> bool:
-    """Whether the caller is inside :func:`twice_differentiable`; compiled code has no second derivative: False."""
-    return not torch.compiler.is_compiling() and _WANTED.get()
+    """Whether the caller is inside :func:`twice_differentiable`.
+
+    False while dynamo reads the code, which cannot read a context variable: what it compiles has no second derivative.
+    """
+    return not torch.compiler.is_dynamo_compiling() and _WANTED.get()

@@ -1,5 +1,6 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .certificate_hook import CertificateHook
 from .iteration_seed_hook import IterationSeedHook
 from .non_finite_loss_hook import NonFiniteLossHook
 
-__all__ = ['AtomicCheckpointHook', 'IterationSeedHook', 'NonFiniteLossHook']
+__all__ = ['AtomicCheckpointHook', 'CertificateHook', 'IterationSeedHook', 'NonFiniteLossHook']

@@ -1,0 +1,207 @@
+"""Watch the certificates of invertible attention while a model trains, and stop the run where one does not hold."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+from torch import Tensor, nn
+
+from ...layers import InvChannelAttention, InverseInfo, InvertibleModule, InvNonLocal2d
+from ...layers.data_dependent import DataDependentStart
+from ...layers.spec import check_count
+from ...ops import full_precision
+
+# A bound is the contraction and the rounding of a few dozen operations in float32.
+ROUNDING = 128 * torch.finfo(torch.float32).eps
+
+
+@HOOKS.register_module()
+class CertificateHook(Hook):
+    """Log what is certified of every invertible attention block, and fail the run where a certificate is broken.
+
+    - Every ``interval`` iterations ``certificate/BLOCK/bound`` (the certified Lipschitz bound), ``/sharpness`` (the
+      largest over the heads) and ``/saturated`` (share of the tokens, in the batch of this iteration, that the ball of
+      the scores clips) go to the visualisation backends and the message hub, not to the terminal.
+    - At validation the worst ``inverse_error``, ``relative_error``, ``error_bound`` and ``evaluations`` over the images
+      that are inverted stand among the metrics, as ``val/certificate/BLOCK/...``. Errors are in the norm of the block.
+
+    BLOCK is the name of the module in the model. Blocks of a stack count one by one; ``form='none'`` is left out; what
+    a form does not have (``'paper'`` a bound, ``'coupling'`` a sharpness) is left out too, and said once. Only rank 0
+    measures. Without invertible attention in the model the hook does nothing.
+
+    Args:
+        interval: training iterations between two measurements; nothing is computed in between.
+        max_val_images: feature maps that are inverted at each validation, for each block; 0: none.
+        tol: of these inversions, see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: likewise.
+
+    Raises:
+        RuntimeError: during the run, naming block, bound, rule and iteration: a bound above the contraction, an inverse
+            error above its bound, or a certified inverse that does not converge.
+    """
+
+    priority = 'NORMAL'  # before the logger, and before the checkpoint: the last one is from before the failure
+
+    def __init__(self, interval: int = 200, max_val_images: int = 8, tol: float = 1e-6, max_iter: int = 1000):
+        check_count('interval', interval)
+        check_count('max_iter', max_iter)
+        if max_val_images < 0:
+            raise ValueError(f'max_val_images={max_val_images} is negative: give the number of feature maps to invert '
+                             'at each validation, or 0 for none')
+        self.interval, self.max_val_images, self.tol, self.max_iter = interval, max_val_images, tol, max_iter
+        self._watched: list = []  # handles of forward hooks
+        self._found: dict[str, list[dict]] = {}  # what they measured
+
+    def before_train(self, runner) -> None:
+        """Say which blocks there are, and which of them have no certificate.
+
+        Raises:
+            RuntimeError: FSDP shards a block whose normalisation has not started: the start would be lost.
+        """
+        for name, block in attention_blocks(runner.model).items():
+            _check_start(name, block)
+            contraction = _contraction(block)
+            runner.logger.info(f'CertificateHook: {name}, form={getattr(block, "form", "certified")!r}: ' + (
+                'no certified bound, the error of its inverse is reported as it is' if contraction is None else
+                f'certified Lipschitz bound {contraction:g}'))
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Watch the forward pass of every ``interval``-th iteration."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._watch(runner, lambda name, block, x, y: self._measure(name, block, x, runner.iter + 1))
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Log what was measured."""
+        if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
+            return
+        for name, block in attention_blocks(runner.model).items():
+            # Compiled code does not see hooks that came after it: then there is no share of saturated tokens.
+            if name not in self._found and not _sharded(block):
+                self._measure(name, block, None, runner.iter + 1)
+        scalars = {f'certificate/{name}/{key}': value for name, found in self._found.items()
+                   for key, value in found[-1].items()}
+        self._unwatch()
+        for key, value in scalars.items():
+            runner.message_hub.update_scalar(key, value)
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+    def before_val_epoch(self, runner) -> None:
+        """Watch the forward passes of the validation."""
+        if self.max_val_images:
+            self._watch(runner, lambda name, block, x, y: self._invert(name, block, x, y, runner.iter))
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Put the worst of all images among the metrics."""
+        for name, batches in self._found.items():
+            for key in ('inverse_error', 'relative_error', 'error_bound', 'evaluations'):
+                worst = max(batch[key] for batch in batches)
+                if not math.isnan(worst):
+                    runner.message_hub.update_scalar(f'val/certificate/{name}/{key}', worst)
+        self._unwatch()
+
+    def _watch(self, runner, measure: Callable) -> None:
+        self._unwatch()
+        if not is_main_process():
+            return
+        for name, block in attention_blocks(runner.model).items():
+            # First in line: where FSDP shards the block, its own hook takes the weights away afterwards.
+            self._watched.append(block.register_forward_hook(
+                lambda block, args, y, name=name: measure(name, block, args[0].detach(), y.detach()), prepend=True))
+
+    def _unwatch(self) -> None:
+        for handle in self._watched:
+            handle.remove()
+        self._watched, self._found = [], {}
+
+    @torch.no_grad()
+    def _measure(self, name: str, block: InvertibleModule, x: Tensor | None, iteration: int) -> None:
+        """Bound, sharpness and, given what the block saw, the share of saturated tokens."""
+        core = _core(block)
+        n_pixels = None if x is None else x.shape[2] * x.shape[3]
+        bound, found = block.lipschitz_bound(n_pixels), {}
+        if bound is not None:
+            found['bound'] = bound
+            _check_bound(name, bound, core.contraction, iteration)
+        if hasattr(core, 'sharpness') and (n_pixels or not core.sharpness.depends_on_n):
+            found['sharpness'] = float(core.sharpness(n_pixels).max())
+        if hasattr(core, 'saturation') and x is not None:
+            with full_precision(x.device):
+                found['saturated'] = float(core.saturation(x).mean())
+        self._found[name] = [found]
+
+    @torch.no_grad()
+    def _invert(self, name: str, block: InvertibleModule, x: Tensor, y: Tensor, iteration: int) -> None:
+        """The worst of a batch, as many of its samples as there is room for."""
+        batches = self._found.setdefault(name, [])
+        room = self.max_val_images - sum(batch['images'] for batch in batches)
+        if room <= 0:
+            return
+        x, y = x[:room], y[:room]
+        x_hat, info = block.inverse(y, self.tol, self.max_iter, strict=False)
+        x = x.to(x_hat.dtype)
+        error, size = block.error_norm(x_hat - x), block.error_norm(x)
+        _check_inverse(name, error, info, block.lipschitz_bound(), iteration, self.max_iter)
+        batches.append(dict(images=len(x), inverse_error=float(error.max()), error_bound=float(info.error_bound.max()),
+                            relative_error=float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()),
+                            evaluations=int(info.iterations.max())))
+
+
+def attention_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
+    """Every attention block of a model that has an inverse, by the name of its module."""
+    model = model.module if is_model_wrapper(model) else model
+    return {name: module for name, module in model.named_modules() if isinstance(module, InvChannelAttention)
+            or (isinstance(module, InvNonLocal2d) and module.form != 'none')}
+
+
+def _core(block: InvertibleModule) -> InvertibleModule:
+    return block.block if isinstance(block, InvNonLocal2d) else block
+
+
+def _contraction(block: InvertibleModule) -> float | None:
+    return getattr(_core(block), 'contraction', None)
+
+
+def _sharded(block: InvertibleModule) -> bool:
+    """Whether FSDP has the weights spread over the processes, where only a forward pass sees them whole."""
+    flat = getattr(block, '_is_fsdp_managed_module', False)  # FullyShardedDataParallel; fully_shard has placements
+    return flat or any(hasattr(p, 'placements') for p in block.parameters())
+
+
+def _check_start(name: str, block: InvertibleModule) -> None:
+    starts = (module for module in block.modules() if isinstance(module, DataDependentStart))
+    if _sharded(block) and not all(module.initialised for module in starts):
+        raise RuntimeError(
+            f'{name}: its normalisation starts from the first training batch, and FSDP loses what a forward pass '
+            'writes into parameters: start from a checkpoint (load_from) of one iteration of training without FSDP, or '
+            'run one forward pass in training mode before the model is sharded')
+
+
+def _check_bound(name: str, bound: float, contraction: float, iteration: int) -> None:
+    if not bound <= contraction * (1 + ROUNDING):  # nor where it is a NaN
+        raise RuntimeError(
+            f'{name}: the certified Lipschitz bound is {bound:.8g} in iteration {iteration}, and the rule is that it '
+            f'never exceeds contraction={contraction:g}. Weights that are not finite break it (lower the learning rate '
+            'or clip the gradients), or code that writes to .data of a parameter; otherwise please report it')
+
+
+def _check_inverse(name: str, error: Tensor, info: InverseInfo, bound: float | None, iteration: int,
+                   max_iter: int) -> None:
+    where = f'at the validation of iteration {iteration} (certified Lipschitz bound {bound})'
+    if bound is not None and not info.converged.all():
+        raise RuntimeError(
+            f'{name}: an inverse did not converge within {max_iter} evaluations, largest residual '
+            f'{float(info.residual.max()):.3g}, {where}, and the rule is that those of a certified block do. Near a '
+            'contraction of 1 they take more: raise max_iter of CertificateHook, or lower the contraction')
+    excess = error > info.error_bound  # False where there is no bound: it is a NaN
+    if excess.any():
+        raise RuntimeError(
+            f'{name}: an inverse is off by {float(error[excess][0]):.3g} {where}, and the rule is that the error stays '
+            f'below the reported bound, here {float(info.error_bound[excess][0]):.3g}. The block does not compute the '
+            'same map forward and back: check what was changed in it')

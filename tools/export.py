@@ -1,0 +1,90 @@
+"""Export the forward pass of a segmentor to ONNX or torch.export, and check the file against PyTorch.
+
+    python tools/export.py CONFIG CHECKPOINT --format onnx --shape 512 1024 --image street.png
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import torch
+from mmengine.dataset import Compose
+from torch import Tensor, nn
+
+from mmseg_invattn.apis import init_model
+from mmseg_invattn.engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Export the forward pass: preprocessed image -> logits')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=FORMATS, required=True)
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
+                        help='size of the images that the file takes; default: that of --image, else of the crops')
+    parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
+    parser.add_argument('--tolerance', type=float, default=1e-4,
+                        help='largest difference, relative to the largest logit; default: %(default)s')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+    return parser.parse_args()
+
+
+def read_image(model: nn.Module, file: str, shape: list[int] | None) -> Tensor:
+    """The image as the test pipeline and the model's preprocessor leave it, (1, 3, H, W)."""
+    pixels = cv2.imread(file)
+    if pixels is None:
+        raise FileNotFoundError(f'{file}: there is no such image, or it cannot be read')
+    loading = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
+    steps = [step for step in model.cfg.test_pipeline if step['type'] not in loading]
+    if shape:
+        pixels = cv2.resize(pixels, (shape[1], shape[0]))
+        steps = [step for step in steps if 'Resize' not in step['type']]
+    size = pixels.shape[:2]
+    sample = Compose(steps)(dict(img=pixels, img_path=file, img_shape=size, ori_shape=size))
+    return preprocess(model, sample['inputs'], [sample['data_samples']])
+
+
+def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
+    return model.data_preprocessor(dict(inputs=[pixels], data_samples=samples), training=False)['inputs']
+
+
+def random_image(model: nn.Module, shape: list[int] | None) -> Tensor:
+    shape = shape or model.cfg.get('crop_size') or model.cfg.model.data_preprocessor.get('size')
+    if not shape:
+        raise ValueError('the config names no crop size: give --shape H W or --image FILE')
+    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return preprocess(model, pixels)
+
+
+def main() -> int:
+    args = parse_args()
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f'{args.checkpoint}: there is no such checkpoint file')
+    segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
+    image = read_image(segmentor, args.image, args.shape) if args.image else random_image(segmentor, args.shape)
+    export, suffix = FORMATS[args.format]
+    out = args.out or Path(Path(args.checkpoint).name).with_suffix(suffix)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model = ForwardPass(segmentor)
+    exported = export(model, image, out)
+    error, largest = difference(model, exported, image)
+    within = error <= args.tolerance * largest
+    height, width = image.shape[2:]
+    print(f'{out}: float32 images (batch, 3, {height}, {width}) -> logits (batch, {segmentor.num_classes}, {height}, '
+          f'{width}), {out.stat().st_size / 2**20:.1f} MiB')
+    print(f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
+          f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these')
+    print(NOT_EXPORTED)
+    return 0 if within else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
