@@ -44,12 +44,14 @@ def test_ball_does_not_expand():
     torch.manual_seed(1)
     x = torch.randn(1000, 6, dtype=torch.float64) * torch.logspace(-4, 4, 1000, dtype=torch.float64)[:, None]
     y = x + torch.randn_like(x) * torch.logspace(-6, 3, 1000, dtype=torch.float64)[:, None]
-    for radius in (0.5, 1.0, 3.0):
-        assert ((to_ball(x, radius) - to_ball(y, radius)).norm(dim=-1) <= (x - y).norm(dim=-1) * (1 + 1e-12)).all()
-        assert (to_ball(x, radius).norm(dim=-1) <= radius).all()
-        plain = x / torch.sqrt(1 + x.square().sum(-1, keepdim=True) / radius**2)
-        torch.testing.assert_close(to_ball(x, radius), plain)
-    assert torch.autograd.gradcheck(to_ball, x[:5].clone().requires_grad_())
+    for scale in (0.5, 1.0, 3.0):
+        moved = (to_ball(x, scale) - to_ball(y, scale)).norm(dim=-1)
+        assert (moved <= (x - y).norm(dim=-1) / scale * (1 + 1e-12)).all()
+        assert (to_ball(x, scale).norm(dim=-1) <= 1).all()
+        torch.testing.assert_close(to_ball(x, scale), x / torch.sqrt(scale**2 + x.square().sum(-1, keepdim=True)))
+    inputs = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True), torch.tensor(
+        [[0.3], [2.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(to_ball, inputs) and torch.autograd.gradgradcheck(to_ball, inputs)
 
 
 def test_ball_takes_any_size():

@@ -63,8 +63,8 @@ class InvChannelAttention(InvertibleModule):
     def _channels(self, x: Tensor) -> Tensor:
         """b, shape (B, 1, C, N)."""
         # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
-        x_B1NC = self.norm(x.to(self.norm.centre.dtype).flatten(2).mT[:, None])
-        return to_ball(x_B1NC.mT * (self.channels / x_B1NC.shape[2])**0.5)
+        x_B1NC = self.norm.centred(x.to(self.norm.centre.dtype).flatten(2).mT[:, None])
+        return to_ball(x_B1NC.mT, self.norm.scale() * (x_B1NC.shape[2] / self.channels)**0.5)
 
     def branch(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         """g(x), shape (B, C, H, W), in the dtype of the weights."""

@@ -1,13 +1,14 @@
-"""The invertible affine normalisation before a certified branch.
+"""The invertible affine normalisation before a certified branch, and the ball behind it.
 
-The branch reads ``B((x - m) / a)`` and its output is multiplied by a: a similarity, so the Lipschitz constant is the
-same in the units of the features as in the units of the ball, and the certificate does not know of it.
+The branch reads ``b = B((x - m) / a)`` and its output is multiplied by a: a similarity, so the Lipschitz constant is
+the same in the units of the features as in the units of the ball, and the certificate does not know of it.
 """
 import math
 
 import torch
 from torch import Tensor, nn
 
+from ..ops import to_ball
 from .data_dependent import DataDependentStart, sum_of_processes
 
 # RMS norm of the tokens at the start, in radii of the ball. The few tokens that stand out are the ones that attention
@@ -17,7 +18,9 @@ START_NORM = 1 / 3
 
 
 class TokenNorm(DataDependentStart):
-    """``(x - m) / a`` with m and a learned, set from the first training batch so that tokens have an RMS norm of 1/3.
+    """``B((x - m) / a)`` with m and a learned, set from the first training batch.
+
+    They start so that the ``(x - m) / a`` have an RMS norm of 1/3.
 
     As in ActNorm the start depends on the data and nothing after it does: train and eval mode give the same output.
     Under distributed training the first batch of all processes counts.
@@ -33,9 +36,13 @@ class TokenNorm(DataDependentStart):
         self.log_scale = nn.Parameter(torch.zeros(groups))
 
     def forward(self, x_BGNC: Tensor, frozen: bool = False) -> Tensor:
+        return to_ball(self.centred(x_BGNC, frozen), self.scale())
+
+    def centred(self, x_BGNC: Tensor, frozen: bool = False) -> Tensor:
+        """``x - m``; ``frozen`` does not take x for the first batch."""
         if not frozen:
             self.start(x_BGNC)
-        return (x_BGNC - self.centre[:, None]) * torch.exp(-self.log_scale)[:, None, None]
+        return x_BGNC + -self.centre[:, None]  # the gradient of a difference would be negated number by number
 
     def scale(self) -> Tensor:
         """a, shape (G, 1, 1), to multiply tokens with."""

@@ -1,22 +1,59 @@
-"""The token-wise map into a ball: attention reads a bounded copy of its input, the skip path keeps the input."""
+"""The token-wise map into the unit ball: attention reads a bounded copy of its input, the skip path keeps the input."""
 import torch
 from torch import Tensor
 
 
-def to_ball(x: Tensor, radius: float = 1.0) -> Tensor:
-    """Maps every token into the open ball of the given radius, smoothly and without expanding distances.
+def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """Maps every token into the open unit ball, smoothly and without expanding distances in units of the scale a.
 
-    ``B(x) = x / sqrt(1 + |x|^2 / R^2)``. Its Jacobian has the eigenvalues ``(1 + r^2)^(-1/2)`` (tangential) and
-    ``(1 + r^2)^(-3/2)`` (radial) with ``r = |x| / R``: both at most 1.
+    ``b = B(x / a) = x / sqrt(a^2 + |x|^2)``. The Jacobian of B has the eigenvalues ``(1 + r^2)^(-1/2)`` (tangential)
+    and ``(1 + r^2)^(-3/2)`` (radial) with ``r = |x| / a``: both at most 1.
 
     Args:
         x: tokens, shape (..., C).
-        radius: R > 0.
+        scale: a > 0, a number or a tensor that broadcasts to (..., 1).
 
     Returns:
-        Tensor of the shape of ``x``; every token has a norm below ``radius``.
+        Tensor of the shape of ``x``; every token has a norm below 1.
     """
-    # hypot-like scaling: |x|^2 would overflow float32 beyond 1e19, and a token of that size must still map to R.
-    size = x.abs().amax(-1, keepdim=True).clamp(min=radius).detach()
+    scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+    if torch.compiler.is_compiling():
+        return _ball(x, scale)[0]
+    return _Ball.apply(x, scale)
+
+
+def _ball(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """b and ``1 / sqrt(a^2 + |x|^2)``, shape (..., 1)."""
+    # hypot-like scaling: |x|^2 would overflow float32 beyond 1e19, and a token of that size must still map to the rim.
+    size = torch.maximum(x.detach().abs().amax(-1, keepdim=True), scale.detach())
     scaled = x / size
-    return radius * scaled / torch.sqrt((radius / size).square() + scaled.square().sum(-1, keepdim=True))
+    inverse = ((scale / size).square() + scaled.square().sum(-1, keepdim=True)).rsqrt()
+    return scaled * inverse, inverse / size
+
+
+class _Ball(torch.autograd.Function):
+    """With ``h = sqrt(a^2 + |x|^2)`` and the gradient G of b
+
+        dL/dx = (G - b (b . G)) / h,        dL/da = -a / h^2 sum (b . G)
+
+    in a third of the passes over the features that differentiating the formula takes.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        b, inverse = _ball(x, scale)
+        ctx.save_for_backward(x, scale, b, inverse)
+        return b
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, scale, b, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: through the formula
+            inputs = [t for t, wanted in zip((x, scale), ctx.needs_input_grad, strict=True) if wanted]
+            grads = iter(torch.autograd.grad(_ball(x, scale)[0], inputs, grad, create_graph=True))
+            return tuple(next(grads) if wanted else None for wanted in ctx.needs_input_grad)
+        inner = (grad * b).sum(-1, keepdim=True)
+        d_scale = None
+        if ctx.needs_input_grad[1]:
+            d_scale = (-scale * inverse.square() * inner).sum_to_size(scale.shape)
+        return torch.addcmul(grad, b, inner, value=-1) * inverse, d_scale

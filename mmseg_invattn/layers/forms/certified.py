@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, to_ball, transposed
+from ...ops import Roulette, full_precision, gram_norm, residual_log_abs_det, spectral_norm_bound, transposed
 from ..attention import Attention
 from ..base import InverseInfo, InvertibleModule, branch_steepness, check_features, invert_residual
 from ..derived import derived
@@ -81,7 +81,7 @@ class Certified(InvertibleModule):
         with full_precision(x.device):
             size = (x.shape[2], x.shape[3])
             scores, gain = self._at(weights, size[0] * size[1])
-            b_BGNC = to_ball(self.norm(self.heads.tokens(x.to(weights.out.dtype))))
+            b_BGNC = self.norm(self.heads.tokens(x.to(weights.out.dtype)))
             mix = self.attention.mixer(scores, b_BGNC, size)
             o_BHNE = mix(grouped_linear(b_BGNC, weights.value))
             g_BGNC = self.heads.merge(o_BHNE, weights.out * gain[:, None, None] * self.norm.scale())
@@ -157,5 +157,5 @@ class Certified(InvertibleModule):
         fits the features.
         """
         check_features(x, self.channels)
-        b_BGNC = to_ball(self.norm(self.heads.tokens(x.to(self.out.weight.dtype)), frozen=True))
+        b_BGNC = self.norm(self.heads.tokens(x.to(self.out.weight.dtype)), frozen=True)
         return (b_BGNC.norm(dim=-1) > 0.9).to(b_BGNC.dtype).mean((1, 2))

@@ -22,7 +22,6 @@ from ...ops import (
     max_token_norm,
     residual_log_abs_det,
     spectral_norm_bound,
-    to_ball,
     transposed,
     twice_differentiable,
 )
@@ -89,7 +88,7 @@ class Conditional(InvertibleModule):
     def _mixer(self, z: Tensor, weights: ConditionalWeights) -> Mix:
         """P of the half z, shape (B, C/2, H, W)."""
         size = (z.shape[2], z.shape[3])
-        b_B1NC = to_ball(self.norm(transposed(z.flatten(2))[:, None]))
+        b_B1NC = self.norm(transposed(z.flatten(2))[:, None])
         return self.attention.mixer(self._scores(weights, size[0] * size[1])[0], b_B1NC, size)
 
     def _mixed(self, x1: Tensor, mix: Mix, weight: Tensor) -> Tensor:
@@ -172,7 +171,7 @@ class Conditional(InvertibleModule):
         """Share of the tokens of x_2 whose bounded copy has a norm above 0.9, shape (B,)."""
         check_features(x, self.channels)
         z_B1NC = x.to(self.norm.centre.dtype).chunk(2, 1)[1].flatten(2).mT[:, None]
-        b_B1NC = to_ball(self.norm(z_B1NC, frozen=True))
+        b_B1NC = self.norm(z_B1NC, frozen=True)
         return (b_B1NC.norm(dim=-1) > 0.9).to(b_B1NC.dtype).mean((1, 2))
 
     def local_lipschitz(self, x: Tensor) -> Tensor:
