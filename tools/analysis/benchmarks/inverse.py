@@ -141,7 +141,7 @@ def run(session: Session) -> None:
         compare_evaluations(session, f'inverse, {name}', case, sizes, 1, MOST_EVALUATIONS)
         compare_paper(session, f'inverse, {name}', case, sizes)
     channels, size = 4, (4, 4)
-    sizes |= dict(B=1, C=channels, N=size[0] * size[1])
+    sizes = sizes | dict(B=1, C=channels, N=size[0] * size[1])
     cases = {mode: hardest(mode, channels, size, 5 if session.quick else 500)
              for mode in ('embedded_gaussian', 'dot_product', 'concatenation')}
     hardest_mode = max(cases, key=lambda mode: cases[mode][1])
