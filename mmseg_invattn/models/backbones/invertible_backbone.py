@@ -7,11 +7,11 @@ stage puts out all that is left. The outputs hold as many numbers as the image, 
 from collections.abc import Callable, Sequence
 
 from mmengine.model import BaseModule
-from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...layers import InverseInfo, InvertibleModule, InvertibleSequential, MemoryFree, Split, Squeeze
 from ...ops import Roulette, at_least_float32
+from .. import attention_slot
 
 # Layers of stage i at so many channels, and whether a split follows them.
 Stage = Callable[[int, int, bool], list[InvertibleModule]]
@@ -129,8 +129,8 @@ def build_attention(attention: dict, channels: int) -> InvertibleModule:
     Raises:
         ValueError: it has none.
     """
-    layer = MODELS.build(dict(type='InvNonLocal2d') | attention | dict(in_channels=channels))
-    if not isinstance(layer, InvertibleModule) or getattr(layer, 'form', None) == 'none':
+    layer = attention_slot.build_attention(channels, attention)
+    if not attention_slot.has_inverse(layer):
         raise ValueError(f'attention={attention} has no inverse, and the backbone would have none: take '
                          'form=\'certified\', \'conditional\' or \'coupling\'')
     return layer
