@@ -20,11 +20,14 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
-    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm'],
+    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm',
+                      'jinja2', 'matplotlib', 'scipy'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff'],
+        # playwright drives a Chromium that is installed already; triton without a GPU runs in its interpreter
+        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'playwright', 'tensorboard',
+                "triton; platform_system == 'Linux'"],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'docs': ['mkdocs', 'mkdocs-material'],
         'tracking': ['tensorboard', 'mlflow', 'wandb'],
