@@ -14,9 +14,9 @@ from mmseg_invattn.ops.attention import blocked_positive, triton_blocked_positiv
 from mmseg_invattn.ops.attention.positive import positive_attention
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-# heads, N, M, D, E: one of everything; one row or column; whole and broken tiles; widths of several parts.
-SIZES = [((1, 1), 1, 1, 3, 3), ((2, 1), 1, 130, 16, 40), ((1, 2), 130, 1, 40, 16), ((1, 3), 64, 64, 16, 16),
-         ((1, 1), 199, 67, 3, 40), ((2, 2), 33, 70, 40, 3), ((1, 1), 65, 50, 70, 150)]
+# heads, N, M, D, E: one of everything; one row or column; broken tiles; widths of several parts.
+SIZES = [((1, 1), 1, 1, 3, 3), ((2, 1), 1, 130, 16, 40), ((1, 1), 130, 1, 40, 16), ((1, 1), 199, 67, 3, 40),
+         ((1, 2), 65, 32, 40, 80)]
 TRITON = triton_blocked_positive.forward, triton_blocked_positive.backward
 TORCH = blocked_positive._forward, blocked_positive._backward
 multiply = InterpreterBuilder.create_dot
@@ -66,7 +66,7 @@ def by_operator(inputs, grad):
     return out, *torch.autograd.grad(out, inputs, grad)
 
 
-def scores(low, high, n=50, m=150):
+def scores(low, high, n=20, m=70):
     """Inputs whose scores are a projection onto the first channel."""
     torch.manual_seed(0)
     k = torch.cat([torch.empty(1, 1, m, 1).uniform_(low, high), torch.zeros(1, 1, m, 3)], -1)
@@ -78,12 +78,12 @@ def main():
     blocked_positive.triton_kernels = lambda *_: triton_blocked_positive
     found = {'float32': {}, 'bfloat16': {}, 'float16': {}, 'extreme': {}}
     for name, dtype in DTYPES.items():
-        for size in SIZES if name == 'float32' else SIZES[3::2]:
+        for size in SIZES if name == 'float32' else SIZES[3:4]:
             found[name][str(size)] = compare(*features(*size, dtype))
-        triton_choice.trial(triton_blocked_positive, torch.device('cpu'), dtype, 40, 24, TORCH)
+        triton_choice.trial(triton_blocked_positive, torch.device('cpu'), dtype, 16, 16, TORCH)
     for low, high in ((-300, -200), (-1e4, -9e3), (-1e4, 1e4), (9e3, 1e4)):
-        found['extreme'][f'{low} to {high}'] = compare(scores(low, high), torch.randn(1, 1, 50, 4))
-    inputs, grad = features((2, 2), 40, 33, 16, 8, torch.bfloat16)
+        found['extreme'][f'{low} to {high}'] = compare(scores(low, high), torch.randn(1, 1, 20, 4))
+    inputs, grad = features((1, 3), 40, 33, 16, 8, torch.bfloat16)
     ours, theirs = by_operator(inputs, grad), dense((inputs[0], inputs[1][:, :1], inputs[2]), grad)
     found['operator'], found['dtypes'] = errors(ours, theirs), [str(x.dtype) for x in ours]
     inputs, _ = features((1, 1), 3, 5, 4, 4, torch.float32)
