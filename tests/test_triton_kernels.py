@@ -77,7 +77,7 @@ def test_kernels_compile_without_a_gpu(capability, dtype, size, values, tmp_path
     for name, more in KERNELS.items():
         kernel = getattr(triton_blocked_positive, name)
         constants = triton_blocked_positive.settings(dtype, size, values, size if more else values)
-        options = {key: constants.pop(key) for key in ('num_warps', 'num_stages')}
+        options = {key: constants.pop(key) for key in triton_blocked_positive.COMPILER}
         constants |= more
         types = {argument: 'constexpr' if argument in constants else 'i32' if argument in ('n', 'm', 'rows', 'columns')
                  else '*' + (TYPES[dtype] if argument in HALF else 'fp32') for argument in kernel.arg_names}

@@ -148,15 +148,16 @@ def _features_kernel(x, y, a, c, z, s, b, dx, rows, columns, QUERIES: tl.constex
 # How the weights go into their product: their type, and the precision of a product of float32.
 WEIGHTS = {torch.float32: (tl.float32, 'ieee'), torch.float16: (tl.float32, 'tf32'),
            torch.bfloat16: (tl.bfloat16, 'ieee')}
+COMPILER = dict(num_warps=8, num_stages=2, enable_fp_fusion=True)
 
 
 def settings(dtype: torch.dtype, size: int, values: int, own: int) -> dict:
-    """Constants of a kernel whose programs write rows of width ``own``: size of query and key, of values."""
+    """Constants of a kernel, for size of query and key, size of values, and the width ``own`` of what it writes."""
     wide = dtype == torch.float32
     weight, precision = WEIGHTS[dtype]
     return dict(D=size, E=values, HEIGHT=64, WIDTH=32 if wide else 64,
                 PART=_power(max(size, values), 32 if wide else 64), OWN=_power(own, 64 if wide else 128),
-                WEIGHT=weight, PRECISION=precision, num_warps=8, num_stages=2)
+                WEIGHT=weight, PRECISION=precision, **COMPILER)
 
 
 def _power(size: int, most: int) -> int:
