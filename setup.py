@@ -25,7 +25,7 @@ setup(
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        # playwright drives a Chromium that is installed already; triton without a GPU runs in its interpreter
+        # playwright drives a Chromium that is there already; without a GPU triton runs in its interpreter and compiles
         'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'playwright', 'tensorboard',
                 "triton; platform_system == 'Linux'"],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
