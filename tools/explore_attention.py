@@ -13,7 +13,8 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmseg_invattn.apis import init_model
-from mmseg_invattn.visualization.explorer_page import attention_views, channel_notes, make_page
+from mmseg_invattn.visualization.attention_adapters import attention_views
+from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
 from mmseg_invattn.visualization.model_input import read_image
 from mmseg_invattn.visualization.outputs import refuse_existing, write_whole
 
@@ -37,7 +38,7 @@ def main() -> None:
     refuse_existing([args.out], args.overwrite)
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     picture, image = read_image(model, args.image)
-    views = attention_views(model, image)
+    views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
     page = make_page(picture, views, title, channel_notes(model))
     write_whole(args.out, page.encode())

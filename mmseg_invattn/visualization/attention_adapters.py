@@ -64,6 +64,33 @@ def attention_scores(module: nn.Module, x: Tensor) -> AttentionView:
     return ADAPTERS[type(module)](module, x)
 
 
+@torch.no_grad()
+def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[str, AttentionView]]:
+    """What every attention block of a model attends to, with its name, in the order in which they run.
+
+    Args:
+        model: in evaluation mode.
+        run: calls the model on one image, such as ``lambda: model(image, mode='tensor')``.
+
+    Raises:
+        ValueError: no block ran whose attention can be shown.
+    """
+    seen, hooks = [], []
+    for name, module in attention_blocks(model):
+        hooks.append(module.register_forward_pre_hook(
+            lambda module, args, name=name: seen.append((name, module, args[0]))))
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
+        raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
+                         f'the types {known}: give a config with InvNonLocal2d, NLHead or DAHead in it')
+    return [(name, attention_scores(module, x)) for name, module, x in seen]
+
+
 def _form(form: nn.Module, x: Tensor) -> AttentionView:
     """Any form of this project: all of them attend through :class:`~mmseg_invattn.layers.attention.Attention`."""
     attention, mode, spec = form.attention, form.attention.mode, form.attention.spec

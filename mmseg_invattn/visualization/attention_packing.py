@@ -3,8 +3,10 @@
 Shape suffixes: H heads, N queries, M keys, D query and key size, R the size that is left.
 """
 import base64
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,15 +25,23 @@ class PackedView:
     """A view as the page has it.
 
     Attributes:
+        exact: the view.
         view: the view with its numbers rounded, float32.
-        error: largest difference of a score to the exact one.
-        limit: difference that may be shown.
         arrays: integers of queries and keys, and their steps (H, R); of a sum its numbers in float32.
     """
+    exact: AttentionView
     view: AttentionView
-    error: float
-    limit: float
     arrays: dict[str, Tensor]
+
+    @cached_property
+    def error(self) -> float:
+        """Largest difference of a score to the exact one."""
+        return 0.0 if self.view.score == 'sum' else largest_difference(self.exact, self.view)
+
+    @property
+    def limit(self) -> float:
+        """Difference that may be shown."""
+        return score_limit(self.exact)
 
     def to_json(self) -> dict:
         """For the page; arrays in base64, little-endian, with their type."""
@@ -45,7 +55,7 @@ class PackedView:
         return dict(title=view.title, size=view.size, heads=view.heads, channels=view.query_HND.shape[-1],
                     score=view.score, kernel=view.kernel, factor=view.factor, neighbourhood=view.neighbourhood,
                     window=view.window, queryCells=view.query_cells._asdict(),
-                    keyCells=[grid._asdict() for grid in view.key_cells], position=position, error=self.error,
+                    keyCells=[grid._asdict() for grid in view.key_cells], position=position,
                     arrays={name: encode(array) for name, array in arrays.items()})
 
 
@@ -89,11 +99,10 @@ def pack(view: AttentionView, bits: int = 16) -> PackedView:
                    key_bias_HM=None if view.key_bias_HM is None else view.key_bias_HM.float().cpu(),
                    position=deepcopy(view.position).float().cpu() if view.position is not None else None)
     if view.score == 'sum':  # one number each
-        return PackedView(view, 0.0, LIMIT, dict(query=view.query_HND, key=view.key_HMD))
+        return PackedView(view, view, dict(query=view.query_HND, key=view.key_HMD))
     if view.kernel == 'softmax':  # a number that all keys have in common is inert, and would take up range
         view = replace(view, key_HMD=view.key_HMD - view.key_HMD.mean(1, keepdim=True))
-    limit = LIMIT * (1.0 if view.kernel in ('softmax', 'elu1') else largest_score(view))
-    query_HNR, key_HMR = low_rank(view.query_HND, view.key_HMD, limit / 4)
+    query_HNR, key_HMR = low_rank(view.query_HND, view.key_HMD, score_limit(view) / 4)
     arrays, rounded = {}, {}
     for name, x_HNR in (('query', query_HNR), ('key', key_HMR)):
         top = 2**(bits - 1) - 1
@@ -102,7 +111,7 @@ def pack(view: AttentionView, bits: int = 16) -> PackedView:
         arrays |= {name: whole, f'{name}Step': step_HR}
         rounded[name] = whole.float() * step_HR[:, None]
     packed = replace(view, query_HND=rounded['query'], key_HMD=rounded['key'])
-    return PackedView(packed, largest_difference(view, packed), limit, arrays)
+    return PackedView(view, packed, arrays)
 
 
 def low_rank(query_HND: Tensor, key_HMD: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -121,15 +130,17 @@ def low_rank(query_HND: Tensor, key_HMD: Tensor, tolerance: float) -> tuple[Tens
     return q_HNR[..., :rank].float(), k_HMR[..., :rank].float()
 
 
-def largest_score(view: AttentionView) -> float:
-    return max(float(s.abs().max()) for s in _score_blocks(view))
+def score_limit(view: AttentionView) -> float:
+    if view.score == 'sum' or view.kernel in ('softmax', 'elu1'):
+        return LIMIT
+    return LIMIT * max(float(s.abs().max()) for s in _score_blocks(view))
 
 
 def largest_difference(a: AttentionView, b: AttentionView) -> float:
     return max(float((s - t).abs().max()) for s, t in zip(_score_blocks(a), _score_blocks(b), strict=True))
 
 
-def _score_blocks(view: AttentionView):
+def _score_blocks(view: AttentionView) -> Iterator[Tensor]:
     """``q_i . k_j`` for some of the queries of a head after the other."""
     for query_ND, key_MD in zip(view.query_HND, view.key_HMD, strict=True):
         for part in query_ND.split(ROWS):

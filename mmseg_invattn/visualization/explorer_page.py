@@ -10,44 +10,17 @@ from string import Template
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .attention_adapters import ADAPTERS, attention_blocks, attention_scores, channel_attention_blocks
+from .attention_adapters import channel_attention_blocks
 from .attention_packing import PackedView, coarser, pack
 from .attention_view import AttentionView
 
 FOLDER = Path(__file__).parent / 'explorer'
 MAX_BYTES = 5_000_000  # of the page
+ROOM_FOR_NOTES = 1_000  # bytes of what is said of the numbers, and 100 more for each block
 MAX_SIDE = 1600  # pixels of the picture in the page
 MAX_LOSSLESS = 300_000  # bytes of a picture that is kept as PNG
-
-
-@torch.no_grad()
-def attention_views(model: nn.Module, image: Tensor) -> list[tuple[str, AttentionView]]:
-    """What every attention block of a model attends to, in the order in which they run.
-
-    Args:
-        model: in evaluation mode.
-        image: as ``read_image`` returns it, (1, 3, H, W); the model sees all of it at once.
-
-    Raises:
-        ValueError: no block ran whose attention can be shown.
-    """
-    seen, hooks = [], []
-    for name, module in attention_blocks(model):
-        hooks.append(module.register_forward_pre_hook(
-            lambda module, args, name=name: seen.append((name, module, args[0]))))
-    try:
-        model(image, mode='tensor')
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not seen:
-        known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
-        raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
-                         f'the types {known}: give a config with InvNonLocal2d, NLHead or DAHead in it')
-    return [(name, attention_scores(module, x)) for name, module, x in seen]
 
 
 def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title: str, notes: list[str],
@@ -71,11 +44,12 @@ def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title
     while factor < 2 * largest:
         for bits in (16, 8):
             packed = [(name, pack(coarser(view, factor), bits)) for name, view in views]
-            if bits == 8 and any(p.error > p.limit for _, p in packed):
+            blocks = [dict(name=name, **p.to_json()) for name, p in packed]
+            empty = _fill(picture, blocks, title, notes)
+            if len(empty.encode()) + ROOM_FOR_NOTES + 100 * len(blocks) > max_bytes:
                 continue
-            page = _fill(picture, packed, title, notes + describe(packed, factor, bits))
-            if len(page.encode()) <= max_bytes:
-                return page
+            if bits == 16 or all(p.error <= p.limit for _, p in packed):
+                return _fill(picture, blocks, title, notes + describe(packed, factor, bits))
         factor *= 2
     raise ValueError(f'the page of {len(views)} attention blocks does not fit into {max_bytes:,} bytes even on the '
                      'coarsest grid: give a smaller image')
@@ -114,8 +88,7 @@ def picture_url(picture: np.ndarray) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(code).decode()}'
 
 
-def _fill(picture: str, packed: list[tuple[str, PackedView]], title: str, notes: list[str]) -> str:
-    blocks = [dict(name=name, **p.to_json()) for name, p in packed]
+def _fill(picture: str, blocks: list[dict], title: str, notes: list[str]) -> str:
     data = json.dumps(dict(picture=picture, blocks=blocks, notes=notes)).replace('<', '\\u003c')
     style, weights, page = (_read(name) for name in ('style.css', 'attention.js', 'page.js'))
     return Template(_read('page.html')).substitute(title=html.escape(title), style=style, data=data,
