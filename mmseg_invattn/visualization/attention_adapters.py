@@ -66,7 +66,7 @@ def attention_scores(module: nn.Module, x: Tensor) -> AttentionView:
 
 @torch.no_grad()
 def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[str, AttentionView]]:
-    """What every attention block of a model attends to, with its name, in the order in which they run.
+    """What every attention block of a model attends to, with the name of its place, in the order in which they run.
 
     Args:
         model: in evaluation mode.
@@ -88,7 +88,8 @@ def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[s
         known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
         raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
                          f'the types {known}: give a config with InvNonLocal2d, NLHead or DAHead in it')
-    return [(name, attention_scores(module, x)) for name, module, x in seen]
+    return [(name.removesuffix('.block').removesuffix('.block'), attention_scores(module, x))
+            for name, module, x in seen]
 
 
 def _form(form: nn.Module, x: Tensor) -> AttentionView:

@@ -13,7 +13,7 @@ const percent = w => `${(100 * w).toPrecision(3)} %`;
 function colour(v) {  // v from -1 to 1 -> red, green, blue, opacity
   const stops = v < 0 ? COLD : WARM, place = Math.min(Math.abs(v), 1) * (stops.length - 1);
   const i = Math.min(Math.floor(place), stops.length - 2);
-  return [...stops[i].map((from, c) => from + (stops[i + 1][c] - from) * (place - i)), 235 * Math.min(Math.abs(v), 1) ** 0.6];
+  return [...stops[i].map((from, c) => from + (stops[i + 1][c] - from) * (place - i)), 205 * Math.min(Math.abs(v), 1) ** 0.6];
 }
 
 /* The weights that the ends of the colours stand for. */
@@ -92,7 +92,7 @@ function choose(block, head) {
   state.block = block;
   state.head = Math.min(head, blocks[block].heads - 1);
   byId('block').value = block;
-  byId('head').replaceChildren(...Array.from({ length: blocks[block].heads }, (_, i) => new Option(i + 1, i)));
+  byId('head').replaceChildren(...Array.from({ length: blocks[block].heads }, (_, i) => new Option(`head ${i + 1}`, i)));
   byId('head').value = state.head;
   update();
 }
