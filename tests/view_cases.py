@@ -104,10 +104,10 @@ def write_model(folder: Path, head: dict, side: tuple[int, int] = (24, 32)) -> t
     return config, checkpoint, image
 
 
-def run_tool(name: str, *arguments: object) -> None:
-    """Run tools/NAME.py in this process."""
+def run_tool(name: str, *arguments: object) -> int | None:
+    """Run tools/NAME.py in this process; its exit status."""
     spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
-        tool.main()
+        return tool.main()
