@@ -126,6 +126,8 @@ function build() {
   const ratio = picture.height / picture.width, map = byId('map');
   map.width = Math.max(960, Math.min(picture.width, 1600));
   map.height = Math.round(map.width * ratio);
+  byId('plain').src = data.picture;
+  byId('plain').classList.toggle('small', picture.width < 360);
   byId('block').append(...blocks.map((block, i) => new Option(`${block.name} (${block.title})`, i)));
   blocks.forEach((block, i) => {
     const row = document.createElement('fieldset'), legend = document.createElement('legend');
