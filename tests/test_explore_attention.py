@@ -171,11 +171,17 @@ def test_a_page_that_would_be_large_is_made_coarser():
         make_page(PICTURE, views, 'small', [], 1000)
 
 
+BACKBONE = dict(strides=(2, 2), out_indices=(1, ), stage_blocks=(1, 1), hidden_channels=(6, 6), attention=dict(),
+                attention_stages=(0, ))
+
+
 @pytest.mark.parametrize('head, blocks', [
     (dict(type='InvNLHead', concat_input=False, num_blocks=2, attention=dict(form='coupling')), 4),
     (dict(type='NLHead', concat_input=False), 1),
     (dict(type='DAHead', pam_channels=4), 1),
     (dict(type='InvDAHead'), 1),
+    (dict(type='FCNHead', num_convs=1, in_channels=48, backbone=dict(type='InvResNet', **BACKBONE)), 1),
+    (dict(type='FCNHead', num_convs=1, in_channels=48, backbone=dict(type='RevNet2d', **BACKBONE)), 2),
 ])
 def test_tool(tmp_path, capsys, head, blocks):
     config, checkpoint, image = write_model(tmp_path, dict(head))

@@ -26,6 +26,7 @@ from ..ops.attention.concatenation import (
 )
 from ..ops.attention.dot_product import dot_product_attention, elu_dot_product_attention, mean_dot_product_attention
 from .attention_view import AttentionView, Cells, cells
+from .recorded_inputs import recorded_inputs
 
 # (score, kernel) of a view, by the function that the block attends with.
 FORMULAS = {
@@ -75,15 +76,7 @@ def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[s
     Raises:
         ValueError: no block ran whose attention can be shown.
     """
-    seen, hooks = [], []
-    for name, module in attention_blocks(model):
-        hooks.append(module.register_forward_pre_hook(
-            lambda module, args, name=name: seen.append((name, module, args[0]))))
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    seen = recorded_inputs(attention_blocks(model), run)
     if not seen:
         known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
         raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '

@@ -10,6 +10,7 @@ from ..layers import InverseInfo, InvertibleModule
 from ..models.attention_slot import forward_and_back, has_inverse
 from ..models.backbones.invertible_backbone import InvertibleBackbone
 from ..ops import max_token_norm
+from .recorded_inputs import recorded_inputs
 
 MAX_POINTS = 40  # of a curve, before its last
 
@@ -82,15 +83,7 @@ def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int
     Raises:
         ValueError: the model runs nothing that has an inverse.
     """
-    seen, hooks = [], []
-    for name, module in invertible_parts(model):
-        hooks.append(module.register_forward_pre_hook(
-            lambda module, args, name=name: seen.append((name, module, args[0]))))
-    try:
-        model(image, mode='tensor')
-    finally:
-        for hook in hooks:
-            hook.remove()
+    seen = recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor'))
     if not seen:
         raise ValueError(f'{type(model).__name__} runs nothing that has an inverse; looked for an invertible backbone '
                          '(InvResNet, RevNet2d) and for invertible layers such as InvNonLocal2d in a form other than '
