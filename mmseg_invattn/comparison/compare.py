@@ -3,14 +3,20 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from ..datasets.checks import check_data_folders
+from .environment import device_name
+from .evaluation import ignored_label
 from .folder import check_folder, locked, read_json, write_json
+from .pictures import pictures
 from .plan import Run, plan_runs
 from .process import ProcessFailedError, run_process
+from .report import write_reports
+from .summary import summarise
 from .training import begin, train
 
 
@@ -39,7 +45,17 @@ def compare(args: Namespace, train_tool: Path) -> int:
     with locked(args.out) as lock:
         for number, run in enumerate(runs, 1):
             _work_on(run, train_tool, processes, f'[{number}/{len(runs)}] {run.title}', lock)
-        failed = [run for run in runs if (run.folder / 'failed.json').is_file()]
+        done: dict[str, Run] = {}  # the first seed of every head
+        for run in runs:
+            if (run.folder / 'evaluation.json').is_file():
+                done.setdefault(run.name, run)
+        speed = _speed(args.out, done, lock) if done else None
+        results = summarise(runs, baseline, args.cfg_options, speed)
+        labels = {head['name']: head['label'] for head in results['heads']}
+        shown = {labels[name]: done[name] for name in labels if name in done}
+        write_reports(args.out, results, pictures(shown, ignored_label(runs[0].cfg)))
+    failed = [run for run in runs if (run.folder / 'failed.json').is_file()]
+    print(f'report: {args.out / "report.html"}', flush=True)
     for run in failed:
         print(f'failed: {run.title}: {read_json(run.folder / "failed.json")["message"]}', flush=True)
     return 1 if failed else 0
@@ -67,6 +83,25 @@ def _work_on(run: Run, train_tool: Path, processes: int | None, title: str, lock
     except ProcessFailedError as error:
         write_json(run.folder / 'failed.json', dict(message=f'{step} {error}', tail=error.tail))
         say(f'FAILED: {step} {error}' + ''.join(f'\n    {line}' for line in error.tail[-5:]))
+
+
+def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
+    """Latency and throughput of all heads, measured side by side unless that was done for these very runs here."""
+    identity = dict(device=device_name(), runs={name: run.fingerprint for name, run in done.items()})
+    known = read_json(out / 'speed.json')
+    if known and known['of'] == identity:
+        return known
+    print(f'measuring the speed of {len(done)} heads', flush=True)
+    fresh = out / '.speed.part'
+    command = [sys.executable, '-m', 'mmseg_invattn.comparison.speed', str(fresh)]
+    try:
+        run_process(command + [f'{name}={run.folder}' for name, run in done.items()], out / 'speed.log', print, [lock])
+    except ProcessFailedError as error:  # the report shows dashes
+        print(f'the measurement of speed {error}: ' + '\n    '.join(error.tail[-5:]), flush=True)
+        return None
+    write_json(out / 'speed.json', dict(read_json(fresh), of=identity))
+    fresh.unlink()
+    return read_json(out / 'speed.json')
 
 
 def _processes(args: Namespace) -> int | None:

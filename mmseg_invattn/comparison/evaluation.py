@@ -61,10 +61,8 @@ def evaluate(folder: Path) -> None:
 def evaluation_config(folder: Path, out: Path) -> Config:
     """The config of a run, set up to validate on the test split with our metric."""
     cfg = Config.fromfile(folder / 'config.py')
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    ignored = next((e['ignore_index'] for e in evaluators if 'ignore_index' in e), 255)
     cfg.val_dataloader, cfg.val_cfg = cfg.test_dataloader, dict(type='ValLoop')
-    cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored)
+    cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != CERTIFICATE['type']]
     cfg.custom_hooks.append(CERTIFICATE)
     cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint_of(folder)), False, str(out)
@@ -72,6 +70,12 @@ def evaluation_config(folder: Path, out: Path) -> Config:
     if cfg.model.get('pretrained'):  # the checkpoint holds all weights
         cfg.model.pretrained = None
     return cfg
+
+
+def ignored_label(cfg: Config) -> int:
+    """The label of pixels that do not count, by the config's evaluators."""
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    return next((evaluator['ignore_index'] for evaluator in evaluators if 'ignore_index' in evaluator), 255)
 
 
 def check_weights(model: nn.Module, weights: dict, source: str) -> None:

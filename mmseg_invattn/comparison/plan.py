@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One training of one config.
 
@@ -80,7 +80,7 @@ def load_with_options(path: str, options: Mapping | None) -> Config:
     """
     cfg = Config.fromfile(path)
     for key in options or {}:
-        node, parts = cfg, key.split('.')
+        node, parts = cfg.to_dict(), key.split('.')
         for depth, part in enumerate(parts):
             last = depth == len(parts) - 1
             if isinstance(node, (list, tuple)):
