@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 # Colours that stand for variables of the page.
 INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
 VARIABLES = {INK: '--ink', MUTED: '--muted', FAINT: '--line', ACCENT: '--accent', SECOND: '--second'}
-STYLE = {'svg.fonttype': 'none', 'font.size': 9, 'axes.edgecolor': FAINT, 'axes.labelcolor': MUTED, 'text.color': INK,
+STYLE = {'svg.fonttype': 'none', 'font.size': 8.5, 'axes.edgecolor': FAINT, 'axes.labelcolor': MUTED, 'text.color': INK,
          'xtick.color': FAINT, 'xtick.labelcolor': MUTED, 'ytick.color': FAINT, 'ytick.labelcolor': MUTED,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': FAINT,
-         'grid.linewidth': 0.6, 'axes.axisbelow': True, 'axes.titlesize': 9, 'axes.titlelocation': 'left'}
+         'grid.linewidth': 0.6, 'axes.axisbelow': True, 'axes.titlesize': 8.5, 'axes.titlelocation': 'left'}
 SMOOTHED = 25  # points of a loss that are averaged
 _numbers = itertools.count()
 
@@ -28,7 +28,7 @@ def differences(heads: Sequence[dict], baseline: str) -> str:
     if not rows:
         return ''
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.7 + 0.3 * len(rows)), layout='constrained')
+        figure = Figure(figsize=(4.4, 0.6 + 0.24 * len(rows)), layout='constrained')
         axis = figure.subplots()
         axis.axvline(0, color=MUTED, linewidth=1)
         for y, head in enumerate(reversed(rows)):
@@ -55,7 +55,7 @@ def learning_curves(heads: Sequence[dict]) -> list[dict]:
     panels = []
     for head in trained:
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(5, 1.9), layout='constrained')
+            figure = Figure(figsize=(3.9, 1.7), layout='constrained')
             for axis, key, title in zip(figure.subplots(1, 2), ('miou', 'loss'), ('validation mIoU', 'training loss'),
                                         strict=True):
                 for other in trained:

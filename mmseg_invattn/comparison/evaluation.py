@@ -22,6 +22,7 @@ from ..engine.cli import build_runner
 from . import metric  # noqa: F401  (registers the metric that the config below names)
 from .attention import measure_attention
 from .folder import write_json
+from .plan import config_of
 from .statistics import Areas, scores
 from .training import checkpoint_of
 
@@ -60,7 +61,7 @@ def evaluate(folder: Path) -> None:
 
 def evaluation_config(folder: Path, out: Path) -> Config:
     """The config of a run, set up to validate on the test split with our metric."""
-    cfg = Config.fromfile(folder / 'config.py')
+    cfg = Config.fromfile(config_of(folder))
     cfg.val_dataloader, cfg.val_cfg = cfg.test_dataloader, dict(type='ValLoop')
     cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != CERTIFICATE['type']]

@@ -32,8 +32,17 @@ class Run:
     fingerprint: str
 
     @property
+    def config(self) -> Path:
+        """The config as a file; MMEngine writes its own copies elsewhere."""
+        return config_of(self.folder)
+
+    @property
     def title(self) -> str:
         return f'{self.name}, seed {self.seed}'
+
+
+def config_of(folder: Path) -> Path:
+    return folder / 'planned' / 'config.py'
 
 
 def plan_runs(configs: Sequence[str], seeds: Sequence[int], out: Path, options: Mapping | None = None,

@@ -21,6 +21,7 @@ from torch import nn
 from ..compat import read_checkpoint
 from .environment import device_name
 from .folder import write_json
+from .plan import config_of
 from .training import checkpoint_of
 
 BATCH = 8
@@ -90,7 +91,7 @@ def measure(folders: Mapping[str, Path], batch: int = BATCH) -> dict:
 
 
 def _load(folder: Path, device: str) -> tuple[nn.Module, object]:
-    cfg = Config.fromfile(folder / 'config.py')
+    cfg = Config.fromfile(config_of(folder))
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     if cfg.model.get('pretrained'):  # the checkpoint holds all weights
         cfg.model.pretrained = None

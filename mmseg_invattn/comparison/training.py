@@ -21,7 +21,8 @@ def begin(run: Run) -> None:
     known['starts'].append(environment())
     write_json(run.folder / 'run.json', known)
     (run.folder / 'failed.json').unlink(missing_ok=True)
-    run.cfg.dump(run.folder / 'config.py')
+    run.config.parent.mkdir(exist_ok=True)
+    run.cfg.dump(run.config)
 
 
 def train(run: Run, tool: Path, processes: int | None, say: Callable[[str], None],
@@ -45,7 +46,7 @@ def train(run: Run, tool: Path, processes: int | None, say: Callable[[str], None
     if processes is not None:
         start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
         launcher = ['--launcher', 'pytorch']
-    command = [*start, str(tool), str(run.folder / 'config.py'), '--work-dir', str(run.folder), '--resume', *launcher]
+    command = [*start, str(tool), str(run.config), '--work-dir', str(run.folder), '--resume', *launcher]
     memory = run_process(command, run.folder / 'output.log', say, keep_open)
     path = find_resume_checkpoint(run.folder, run.cfg.get('default_hooks', {}).get('checkpoint'))
     if path is None:
