@@ -1,10 +1,11 @@
-"""What tools/train.py and tools/test.py share: arguments, config, work directory, launcher, checkpoint safety."""
+"""What the tools share: arguments, config, work directory, launcher, checkpoint safety, files that are in the way."""
 from __future__ import annotations
 
 import os
 import os.path as osp
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -13,6 +14,7 @@ from torch import distributed as torch_dist
 
 from ..compat import prepare_distributed, use_safe_checkpoint_loading
 from ..datasets.checks import check_data_folders
+from .hooks import MatchingCheckpointHook
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -63,6 +65,47 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """Build MMEngine's Runner, or the one that the config names by ``runner_type``."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_checkpoint_file(checkpoint: str) -> None:
+    """Refuse a path without a file before anything is built; URLs are left to the loader.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if '://' not in checkpoint and not osp.isfile(checkpoint):
+        raise FileNotFoundError(f'{checkpoint}: there is no such checkpoint file')
+
+
+def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
+    """Build the Runner that evaluates a checkpoint, and that refuses one which belongs to another model."""
+    cfg.load_from, cfg.resume = checkpoint, False
+    runner = build_runner(cfg)
+    if isinstance(runner, Runner):  # another one may have spread the weights over the processes
+        runner.register_hook(MatchingCheckpointHook())
+    return runner
+
+
+def add_overwrite_argument(parser: ArgumentParser) -> None:
+    """Add ``--overwrite``, for :func:`refuse_existing`."""
+    parser.add_argument('--overwrite', action='store_true', help='replace files that are there already')
+
+
+def refuse_existing(files: Iterable[str | Path], overwrite: bool) -> None:
+    """Refuse to write over files, before any work is done.
+
+    Args:
+        files: What the tool is going to write.
+        overwrite: The user has asked for it.
+
+    Raises:
+        FileExistsError: Some of them are there; names the first.
+    """
+    there = [] if overwrite else [str(file) for file in files if osp.lexists(file)]
+    if there:
+        more = f' and {len(there) - 1} more files' * (len(there) > 1)
+        raise FileExistsError(f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, '
+                              'or choose another --out')
 
 
 def leave_distributed() -> None:
