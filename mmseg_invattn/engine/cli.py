@@ -22,14 +22,38 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that training and testing share, named as in MMSegmentation."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; ./work_dirs/<config name> by default')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
-                             'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)')
+    _add_cfg_options(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='load checkpoints even where that runs code which they contain')
     # some launchers still pass it; torchrun sets LOCAL_RANK itself
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+
+
+def _add_cfg_options(parser: ArgumentParser) -> None:
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
+                             'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)')
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``, for :func:`read_config`: the arguments of tools that run no Runner."""
+    parser.add_argument('config', help='config file')
+    _add_cfg_options(parser)
+
+
+def read_config(args: Namespace) -> Config:
+    """Read ``args.config`` and apply ``args.cfg_options`` to it.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    if not osp.isfile(args.config):
+        raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    return cfg
 
 
 def load_config(args: Namespace, splits: Sequence[str]) -> Config:
@@ -45,12 +69,8 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
     Raises:
         FileNotFoundError: If there is no such config, or its data are missing.
     """
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
+    cfg = read_config(args)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
