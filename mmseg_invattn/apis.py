@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from .compat import use_safe_checkpoint_loading
@@ -67,7 +68,9 @@ def dataset_meta(cfg: Config) -> dict:
 
 def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
     """Pixels (3, H, W) of one image as the model's preprocessor leaves them, (1, 3, H', W')."""
-    return model.data_preprocessor(dict(inputs=[pixels], data_samples=samples), training=False)['inputs']
+    # padding up to a multiple is noted in a sample
+    data = dict(inputs=[pixels], data_samples=samples or [SegDataSample()])
+    return model.data_preprocessor(data, training=False)['inputs']
 
 
 def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor:
