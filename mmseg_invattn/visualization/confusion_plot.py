@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
 from ..evaluation.confusion import row_shares
+from .figures import new_figure, save_figure
 
 NUMBERED = 30  # up to so many classes each cell shows its number
 
@@ -25,8 +24,7 @@ def draw_confusion(file: Path, matrix_KK: np.ndarray, classes: Sequence[str], co
     """
     many = len(classes)
     side = min(max(4.0, 0.45 * many), 24)
-    figure = Figure(figsize=(side + 2, side + 1), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(side + 2, side + 1)
     axes = figure.subplots()
     values = matrix_KK.astype(float) if counts else 100 * row_shares(matrix_KK)
     top = max(np.nanmax(values, initial=1.0), 1.0)
@@ -43,4 +41,4 @@ def draw_confusion(file: Path, matrix_KK: np.ndarray, classes: Sequence[str], co
                 text = f'{value:.0f}' if counts and value < 1e4 else f'{value:.1e}' if counts else f'{value:.1f}'
                 axes.text(j, i, text, ha='center', va='center', fontsize=6,
                           color='white' if image.norm(value) > 0.6 else 'black')
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ..evaluation.scalars import Run
+from .figures import new_figure, save_figure
 
 COLUMNS = 2
 MARKED = 50  # curves of fewer points show them
@@ -18,8 +17,7 @@ def draw_curves(file: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
     """Draw the scalars ``keys`` of all runs; the suffix of the file says the format (.png, .svg, .pdf)."""
     columns = min(COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
-    figure = Figure(figsize=(5.5 * columns, 3.2 * rows + 0.3), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5 * columns, 3.2 * rows + 0.3)
     colours = matplotlib.colormaps['tab10' if len(runs) <= 10 else 'tab20']
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     lines = {}
@@ -34,4 +32,4 @@ def draw_curves(file: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
     for panel in panels[len(keys):]:
         panel.set_visible(False)
     figure.legend(handles=list(lines.values()), loc='outside lower center', ncols=min(len(lines), 3))
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
