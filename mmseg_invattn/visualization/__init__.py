@@ -1,0 +1,1 @@
+"""Pictures of predictions, of attention and of inverses."""
