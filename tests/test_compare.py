@@ -42,7 +42,7 @@ def in_process(command: list[str], log: Path, say, keep_open=()) -> int:
         else:
             STEPS.append(('speed', ))
             pairs = (word.split('=') for word in command[4:])
-            write_json(Path(command[3]), speed.measure({name: Path(folder) for name, folder in pairs}, batch=2))
+            write_json(Path(command[3]), speed.measure({name: Path(folder) for name, folder in pairs}))
     except Exception as error:
         raise ProcessFailedError('ended with exit status 1', traceback.format_exc().splitlines()) from error
     return 2**30
@@ -175,8 +175,9 @@ def test_given_checkpoints(case, tmp_path):
     assert all(head['seconds_per_iteration'] is None for head in given['heads'])
     assert run_compare(plain, certified, out=tmp_path / 'wrong', checkpoints=weights[::-1]) == 1
     tails = [head['runs'][0]['failure']['tail'][-1] for head in read(tmp_path / 'wrong')['heads']]
-    assert 'does not belong to this config: decode_head.attention.' in tails[0]
-    assert 'does not belong to this config: decode_head.attention.' in tails[1]
+    assert all('this checkpoint does not belong to the config' in tail for tail in tails)
+    assert 'only in the checkpoint: decode_head.attention.' in tails[0]
+    assert 'only in the model: decode_head.attention.' in tails[1]
     with pytest.raises(ValueError, match='names 2 files, and 2 configs with 2 seeds need 4'):
         run_compare(plain, certified, out=tmp_path / 'few', checkpoints=weights, seeds=[0, 1])
     with pytest.raises(FileNotFoundError, match='gone.pth: there is no such checkpoint'):

@@ -22,7 +22,7 @@ from mmseg_invattn.comparison.attention import blocks_of, measure_attention
 from mmseg_invattn.comparison.columns import significant
 from mmseg_invattn.comparison.folder import locked, write_json
 from mmseg_invattn.comparison.metric import areas
-from mmseg_invattn.comparison.pictures import _score
+from mmseg_invattn.comparison.pictures import _apart, _score
 from mmseg_invattn.comparison.process import ProcessFailedError, run_process
 from mmseg_invattn.comparison.report import markdown
 from mmseg_invattn.comparison.speed import interleave
@@ -145,6 +145,11 @@ def test_images_that_the_heads_disagree_on_score_high():
     assert _score(label, [right, right], 255) == _score(label, [wrong, wrong], 255) == 0
     assert _score(label, [right, wrong], 255) == 1
     assert _score(label, [right, np.array([[0, 1, 0, 0]])], 255) == pytest.approx(1 / 3)
+
+
+def test_pictures_are_not_neighbours_in_a_video():
+    scored = [(0.9, 10), (0.8, 11), (0.7, 13), (0.6, 40), (0.0, 60)]
+    assert _apart(scored, 2) == [(0.9, 10), (0.7, 13), (0.6, 40)] and _apart(scored, 0) == scored[:4]
 
 
 # ----------------------------------------------------------------------------------------------- processes and folders

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from statistics import median
 
@@ -21,9 +22,9 @@ def read_curves(folder: Path) -> dict:
                 entry = json.loads(line)
             except json.JSONDecodeError:  # the last line of a run that was killed
                 continue
-            if 'loss' in entry:
+            if math.isfinite(entry.get('loss', math.nan)):
                 train[entry['step']] = entry
-            elif 'mIoU' in entry:
+            elif math.isfinite(entry.get('mIoU', math.nan)):  # it has a time as well, but not of an iteration
                 validation[entry['step']] = entry
     times = [entry['time'] for entry in train.values() if 'time' in entry]
     memory = [entry['memory'] for entry in train.values() if 'memory' in entry]

@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..compat import read_checkpoint, use_safe_checkpoint_loading
+from ..compat import use_safe_checkpoint_loading
 from ..datasets.checks import check_data_folders
-from ..engine.cli import build_runner
+from ..engine.cli import build_test_runner
+from ..evaluation.complexity import count_flops, count_parameters
 from . import metric  # noqa: F401  (registers the metric that the config below names)
 from .attention import measure_attention
 from .folder import write_json
@@ -35,27 +32,24 @@ def evaluate(folder: Path) -> None:
     """Evaluate a run on its config's test split and write ``evaluation.json``, areas and predictions.
 
     Raises:
-        ValueError: the weights are not those of the config's model.
+        CheckpointMismatchError: the weights are those of another model.
     """
     out = folder / 'evaluation'
     shutil.rmtree(out, ignore_errors=True)  # of an evaluation that was stopped
     cfg = evaluation_config(folder, out)
     use_safe_checkpoint_loading()
     check_data_folders(cfg, ('val', ))
-    runner = build_runner(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    weights = read_checkpoint(cfg.load_from, 'cpu')
-    check_weights(model, weights.get('state_dict', weights), cfg.load_from)
+    runner = build_test_runner(cfg, str(checkpoint_of(folder)))
     runner.val()
-    model.eval()
+    model, image = runner.model.eval(), next(_batches(runner, 1))
     areas = np.load(out / 'areas.npz')
     found = scores(Areas(areas['counts']).total())
     meta = runner.val_dataloader.dataset.metainfo
     write_json(folder / 'evaluation.json', dict(
         miou=float(found.miou), aacc=float(found.aacc), iou=[_plain(value) for value in found.iou],
         classes=list(meta['classes']), palette=[list(map(int, colour)) for colour in meta['palette']],
-        images=areas['images'].tolist(), parameters=sum(p.numel() for p in model.parameters()),
-        flops=_flops(model, next(_batches(runner, 1))),
+        images=areas['images'].tolist(), parameters=count_parameters(model),
+        flops=count_flops(lambda: model.test_step(image)),
         attention=measure_attention(model, _batches(runner, MEASURED_IMAGES)), inverse=_inverse(runner)))
 
 
@@ -66,7 +60,7 @@ def evaluation_config(folder: Path, out: Path) -> Config:
     cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != CERTIFICATE['type']]
     cfg.custom_hooks.append(CERTIFICATE)
-    cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint_of(folder)), False, str(out)
+    cfg.work_dir = str(out)
     cfg.experiment_name = f'evaluation_{folder.parent.name}_{folder.name}'
     if cfg.model.get('pretrained'):  # the checkpoint holds all weights
         cfg.model.pretrained = None
@@ -79,34 +73,10 @@ def ignored_label(cfg: Config) -> int:
     return next((evaluator['ignore_index'] for evaluator in evaluators if 'ignore_index' in evaluator), 255)
 
 
-def check_weights(model: nn.Module, weights: dict, source: str) -> None:
-    """Refuse weights that belong to another model.
-
-    Raises:
-        ValueError: names or shapes differ; it names the first of them.
-    """
-    ours, theirs = model.state_dict(), {key.removeprefix('module.'): value for key, value in weights.items()}
-    wrong = [f'{key} is missing' for key in ours if key not in theirs]
-    wrong += [f'{key} is not in the model' for key in theirs if key not in ours]
-    wrong += [f'{key} has the shape {tuple(theirs[key].shape)}, the model has {tuple(value.shape)}'
-              for key, value in ours.items() if key in theirs and theirs[key].shape != value.shape]
-    if wrong:
-        more = f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise ValueError(f'{source} does not belong to this config: {"; ".join(wrong[:3])}{more}')
-
-
 def _batches(runner: Runner, count: int) -> Iterator[dict]:
     dataset = runner.val_dataloader.dataset
     for index in range(min(count, len(dataset))):
         yield pseudo_collate([dataset[index]])
-
-
-@torch.no_grad()
-def _flops(model: nn.Module, batch: dict) -> int:
-    """Of the forward pass of one test image, as torch counts them: a multiplication and an addition are two."""
-    with FlopCounterMode(display=False) as counter:
-        model.test_step(batch)
-    return counter.get_total_flops()
 
 
 def _inverse(runner: Runner) -> dict[str, dict]:

@@ -37,8 +37,17 @@ def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> 
     scored = sorted(((_score(label, list(found.values()), ignore_index), index)
                      for index, label, found in _predictions(dataset, runs)), key=lambda pair: (-pair[0], pair[1]))
     palette = np.array(dataset.metainfo['palette'], np.uint8)
-    return [_picture(dataset, palette, runs, index, score, ignore_index) for score, index in scored[:count]
-            if score > 0]
+    return [_picture(dataset, palette, runs, index, score, ignore_index)
+            for score, index in _apart(scored, len(dataset) // (4 * count))[:count]]
+
+
+def _apart(scored: Sequence[tuple[float, int]], gap: int) -> list[tuple[float, int]]:
+    """The best that lie further apart than ``gap``: the images of a video come one after the other."""
+    chosen: list[tuple[float, int]] = []
+    for score, index in scored:
+        if score > 0 and all(abs(index - other) > gap for _, other in chosen):
+            chosen.append((score, index))
+    return chosen
 
 
 def _score(label: np.ndarray, predictions: Sequence[np.ndarray], ignore_index: int) -> float:

@@ -11,20 +11,18 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS
 from torch import nn
 
-from ..compat import read_checkpoint
+from ..apis import init_model
 from .environment import device_name
 from .folder import write_json
 from .plan import config_of
 from .training import checkpoint_of
 
-BATCH = 8
+BATCH = dict(cuda=8, cpu=4)
 ROUNDS, LEAST_ROUNDS, SECONDS = 50, 3, 120  # for each batch size: stop after so many rounds, or so many seconds
 Step = Callable[[], object]
 
@@ -56,7 +54,7 @@ def interleave(steps: Mapping[str, Step], wait: Step, rounds: int = ROUNDS, leas
 
 
 @torch.no_grad()
-def measure(folders: Mapping[str, Path], batch: int = BATCH) -> dict:
+def measure(folders: Mapping[str, Path]) -> dict:
     """Of the runs' models, on the first image of their test split, already preprocessed: logits, resize, argmax.
 
     Returns:
@@ -65,13 +63,16 @@ def measure(folders: Mapping[str, Path], batch: int = BATCH) -> dict:
         ``rounds``, or ``error``.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    batch = BATCH[device]
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
     heads: dict[str, dict] = {name: {} for name in folders}
     steps: dict[int, dict[str, Step]] = {1: {}, batch: {}}
     shape = None
     for name, folder in folders.items():
         try:
-            model, dataset = _load(folder, device)
+            model = init_model(str(config_of(folder)), str(checkpoint_of(folder)), device)
+            init_default_scope(model.cfg.get('default_scope', 'mmseg'))
+            dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
             for size in steps:
                 step, shape = _prediction(model, dataset, size)
                 heads[name]['peak_bytes'] = _warm_up(step, model, device)
@@ -88,17 +89,6 @@ def measure(folders: Mapping[str, Path], batch: int = BATCH) -> dict:
             heads[name].update({'latency': typical, 'rounds': len(times)} if size == 1 else
                                {'throughput': size / typical})
     return dict(device=device_name(), batch=batch, shape=shape, heads=heads)
-
-
-def _load(folder: Path, device: str) -> tuple[nn.Module, object]:
-    cfg = Config.fromfile(config_of(folder))
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    if cfg.model.get('pretrained'):  # the checkpoint holds all weights
-        cfg.model.pretrained = None
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    weights = read_checkpoint(checkpoint_of(folder), 'cpu')
-    model.load_state_dict(weights.get('state_dict', weights))
-    return model.to(device).eval(), DATASETS.build(cfg.test_dataloader.dataset)
 
 
 def _prediction(model: nn.Module, dataset: object, size: int) -> tuple[Step, list[int]]:
