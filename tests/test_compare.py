@@ -1,11 +1,12 @@
 """tools/compare.py on two tiny heads: the whole comparison, stopped and resumed, with a run that fails, and refusals.
 
-The steps run in this process, to spare the imports of a new one; test_comparison_process.py has real ones.
+The steps run in this process, to spare the imports of a new one, but for the slow test.
 """
 import argparse
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 import traceback
 from functools import partial
@@ -15,7 +16,7 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.runner import IterBasedTrainLoop
-from runtime_case import ROOT, _configs_laid_out_quickly, run_tool, write_case
+from runtime_case import ROOT, _configs_laid_out_quickly, run_tool, tool_environment, write_case
 
 from mmseg_invattn.comparison import compare as course
 from mmseg_invattn.comparison import speed
@@ -149,19 +150,18 @@ def test_goes_on_where_it_was_stopped(case, tmp_path):
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(case, tmp_path):
-    plain, certified, _ = case
-    broken, out = case[0].with_name('broken.py'), tmp_path / 'out'
+    certified, broken, out = case[1], case[0].with_name('broken.py'), tmp_path / 'out'
     broken.write_text(HEAD.format('in_channels=7'))
-    assert run_compare(plain, broken, certified, out=out, baseline=str(certified)) == 1
-    first, failed, last = read(out)['heads']
-    assert first['runs'][0]['status'] == last['runs'][0]['status'] == 'done'
-    assert first['difference'] is not None and failed['difference'] is None
+    assert run_compare(broken, certified, out=out) == 1  # the baseline itself
+    failed, other = read(out)['heads']
+    assert other['runs'][0]['status'] == 'done' and other['speed']['latency'] > 0
+    assert other['difference'] is None
     run = failed['runs'][0]
     assert run['status'] == 'failed' and run['failure']['message'] == 'training ended with exit status 1'
     assert 'RuntimeError' in run['failure']['tail'][-1] and run['miou'] is None
     assert 'to have 7 channels' in (out / 'report.html').read_text()
     assert '| broken | 0 | training ended with exit status 1 | - |' in (out / 'report.md').read_text()
-    run_compare(plain, broken, certified, out=out, baseline=str(certified), resume=True)
+    run_compare(broken, certified, out=out, resume=True)
     assert STEPS == [('train', 'broken', 'seed_0')]  # tried again, and nothing else
 
 
@@ -212,6 +212,19 @@ def test_refusals(case, tmp_path):
     lost.write_text("_base_ = './tiny.py'\nval_dataloader = dict(dataset=dict(data_root='nowhere'))\n")
     refused('nowhere/images', lost, out=tmp_path / 'new', error=FileNotFoundError)
     assert not (tmp_path / 'new').exists() and STEPS == []
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(case, tmp_path):
+    """As users run it, the training distributed over two processes."""
+    command = [sys.executable, ROOT / 'tools' / 'compare.py', case[1], '--out', tmp_path, '--launcher', 'pytorch',
+               '--processes', '2']
+    found = subprocess.run(command, env=tool_environment(), cwd=tmp_path.parent, text=True, capture_output=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert '[1/1] certified, seed 0: Iter(train) [6/6]' in found.stdout and 'done, mIoU' in found.stdout
+    head, = read(tmp_path)['heads']
+    assert head['training_bytes'] > 2**26 and 0.8 < head['bound'] <= 0.9
+    assert 'GPU number: 2' in next(tmp_path.glob('*/*/2*/*.log')).read_text()
 
 
 def test_command_line(case):
