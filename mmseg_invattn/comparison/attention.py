@@ -32,8 +32,8 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
 
     Returns:
         Name of the block -> ``bound`` (certified; None without a certificate), ``local_lipschitz`` (the largest over
-        the images, of the map ``y - x``), ``saturation`` (mean share of clipped tokens; None in forms without a ball),
-        ``tokens`` (of a whole feature map).
+        the images, of the map ``y - x``; None where it overflows), ``saturation`` (mean share of clipped tokens; None
+        in forms without a ball), ``tokens`` (of a whole feature map).
     """
     seen: dict[str, list[Tensor]] = {}
     blocks = blocks_of(model)
@@ -60,8 +60,9 @@ def _measure(block: nn.Module, features: list[Tensor]) -> dict:
     if hasattr(getattr(block, 'block', block), 'saturation'):
         with full_precision(features[0].device):
             saturation = float(torch.cat([block.saturation(x) for x in features]).mean())
-    steepest = max(float(_steepness(block, _middle(x)).max()) for x in features)
-    return dict(bound=bound, local_lipschitz=steepest, saturation=saturation, tokens=tokens)
+    steep = torch.cat([_steepness(block, _middle(x)) for x in features])
+    return dict(bound=bound, local_lipschitz=float(steep.max()) if steep.isfinite().all() else None,
+                saturation=saturation, tokens=tokens)
 
 
 def _steepness(block: nn.Module, x: Tensor) -> Tensor:

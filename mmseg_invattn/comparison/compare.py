@@ -101,7 +101,11 @@ def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
         return None
     write_json(out / 'speed.json', dict(read_json(fresh), of=identity))
     fresh.unlink()
-    return read_json(out / 'speed.json')
+    found = read_json(out / 'speed.json')
+    for name, head in found['heads'].items():
+        if 'error' in head:
+            print(f'the speed of {name} could not be measured: {head["error"]}', flush=True)
+    return found
 
 
 def _processes(args: Namespace) -> int | None:

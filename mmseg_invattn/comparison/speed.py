@@ -77,7 +77,7 @@ def measure(folders: Mapping[str, Path]) -> dict:
                 step, shape = _prediction(model, dataset, size)
                 heads[name]['peak_bytes'] = _warm_up(step, model, device)
                 steps[size][name] = step
-        except RuntimeError as error:  # out of memory
+        except (RuntimeError, OSError) as error:  # out of memory, or a checkpoint that was removed
             heads[name] = dict(error=str(error).splitlines()[0])
             for size in steps:
                 steps[size].pop(name, None)

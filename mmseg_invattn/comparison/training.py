@@ -15,10 +15,11 @@ from .process import ProcessFailedError, run_process
 
 def begin(run: Run) -> None:
     """Make the folder of a run, and note where and when it is worked on."""
+    here = environment()
     run.folder.mkdir(parents=True, exist_ok=True)
     known = read_json(run.folder / 'run.json') or dict(
         config=run.source, name=run.name, seed=run.seed, fingerprint=run.fingerprint, starts=[])
-    known['starts'].append(environment())
+    known['starts'].append(here)
     write_json(run.folder / 'run.json', known)
     (run.folder / 'failed.json').unlink(missing_ok=True)
     run.config.parent.mkdir(exist_ok=True)
