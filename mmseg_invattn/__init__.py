@@ -1,7 +1,7 @@
 """Certified invertible attention for MMSegmentation.
 
 ``mmseg_invattn.ops`` and ``mmseg_invattn.layers`` need torch alone. Where MMSegmentation is installed, importing
-the package also registers the heads, backbones, data sets and hooks, so that one line in a config is enough::
+the package also registers the heads, backbones, data sets, metrics and hooks, so that one line in a config is enough::
 
     custom_imports = dict(imports=['mmseg_invattn'])
 """
@@ -18,4 +18,4 @@ if not _EXAMINED and all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg
 
     compat.provide_mmcv_ops_stub()
     compat.provide_in1d()
-    from . import datasets, engine, models  # noqa: F401  (imported for their registrations)
+    from . import datasets, engine, evaluation, models  # noqa: F401  (imported for their registrations)

@@ -1,0 +1,5 @@
+"""Metrics, the confusion matrix that they count, and the cost of a model."""
+from .cityscapes_official_metric import CityscapesOfficialMetric
+from .seg_metric import SegMetric
+
+__all__ = ['CityscapesOfficialMetric', 'SegMetric']
