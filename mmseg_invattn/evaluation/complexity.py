@@ -122,8 +122,9 @@ def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: 
 
 
 def _cost(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int) -> InverseCost:
-    y = module(x)
-    info: InverseInfo = module.inverse(y, tol, max_iter, strict=False)[1]
-    return InverseCost(name, tuple(x.shape[1:]), count_flops(lambda: module(x)),
-                       count_flops(lambda: module.inverse(y, tol, max_iter, strict=False)),
-                       int(info.iterations.max()), float(info.error_bound.max()), bool(info.converged.all()))
+    y, infos = module(x), []
+    forward = count_flops(lambda: module(x))
+    inverse = count_flops(lambda: infos.append(module.inverse(y, tol, max_iter, strict=False)[1]))
+    info: InverseInfo = infos[-1]
+    return InverseCost(name, tuple(x.shape[1:]), forward, inverse, int(info.iterations.max()),
+                       float(info.error_bound.max()), bool(info.converged.all()))
