@@ -1,0 +1,3 @@
+from .inv_reconstruction import InvReconstruction
+
+__all__ = ['InvReconstruction']
