@@ -1,6 +1,6 @@
 """Small images for reconstruction and density estimation: dequantised, shifted, with their class.
 
-    x = (u8 + U) / 256 - 1/2,    U uniform on [0, 1):    x lies in [-1/2, 1/2)
+    x = (u8 + U) / 256 - 1/2,    U uniform on [0, 1), in steps of 2^-16:    x lies in [-1/2, 1/2)
 
 A density of x bounds the probability of the 8-bit image from below: ``log2 P(u8) >= E log2 p(x) - 8 dims``.
 """
@@ -90,9 +90,9 @@ class DequantisedImages(Dataset):
         generator = torch.Generator().manual_seed(seed)
         if torch.rand((), generator=generator) < self.flip:
             image = image.flip(-1)
-        noise = torch.rand(image.shape, generator=generator)
-        # 255 + U rounds to 256 in float32 where U is close to 1: the largest float below keeps the cell half open
-        x = ((image + noise) / 256).clamp(max=1 - 2.0**-24) - 0.5
+        # 8 bits of image and 16 of noise fit into a float32: x is exact, and no noise reaches the next grey level
+        noise = torch.randint(2**16, image.shape, generator=generator) / 2**16
+        x = (image + noise) / 256 - 0.5
         return dict(inputs=x, labels=label)
 
     def path(self, *parts: str) -> str:
