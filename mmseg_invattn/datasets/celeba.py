@@ -38,11 +38,12 @@ class CelebADataset(DequantisedImages):
                  size: int | None = 32,
                  crop: int | None = None,
                  flip: float = 0.0,
+                 shift: int = 0,
                  noise_seed: int = 0):
         if size is not None and size < 1:
             raise ValueError(f'size={size} is not a positive number of pixels; None keeps {HEIGHT} x {WIDTH}')
         self.resized = size
-        super().__init__(data_root, split, num_images, verify, crop, flip, noise_seed)
+        super().__init__(data_root, split, num_images, verify, crop, flip, shift, noise_seed)
 
     def load(self) -> int:
         partition, self.folder = self.path(PARTITION), self.path('img_align_celeba')

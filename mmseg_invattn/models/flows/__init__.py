@@ -1,3 +1,4 @@
 from .inv_reconstruction import InvReconstruction
+from .inv_resnet_flow import InvResNetFlow
 
-__all__ = ['InvReconstruction']
+__all__ = ['InvReconstruction', 'InvResNetFlow']
