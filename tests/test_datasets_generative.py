@@ -82,8 +82,8 @@ def test_shift_moves_the_window(cifar10):
     test = Cifar10Dataset(str(cifar10[0]), 'test', verify=False, shift=2)
     wide = np.pad(test.images[1], ((0, 0), (2, 2), (2, 2)), mode='symmetric')
     windows = {(top, left): wide[:, top:top + 32, left:left + 32] for top in range(5) for left in range(5)}
-    seen = [[place for place, window in windows.items() if (window == grey_levels(test[SampleIndex(1, i)]['inputs'])).all()]
-            for i in range(500)]
+    images = [grey_levels(test[SampleIndex(1, seed)]['inputs']) for seed in range(500)]
+    seen = [[place for place, window in windows.items() if (window == image).all()] for image in images]
     assert {place for places in seen for place in places} == set(windows) and all(len(places) == 1 for places in seen)
 
 
@@ -173,7 +173,8 @@ def test_celeba_faults(tmp_path):
 def test_arguments(cifar10):
     root = str(cifar10[0])
     for arguments, message in ((dict(split='val'), "split='val'"), (dict(num_images=9), 'has 8 images'),
-                               (dict(num_images=0), 'num_images=0'), (dict(flip=2), 'flip=2'), (dict(shift=-1), 'shift=-1')):
+                               (dict(num_images=0), 'num_images=0'), (dict(flip=2), 'flip=2'),
+                               (dict(shift=-1), 'shift=-1')):
         with pytest.raises(ValueError, match=message):
             Cifar10Dataset(root, **dict(dict(split='test', verify=False), **arguments))
 

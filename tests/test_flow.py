@@ -43,8 +43,10 @@ def flat_latents(model: InvResNetFlow, x: Tensor) -> Tensor:
     return torch.cat([z.flatten(1) for z in model(x)], 1)
 
 
-@pytest.mark.parametrize(('form', 'mode'), [(None, ''), ('certified', 'embedded_gaussian'), ('certified', 'concatenation'),
-                                            ('conditional', 'l2'), ('coupling', 'dot_product'), ('paper', 'gaussian')])
+@pytest.mark.parametrize(('form', 'mode'), [
+    (None, ''), ('certified', 'embedded_gaussian'), ('certified', 'concatenation'), ('conditional', 'l2'),
+    ('coupling', 'dot_product'), ('paper', 'gaussian')
+])
 def test_density_is_the_change_of_variables(form, mode):
     model = build(form, mode).eval()
     x = images()

@@ -23,8 +23,8 @@ from mmseg_invattn.layers import InvNonLocal2d, NotConvergedError
 
 FORMS = ('certified', 'conditional', 'coupling', 'paper')
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation', 'l2')
-DATA = {'cifar10': ('Cifar10Dataset', (16, 16)), 'svhn': ('SVHNDataset', (16, 16)), 'celeba': ('CelebADataset', (16, 16)),
-        'celeba_218x178': ('CelebADataset', (109, 89))}
+DATA = {'cifar10': ('Cifar10Dataset', (16, 16)), 'svhn': ('SVHNDataset', (16, 16)),
+        'celeba': ('CelebADataset', (16, 16)), 'celeba_218x178': ('CelebADataset', (109, 89))}
 CONFIGS = ROOT / 'configs' / 'reconstruction'
 
 
