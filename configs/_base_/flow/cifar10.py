@@ -1,6 +1,6 @@
-# The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10, without attention: the
-# i-ResNet of Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks. 200 epochs of 781 batches.
-# LipSwish takes the place of ELU, whose second derivative jumps.
+# The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10, without attention:
+# the i-ResNet of Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781
+# batches. LipSwish takes the place of ELU, whose second derivative jumps.
 _base_ = '../default_runtime.py'
 model = dict(
     type='InvResNetFlow',

@@ -1,11 +1,11 @@
-# Small enough for two cores: the central 8 x 8 pixels of CIFAR-10, 2 scales of 3 blocks.
+# Small enough for two cores: the central 8 x 8 pixels of CIFAR-10, 2 scales of 2 blocks.
 _base_ = './cifar10.py'
 model = dict(
     backbone=dict(
         strides=(2, 2),
         out_indices=(0, 1),
-        stage_blocks=(3, 3),
-        hidden_channels=(64, 64),
+        stage_blocks=(2, 2),
+        hidden_channels=(96, 96),
         contraction=0.7,
         memory_free=False),
     image_size=(8, 8),
@@ -15,9 +15,9 @@ loader = dict(batch_size=250, num_workers=0, persistent_workers=False)
 val_dataloader = dict(dataset=dict(crop=8, num_images=500), **loader)
 test_dataloader = dict(dataset=dict(crop=8), **loader)
 test_evaluator = [dict(type='BitsPerDimMetric'), dict(type='ReconstructionMetric')]
-train_cfg = dict(max_iters=800, val_interval=200)
+train_cfg = dict(max_iters=600, val_interval=100)
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=800), logger=dict(interval=50))
+default_hooks = dict(checkpoint=dict(interval=600), logger=dict(interval=50))
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
