@@ -58,7 +58,9 @@ def test_full_configs_cover_every_mode_and_form_and_place_the_attention_as_the_p
         assert DATASETS.get(cfg.train_dataloader.dataset.type) and METRICS.get('BitsPerDimMetric')
         if path.parent.name == 'cifar10':
             assert (backbone.stage_blocks, backbone.hidden_channels) == ((16, ) * 3, (512, ) * 3)
-            assert (backbone.contraction, cfg.model.n_terms, backbone.memory_free) == (0.98, 5, True)
+            assert (backbone.contraction, cfg.model.n_terms) == (0.98, 5)
+            # without a certificate activations cannot be recovered for certain
+            assert backbone.memory_free == ('paper' not in path.stem)
             assert cfg.train_cfg.max_iters == 200 * (50000 // 64) and cfg.optim_wrapper.optimizer.type == 'Adamax'
 
 
@@ -74,7 +76,8 @@ def test_every_kind_of_config_trains(path):
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     x = torch.rand(2, 3, 8, 8) - 0.5
     loss = model(x, mode='loss')['loss']
-    assert 6 < float(loss.detach()) < 12
+    # the paper's form may start anywhere: its series may diverge
+    assert ('paper' in path.stem and loss.isfinite()) or 6 < float(loss.detach()) < 12
     optim_wrapper.backward(loss)
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not missing, f'no finite gradient reaches {missing}'

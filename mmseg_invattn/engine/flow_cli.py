@@ -37,7 +37,7 @@ def load_flow(args: Namespace) -> InvResNetFlow:
     for what, path in (('config', args.config), ('checkpoint', args.checkpoint)):
         if not osp.isfile(path):
             raise FileNotFoundError(f'{path}: there is no such {what} file')
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(str(args.config))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -47,7 +47,7 @@ def load_flow(args: Namespace) -> InvResNetFlow:
                          'as in configs/flow')
     use_safe_checkpoint_loading(args.trust_checkpoint)
     try:
-        load_checkpoint(model, args.checkpoint, map_location='cpu')
+        load_checkpoint(model, str(args.checkpoint), map_location='cpu')
     finally:
         use_safe_checkpoint_loading()
     model.cfg = cfg

@@ -30,5 +30,6 @@ class BitsPerDimMetric(BaseMetric):
         count = len(bits)
         mean = sum(bits) / count
         variance = sum((value - mean)**2 for value in bits) / max(count - 1, 1)
+        # a count as a float: MMEngine's log has no integers
         return dict(bits_per_dim=mean, standard_error=math.sqrt(variance / count),
-                    bias_bound=math.nan if any(map(math.isnan, bounds)) else max(bounds), images=count)
+                    bias_bound=math.nan if any(map(math.isnan, bounds)) else max(bounds), images=float(count))

@@ -59,7 +59,7 @@ class ReconstructionMetric(BaseMetric):
         metrics = {key: mean(column[key]) for key in ('l1', 'l2', 'max_error', 'psnr', 'iterations')}
         bounded = not any(map(math.isnan, column['error_bound']))
         broken = sum(e > bound for e, bound in zip(column['error'], column['error_bound'], strict=True))
-        return metrics | dict(
+        metrics |= dict(
             worst_max_error=max(column['max_error']),
             worst_psnr=min(column['psnr']),
             most_iterations=max(column['iterations']),
@@ -68,6 +68,7 @@ class ReconstructionMetric(BaseMetric):
             not_converged=column['converged'].count(0.0),
             bound_broken=broken if bounded else math.nan,
             images=len(results))
+        return {key: float(value) for key, value in metrics.items()}  # MMEngine's log has no integers
 
 
 def image_errors(original: Tensor, recovered: Tensor) -> dict[str, float]:

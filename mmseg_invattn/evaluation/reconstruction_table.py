@@ -19,8 +19,8 @@ CELLS: dict[str, Callable[[dict], str]] = {
     'max error': lambda r: f'{r["worst_max_error"]:.1e}',
     'largest bound': lambda r: _number(r['largest_bound'], '.1e'),
     'bound broken': lambda r: _number(r['bound_broken'], '.0f'),
-    'not converged': lambda r: f'{r["not_converged"]}',
-    'not recovered': lambda r: f'{r["not_recovered"]}',
+    'not converged': lambda r: f'{r["not_converged"]:.0f}',
+    'not recovered': lambda r: f'{r["not_recovered"]:.0f}',
     'plain iteration': lambda r: '' if 'plain_max_error' not in r else
     f'{r["plain_max_error"]:.1e}, {r["plain_not_recovered"]} of {r["plain_images"]}',
 }

@@ -15,9 +15,9 @@ loader = dict(batch_size=250, num_workers=0, persistent_workers=False)
 val_dataloader = dict(dataset=dict(crop=8, num_images=500), **loader)
 test_dataloader = dict(dataset=dict(crop=8), **loader)
 test_evaluator = [dict(type='BitsPerDimMetric'), dict(type='ReconstructionMetric')]
-train_cfg = dict(max_iters=600, val_interval=100)
+train_cfg = dict(max_iters=300, val_interval=50)
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=600), logger=dict(interval=50))
+default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=25))
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
