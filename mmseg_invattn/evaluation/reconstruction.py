@@ -1,5 +1,6 @@
 """One reconstruction experiment: train, take the test images forward and back, write what came out."""
 import json
+import statistics
 import time
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
         dataset: its name, for the table.
 
     Returns:
-        What result.json holds: the metrics, what was run, and the seconds of training and of the test.
+        What result.json holds: the metrics, what was run, the seconds of training and of the test, and the median of
+        the training iterations.
     """
     cfg.test_evaluator.output_dir = str(out)
     runner = build_runner(cfg)
@@ -35,7 +37,8 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     result = {key.removeprefix('reconstruction/'): value for key, value in metrics.items()}
     result |= dict(dataset=dataset, form=cfg.model.attention.form, mode=cfg.model.attention.mode,
                    epochs=runner.max_iters / cfg.epoch_length, train_seconds=trained - start,
-                   test_seconds=tested - trained)
+                   test_seconds=tested - trained,
+                   iteration_seconds=statistics.median(runner.message_hub.get_scalar('train/time').data[0].tolist()))
     if is_main_process():
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         batch = next(iter(runner.test_dataloader))
