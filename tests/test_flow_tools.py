@@ -1,8 +1,11 @@
 """The flow's configs and tools: training, bits per dimension, samples, walks in latent space."""
 import json
 import math
+import runpy
+import sys
 from argparse import Namespace
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import pytest
@@ -17,6 +20,7 @@ from runtime_case import ROOT, run_tool
 from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.engine.flow_cli import load_flow
 from mmseg_invattn.evaluation.latent_walk import interpolate, read_images
+from mmseg_invattn.evaluation.training_memory import extrapolate
 
 CONFIGS = ROOT / 'configs' / 'flow'
 PATHS = sorted(CONFIGS.glob('*/*.py'))
@@ -107,6 +111,25 @@ def test_bits_per_dim_fall(trained):
     assert len(losses) == 40 and sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.5
     bits = [row['flow/bits_per_dim'] for row in rows if 'flow/bits_per_dim' in row]
     assert len(bits) == 2 and bits[1] < bits[0] < losses[0]
+
+
+def test_curves_and_memory_tools(trained, capsys):
+    out = trained[1].parent / 'curves.png'
+    run_analysis('flow_curves', trained[1].parent, '--out', out)
+    assert cv2.imread(str(out)) is not None and '| work | ' in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match='holds no scalars.json'):
+        run_analysis('flow_curves', trained[1].parent.parent / 'data')
+    run_analysis('flow_memory', trained[0], '--batches', 16, 64, '--target', 128)
+    rows = [line for line in capsys.readouterr().out.splitlines() if 'GiB' in line]
+    assert [row.split()[1] for row in rows] == ['recovered', 'stored']
+    assert extrapolate((2, 4), (10, 14), 8) == (6, 2)
+    with pytest.raises(ValueError, match='two different batches'):
+        extrapolate((2, 2), (10, 14), 8)
+
+
+def run_analysis(name: str, *arguments: object) -> None:
+    with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
+        runpy.run_path(str(ROOT / 'tools' / 'analysis' / f'{name}.py'), run_name='__main__')
 
 
 def test_test_tool_reports_bits_and_reconstruction(trained):
