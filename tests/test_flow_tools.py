@@ -18,8 +18,9 @@ from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS
 from runtime_case import ROOT, run_tool
 
 from mmseg_invattn.datasets import Cifar10Dataset
+from mmseg_invattn.datasets.generative import read_images
 from mmseg_invattn.engine.flow_cli import load_flow
-from mmseg_invattn.evaluation.latent_walk import interpolate, read_images
+from mmseg_invattn.evaluation.latent_walk import interpolate
 from mmseg_invattn.evaluation.training_memory import extrapolate
 
 CONFIGS = ROOT / 'configs' / 'flow'

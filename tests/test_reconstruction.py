@@ -15,8 +15,10 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS
 from runtime_case import ROOT, run_tool
 
+from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.evaluation.convergence import plain_errors, solver_errors
 from mmseg_invattn.evaluation.image_grid import image_grid
+from mmseg_invattn.evaluation.reconstruction import try_plain_iteration
 from mmseg_invattn.evaluation.reconstruction_metric import ReconstructionMetric
 from mmseg_invattn.evaluation.reconstruction_table import read_results, reconstruction_table
 from mmseg_invattn.layers import InvNonLocal2d, NotConvergedError
@@ -165,7 +167,7 @@ def test_tool_writes_results_pictures_and_the_table(tmp_path, capsys, monkeypatc
         assert result['train_seconds'] > result['iteration_seconds'] > 0
         assert (folder / 'iter_3.pth').is_file()
         assert all(cv2.imread(str(folder / picture)) is not None for picture in ('grid.png', 'convergence.png'))
-        assert ('plain_max_error' in result) == (name == 'paper_gaussian')
+        assert ('plain_images' in result) == (name == 'paper_gaussian')
     certified = json.loads((tmp_path / 'out/cifar10/certified_gaussian/result.json').read_text())
     assert certified['worst_max_error'] < 1e-5 and certified['bound_broken'] == certified['not_recovered'] == 0
     doc = tmp_path / 'doc.md'
@@ -190,6 +192,17 @@ def test_full_scale_images_come_back(tmp_path):
                          'train_dataloader.batch_size=1', 'model.target_shape=1,12,109,89', 'epoch_length=10'))
     result = json.loads((tmp_path / 'out/celeba_218x178/certified_concatenation/result.json').read_text())
     assert result['images'] == 1 and result['worst_max_error'] < 1e-4 and result['bound_broken'] == 0
+
+
+def test_plain_iteration_is_tried_on_the_images_that_were_lost(tmp_path):
+    write_cifar10(tmp_path)
+    dataset = Cifar10Dataset(str(tmp_path), 'test', verify=False)
+    (tmp_path / 'per_image.csv').write_text('image,max_error\n0,0.0\n3,inf\n5,0.02\n6,0.01\n')
+    for form, recovered in (('certified', 2), ('paper', 0)):
+        torch.manual_seed(0)
+        model = MODELS.build(dict(type='InvReconstruction', attention=dict(form=form, mode='dot_product')))
+        model(dataset[0]['inputs'][None])
+        assert try_plain_iteration(model.eval(), dataset, tmp_path) == dict(plain_images=2, plain_recovered=recovered)
 
 
 def test_plain_iteration_may_fail_where_it_is_not_certified():

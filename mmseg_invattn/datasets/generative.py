@@ -7,6 +7,7 @@ A density of x bounds the probability of the 8-bit image from below: ``log2 P(u8
 import hashlib
 import os.path as osp
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -137,3 +138,15 @@ def shifted(image: np.ndarray, top: int, left: int, border: int) -> np.ndarray:
     """The window at (top, left) of an image (C, H, W) with a mirrored border, of the size of the image."""
     wide = np.pad(image, ((0, 0), (border, border), (border, border)), mode='symmetric')
     return wide[:, top:top + image.shape[1], left:left + image.shape[2]]
+
+
+def read_images(dataset: DequantisedImages, indices: Sequence[int]) -> Tensor:
+    """Images of a data set, (len(indices), 3, H, W).
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    wrong = [i for i in indices if not 0 <= i < len(dataset)]
+    if wrong:
+        raise ValueError(f'there is no image {wrong[0]} in the data set: its images are 0 to {len(dataset) - 1}')
+    return torch.stack([dataset[i]['inputs'] for i in indices])

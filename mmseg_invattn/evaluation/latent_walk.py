@@ -1,6 +1,4 @@
 """Pictures of a flow: a walk between images in its latent space."""
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -30,18 +28,6 @@ def interpolate(model: InvResNetFlow, first: Tensor, second: Tensor, steps: int)
     images = model.decode(lines)[0].unflatten(0, (len(first), steps))
     ends = torch.stack([images[:, 0] - first, images[:, -1] - second], 1)
     return images, ends.abs().flatten(2).amax(2)
-
-
-def read_images(dataset: object, indices: Sequence[int]) -> Tensor:
-    """Images of a data set, (len(indices), 3, H, W).
-
-    Raises:
-        ValueError: there is no such image.
-    """
-    wrong = [i for i in indices if not 0 <= i < len(dataset)]
-    if wrong:
-        raise ValueError(f'there is no image {wrong[0]} in the data set: its images are 0 to {len(dataset) - 1}')
-    return torch.stack([dataset[i]['inputs'] for i in indices])
 
 
 def _line(a: Tensor, b: Tensor, steps: int) -> Tensor:
