@@ -1,5 +1,7 @@
-"""Metrics, the confusion matrix that they count, and the cost of a model."""
+"""Metrics, the tables and pictures made of them, and the cost of a model."""
+from .bits_per_dim_metric import BitsPerDimMetric
 from .cityscapes_official_metric import CityscapesOfficialMetric
+from .reconstruction_metric import ReconstructionMetric
 from .seg_metric import SegMetric
 
-__all__ = ['CityscapesOfficialMetric', 'SegMetric']
+__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ReconstructionMetric', 'SegMetric']

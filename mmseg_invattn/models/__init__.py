@@ -2,9 +2,10 @@
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention_slot import AttentionInverse
 from .backbones import InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d
+from .flows import InvReconstruction, InvResNetFlow
 from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
 
 __all__ = [
     'AttentionInverse', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead', 'InvDepthwiseSeparableASPPHead', 'InvFCNHead',
-    'InvNLHead', 'InvPSPHead', 'InvResNet', 'PlainConvNet', 'RevNet2d'
+    'InvNLHead', 'InvPSPHead', 'InvReconstruction', 'InvResNet', 'InvResNetFlow', 'PlainConvNet', 'RevNet2d'
 ]
