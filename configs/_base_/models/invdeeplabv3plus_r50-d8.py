@@ -39,7 +39,6 @@ model = dict(
             reduction=2,
             contraction=0.9,
             sharpness=2.0),
-        spread=20.0,
         num_classes=19,
         norm_cfg=norm_cfg,
         align_corners=False,
