@@ -18,4 +18,4 @@ if not _EXAMINED and all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg
 
     compat.provide_mmcv_ops_stub()
     compat.provide_in1d()
-    from . import datasets, engine, models  # noqa: F401  (imported for their registrations)
+    from . import datasets, engine, evaluation, models  # noqa: F401  (imported for their registrations)

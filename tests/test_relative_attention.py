@@ -52,7 +52,7 @@ def dense(layer: RelativeSelfAttention2d, x: Tensor) -> Tensor:
 @pytest.mark.parametrize('kind', KINDS)
 def test_efficient_evaluation_is_the_dense_one(kind, more):
     layer = build(kind, **MORE[more])
-    for size in ((5, 7), (1, 4), (9, 3)):
+    for size in ((5, 7), (1, 4), (9, 3), (6, 3)):
         x = torch.randn(2, 4, *size, dtype=torch.float64)
         torch.testing.assert_close(layer(x), dense(layer, x), rtol=1e-12, atol=1e-12)
         p = layer.attention_probabilities(x)
@@ -140,8 +140,8 @@ def test_dropout_is_of_training_alone():
     assert not torch.allclose(layer.train()(x), layer(x))
     torch.testing.assert_close(layer.eval()(x), dense(layer, x))
     torch.manual_seed(0)
-    mean = torch.stack([layer.train()(x) for _ in range(2000)]).mean(0)
-    assert (mean - layer.eval()(x)).abs().mean() < 0.05 * mean.std()
+    mean = torch.stack([layer.train()(x) for _ in range(400)]).mean(0)
+    assert (mean - layer.eval()(x)).abs().mean() < 0.1 * mean.std()
 
 
 def test_half_precision_takes_its_softmax_in_single():

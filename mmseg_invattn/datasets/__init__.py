@@ -2,12 +2,13 @@
 from .camvid import CamVidDataset
 from .check_hook import DatasetCheckHook
 from .checks import check_data_folders, check_dataset_files
+from .cifar10_classification import Cifar10Classification
 from .context_shapes import ContextShapesDataset
 from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
 from .samplers import ResumableInfiniteSampler
 from .seed_transforms import SeedTransforms
 
 __all__ = [
-    'CamVidDataset', 'ContextShapesDataset', 'DatasetCheckHook', 'ResumableInfiniteSampler', 'SeedTransforms',
-    'StrictLoadAnnotations', 'StrictLoadImageFromFile', 'check_data_folders', 'check_dataset_files'
+    'CamVidDataset', 'Cifar10Classification', 'ContextShapesDataset', 'DatasetCheckHook', 'ResumableInfiniteSampler',
+    'SeedTransforms', 'StrictLoadAnnotations', 'StrictLoadImageFromFile', 'check_data_folders', 'check_dataset_files'
 ]

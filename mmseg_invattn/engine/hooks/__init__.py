@@ -1,6 +1,9 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
 from .iteration_seed_hook import IterationSeedHook
 from .non_finite_loss_hook import NonFiniteLossHook
 
-__all__ = ['AtomicCheckpointHook', 'CertificateHook', 'IterationSeedHook', 'NonFiniteLossHook']
+__all__ = [
+    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'IterationSeedHook', 'NonFiniteLossHook'
+]

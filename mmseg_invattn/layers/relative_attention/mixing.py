@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import at_least_float32
-from ...ops.attention import from_windows, separable_attention, to_windows
+from ...ops.attention import from_windows, separable_attention, to_windows, window_padding
 from ..position import pixel_grid
 
 
@@ -49,15 +49,20 @@ class PositionMixing(nn.Module):
         if self.window is None:
             out = mix_dense(weights[0], x_BGCHW.flatten(3))
         else:
-            windows_BKGPC = to_windows(x_BGCHW.flatten(3).mT, size, self.window,
-                                       self.window_shift).unflatten(0, (len(x_BGCHW), -1))
-            out = from_windows((weights[0] @ windows_BKGPC).flatten(0, 1), size, self.window, self.window_shift).mT
+            cut_BKGPC = to_windows(x_BGCHW.flatten(3).mT, size, self.window,
+                                   self.window_shift).unflatten(0, (len(x_BGCHW), -1))
+            values, cut = ('bkqc', cut_BKGPC[:, :, 0]) if cut_BKGPC.shape[2] == 1 else ('bkgqc', cut_BKGPC)
+            one = len(weights[0]) == 1  # no window is cut by the border
+            mixed_BKGPC = torch.einsum(f'{"gpq" if one else "kgpq"},{values}->bkgpc', weights[0][0] if one else
+                                       weights[0], cut)
+            out = from_windows(mixed_BKGPC.flatten(0, 1), size, self.window, self.window_shift).mT
             out = out.unflatten(3, size)[..., ::self.stride, ::self.stride].flatten(3)
         return out.unflatten(3, (-1, -(-size[1] // self.stride)))
 
-    def probabilities(self, size: tuple[int, int]) -> Tensor:
-        """P from its definition, (G, N, M)."""
+    def probabilities(self, size: tuple[int, int], queries: Tensor | None = None) -> Tensor:
+        """P from its definition, (G, N, M); of the given outputs only, numbered row by row, where that is asked."""
         query_N2, key_M2 = self._grid(size)
+        query_N2 = query_N2 if queries is None else query_N2[queries]
         logits_GNM = self.encoding(query_N2, key_M2)
         if self.window is not None:
             logits_GNM = logits_GNM.masked_fill(self._apart(query_N2, key_M2).any(-1), -torch.inf)
@@ -89,12 +94,14 @@ class PositionMixing(nn.Module):
         return logits.softmax(-1)[..., pad:pad + length]
 
     def _window_weights(self, size: tuple[int, int]) -> Tensor:
-        """(K, G, P, P). Padding that fills up the windows at the border is not attended to."""
+        """(K, G, P, P). Padding that fills up the windows at the border is not attended to; without any, K is 1."""
         like = at_least_float32(next(self.encoding.parameters()))
-        real_K1P1 = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, self.window, self.window_shift)
         grid_P2 = pixel_grid((self.window, self.window), like)
-        logits = self.encoding(grid_P2, grid_P2).masked_fill(real_K1P1.mT == 0, -torch.inf)
-        return logits.softmax(-1)
+        logits_KGPP = self.encoding(grid_P2, grid_P2)[None]
+        if any(window_padding(size, self.window, self.window_shift)):
+            real_K1P1 = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, self.window, self.window_shift)
+            logits_KGPP = logits_KGPP.masked_fill(real_K1P1.mT == 0, -torch.inf)
+        return logits_KGPP.softmax(-1)
 
 
 def mix_dense(p_GNM: Tensor, v_BGCM: Tensor) -> Tensor:

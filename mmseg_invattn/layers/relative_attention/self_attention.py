@@ -134,27 +134,30 @@ class RelativeSelfAttention2d(nn.Module):
         mixed = mixed.unflatten(2, (-1, -(-x.shape[3] // self.stride)))
         return F.conv2d(mixed, self.weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
 
-    def attention_probabilities(self, x: Tensor) -> Tensor:
+    def attention_probabilities(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
         """P, the dense reference: (B, G, N, M), where B is 1 without content, in float32 or higher.
 
-        N are the pixels of the output, M those of x; with padding the rows sum to less than 1 near the border.
+        N are the pixels of the output, row by row, or those of them that ``queries`` lists; M those of x. With padding
+        the rows sum to less than 1 near the border.
         """
         size = (x.shape[2], x.shape[3])
         if self.content == 'none':
-            return self.mixing.probabilities(size)[None]
+            return self.mixing.probabilities(size, queries)[None]
         up, left = self.padding
-        q_BGND, k_BGND = self._queries_and_keys(F.pad(x, (left, left, up, up)))
-        wide = (size[0] + 2 * up, size[1] + 2 * left)
-        logits = (q_BGND @ k_BGND.mT).to(torch.promote_types(x.dtype, torch.float32))
-        grid_N2 = pixel_grid(wide, x)
+        x = F.pad(x, (left, left, up, up))
+        wide, rows, columns = tuple(x.shape[2:]), slice(up, up + size[0]), slice(left, left + size[1])
+        place_HW = torch.arange(wide[0] * wide[1], device=x.device).unflatten(0, wide)[rows, columns]
+        place_N = place_HW[::self.stride, ::self.stride].flatten()
+        place_N = place_N if queries is None else place_N[queries]
+        q_BGND, k_BGMD = self._queries_and_keys(x)
+        logits = (q_BGND[:, :, place_N] @ k_BGMD.mT).to(torch.promote_types(x.dtype, torch.float32))
+        grid_M2 = pixel_grid(wide, x)
         if self.content == 'both':
-            logits = logits + self.mixing.encoding(grid_N2, grid_N2)
+            logits = logits + self.mixing.encoding(grid_M2[place_N], grid_M2)
         if self.window is not None:
-            index = (grid_N2 - self.window_shift).div(self.window, rounding_mode='floor')
-            logits = logits.masked_fill((index[:, None] != index).any(-1), -torch.inf)
-        p = logits.softmax(-1).unflatten(3, wide).unflatten(2, wide)
-        own = (slice(up, up + size[0]), slice(left, left + size[1]))
-        return p[:, :, own[0], own[1], own[0], own[1]][:, :, ::self.stride, ::self.stride].flatten(4).flatten(2, 3)
+            index = (grid_M2 - self.window_shift).div(self.window, rounding_mode='floor')
+            logits = logits.masked_fill((index[place_N][:, None] != index).any(-1), -torch.inf)
+        return logits.softmax(-1)[..., place_HW.flatten()]
 
     def _values(self, x: Tensor) -> Tensor:
         """(B, G or 1, E, H, W)."""
