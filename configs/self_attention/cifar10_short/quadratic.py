@@ -1,5 +1,5 @@
 _base_ = '../cifar10/quadratic.py'
-# The recipe for minutes on a CPU: patches of 4 x 4 pixels (8 x 8 tokens), 40 channels, no dropout, 400 iterations.
+# The recipe for minutes on a CPU: patches of 4 x 4 pixels (8 x 8 tokens), 40 channels, no dropout, 250 iterations.
 # Layers, heads, optimiser, batch and the shape of the schedule are those of the full one.
 model = dict(
     backbone=dict(
@@ -16,11 +16,11 @@ val_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(verify='warn'))
 test_dataloader = val_dataloader
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4, begin=0, end=25, by_epoch=False),
-    dict(type='CosineAnnealingLR', eta_min=0., begin=25, end=400, by_epoch=False)
+    dict(type='LinearLR', start_factor=1e-4, begin=0, end=12, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0., begin=12, end=250, by_epoch=False)
 ]
-train_cfg = dict(max_iters=400, val_interval=200)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=400))
+train_cfg = dict(max_iters=250, val_interval=125)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=250))
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),

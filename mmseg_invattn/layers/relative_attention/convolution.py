@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from ...ops import spectral_norm_bound
 from .mixing import PositionMixing
 
-REACH = 64  # offsets that a head is followed to: those seen by the centre of a map of 129 x 129 pixels
-
 
 def shift_error(width: float) -> float:
     """``e(width)``, the weight that a quadratic head puts beside its centre, for a width in 1 / pixel^2."""
@@ -55,9 +53,12 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
     return centre_G2.to(weight_OGC), weight_OGC, half if conv.padding_mode == 'zeros' else (0, 0)
 
 
-def offset_weights(mixing: PositionMixing, reach: int = REACH) -> Tensor:
-    """What each head puts on every offset, as the centre of a map sees it: (G, 2 reach + 1, 2 reach + 1)."""
-    like = next(mixing.encoding.parameters())
+def offset_weights(mixing: PositionMixing) -> Tensor:
+    """What each head puts on every offset, as the centre of a map sees it: (G, 2 reach + 1, 2 reach + 1).
+
+    The reach is that of the encoding: what a map beyond it would add is nothing or unknown.
+    """
+    like, reach = next(mixing.encoding.parameters()), mixing.encoding.reach
     axis = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
     offset_M2 = torch.stack(torch.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
     weights = mixing.encoding(torch.zeros_like(offset_M2[:1]), offset_M2).flatten(1).softmax(-1)
@@ -72,15 +73,15 @@ def conv_from_heads(mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | N
     weight that head h puts elsewhere.
     """
     p_GSS = offset_weights(mixing)
-    side = p_GSS.shape[-1]
+    side, reach = p_GSS.shape[-1], mixing.encoding.reach
     place_G = p_GSS.flatten(1).argmax(1)
-    offset_G2 = torch.stack([place_G // side, place_G % side], 1) - side // 2
+    offset_G2 = torch.stack([place_G // side, place_G % side], 1) - reach
     half, dilation = [], []
     for axis in (0, 1):
         values = offset_G2[:, axis].abs().tolist()
         half.append(max(values))
         dilation.append(math.gcd(*values) or 1)
-    rows, columns = (slice(REACH - h, REACH + h + 1, d) for h, d in zip(half, dilation, strict=True))
+    rows, columns = (slice(reach - h, reach + h + 1, d) for h, d in zip(half, dilation, strict=True))
     taps_GHW = p_GSS[:, rows, columns]
     zeros = any(mixing.padding)
     conv = nn.Conv2d(weight_OGC.shape[2] * groups, len(weight_OGC), tuple(taps_GHW.shape[1:]), stride=mixing.stride,

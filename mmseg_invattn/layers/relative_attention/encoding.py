@@ -26,6 +26,8 @@ class QuadraticEncoding(nn.Module):
         covariance: ``'isotropic'``, ``'axis'`` or ``'full'``.
     """
 
+    reach = 64  # offsets that a head is followed to where it is looked at by itself: a map of 129 x 129 pixels
+
     def __init__(self, heads: int, covariance: str = 'isotropic'):
         super().__init__()
         check_choice('covariance', covariance, COVARIANCES)
@@ -67,6 +69,7 @@ class Learned2dEncoding(nn.Module):
 
     def __init__(self, heads: int, size: int = 16, channels: int = 400):
         super().__init__()
+        self.reach = size - 1
         self.embedding = nn.Parameter(torch.randn(2, 2 * size - 1, channels))
         self.reader = nn.Parameter(0.02 * torch.randn(2, heads, channels))
 
