@@ -89,7 +89,8 @@ def draw_centres(source: Path, path: Path, moments: int = 5) -> None:
     reach = 1.3 * max(np.abs(c).max() for c in centres.values()) + 1
     figure = Figure(figsize=(1.5 * len(chosen) + 0.4, 1.5 * len(centres) + 0.4), layout='constrained')
     axes = figure.subplots(len(centres), len(chosen), squeeze=False, sharex=True, sharey=True)
-    colours = matplotlib.colormaps['tab10' if max(map(len, (c[0] for c in centres.values()))) <= 10 else 'tab20'].colors
+    heads = max(c.shape[1] for c in centres.values())
+    colours = matplotlib.colormaps['tab10' if heads <= 10 else 'tab20'].colors
     for row, (name, line) in enumerate(zip(centres, axes, strict=True)):
         for axis, moment in zip(line, chosen, strict=True):
             axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect='equal')

@@ -26,6 +26,7 @@ class HeadStatistics(NamedTuple):
     tap_weight: Tensor
 
 
+@torch.no_grad()
 def head_statistics(p_BGNM: Tensor, query_N2: Tensor, key_M2: Tensor) -> HeadStatistics:
     """Statistics of attention probabilities.
 
