@@ -4,6 +4,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_invattn.layers import RelativeSelfAttention2d
 from mmseg_invattn.layers.relative_attention.encoding import QuadraticEncoding
@@ -111,6 +112,29 @@ def test_separable_kernel_is_its_dense_reference():
         v = torch.randn(2, groups, 6, 5, 7)
         wanted = v.flatten(3) @ separable_weights_dense(row, column).mT
         torch.testing.assert_close(separable_attention(row, column, v).flatten(3), wanted)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers of the largest tensor that any operation inside returns."""
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(t.numel() for t in (out if isinstance(out, tuple) else (out, ))
+                                        if isinstance(t, Tensor))])
+        return out
+
+
+@pytest.mark.parametrize('kind, window', [('isotropic', None), ('learned', None), ('isotropic', 8), ('full', 8),
+                                          ('learned+content', 8)])
+def test_no_map_of_all_pixels_at_high_resolution(kind, window):
+    """The features of all heads at the stride 4 of a 512 x 1024 image, or as many windows of 64 x 64 weights."""
+    heads, channels, pixels = 2, 4, 128 * 256
+    layer = RelativeSelfAttention2d(channels, num_heads=heads, window=window, **KINDS[kind])
+    with Largest() as largest:
+        layer(torch.zeros(1, channels, 128, 256)).sum().backward()
+    # 8 channels at least: the fused kernels fill up to that many
+    assert largest.numel <= pixels * heads * (8 if window is None else window**2)
 
 
 def test_full_covariance_of_one_axis_is_the_axis_form():

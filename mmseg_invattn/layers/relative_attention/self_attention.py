@@ -149,7 +149,7 @@ class RelativeSelfAttention2d(nn.Module):
         place_HW = torch.arange(wide[0] * wide[1], device=x.device).unflatten(0, wide)[rows, columns]
         place_N = place_HW[::self.stride, ::self.stride].flatten()
         place_N = place_N if queries is None else place_N[queries]
-        q_BGND, k_BGMD = self._queries_and_keys(x)
+        q_BGND, k_BGMD = self.queries_and_keys(x)
         logits = (q_BGND[:, :, place_N] @ k_BGMD.mT).to(torch.promote_types(x.dtype, torch.float32))
         grid_M2 = pixel_grid(wide, x)
         if self.content == 'both':
@@ -163,8 +163,8 @@ class RelativeSelfAttention2d(nn.Module):
         """(B, G or 1, E, H, W)."""
         return x[:, None] if self.value is None else self.value(x).unflatten(1, (self.num_heads, -1))
 
-    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, G, N, d) each; queries carry the scale."""
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, N, d) each, of features (B, C, H, W); queries carry the scale."""
         q, k = (layer(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT for layer in (self.query, self.key))
         return q * q.shape[-1]**-0.5, k
 
@@ -172,7 +172,7 @@ class RelativeSelfAttention2d(nn.Module):
         up, left = self.padding
         x = F.pad(x, (left, left, up, up))
         size = (x.shape[2], x.shape[3])
-        tokens = [*self._queries_and_keys(x), self._values(x).flatten(3).mT.expand(-1, self.num_heads, -1, -1)]
+        tokens = [*self.queries_and_keys(x), self._values(x).flatten(3).mT.expand(-1, self.num_heads, -1, -1)]
         if self.window is None:
             beta = None
             if self.content == 'both':
