@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from cifar_case import data_options, write_cifar
+from mmengine.config import Config
+from mmseg.registry import MODELS
 from runtime_case import ROOT, run_tool
 
 from mmseg_invattn.datasets import Cifar10Classification
 from mmseg_invattn.datasets.samplers import SampleIndex
 from mmseg_invattn.evaluation import ClassificationAccuracy
+from mmseg_invattn.evaluation.accuracy_table import markdown_table, read_run
 from mmseg_invattn.models import ImageClassifier
 from mmseg_invattn.visualization.relative_attention_pictures import read_centres
 
@@ -54,6 +57,25 @@ def test_trains_and_tests(name, run, data, tmp_path):
     run_tool('test', folder / f'{name}.py', folder / 'iter_6.pth', '--work-dir', tmp_path)
     assert metrics(tmp_path)['accuracy/top1'] == pytest.approx(in_training)
     assert metrics(tmp_path)['accuracy/top1'] <= metrics(tmp_path)['accuracy/top5'] <= 100
+
+
+def test_table_of_runs(run, tmp_path):
+    rows = [read_run(run(name)) for name in ('quadratic', 'resnet18')]
+    assert [row['iterations'] for row in rows] == [6, 6]
+    with torch.device('meta'):
+        model = MODELS.build(Config.fromfile(run('resnet18') / 'resnet18.py').model)
+    assert rows[1]['parameters'] == sum(p.numel() for p in model.parameters())
+    lines = markdown_table(rows).splitlines()
+    assert len(lines) == 4 and all(line.count('|') == 6 for line in lines)
+    with pytest.raises(FileNotFoundError, match='holds no log'):
+        read_run(tmp_path)
+    (tmp_path / '1' / 'vis_data').mkdir(parents=True)
+    (tmp_path / '1' / 'vis_data' / 'scalars.json').write_text('{"loss": 1}\n')
+    with pytest.raises(FileNotFoundError, match='holds no checkpoint'):
+        read_run(tmp_path)
+    (tmp_path / 'iter_1.pth').write_text('')
+    with pytest.raises(ValueError, match='no accuracy/top1'):
+        read_run(tmp_path)
 
 
 def test_hook_writes_the_centres(run):

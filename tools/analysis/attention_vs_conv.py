@@ -2,15 +2,17 @@
 
     python tools/analysis/attention_vs_conv.py CHECKPOINT --out DIR
 
-Writes ``heads.json`` and ``table.txt`` (centre, spread, entropy and the nearest tap of every head of every layer),
-``probabilities.png`` (where each head looks from one pixel) and, beside a file of AttentionCentreHook, ``centres.png``
-(centres over training).
+Writes ``heads.json`` and ``table.txt`` (centre, spread, entropy and the nearest tap of every head, and the medians of
+every layer), ``probabilities.png`` (where each head looks from one pixel) and, beside a file of AttentionCentreHook,
+``centres.png`` (centres over training).
 """
 import argparse
 import json
 import sys
 from importlib.util import find_spec
+from math import hypot
 from pathlib import Path
+from statistics import median
 
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -85,12 +87,24 @@ def make_table(rows: list[dict]) -> PrettyTable:
     return table
 
 
+def make_summary(rows: list[dict]) -> PrettyTable:
+    """Medians over the heads of every layer, and how many heads are nearly one pixel."""
+    table = PrettyTable(['layer', 'distance of centre', 'spread', 'entropy', 'weight at tap', 'heads above 0.5'])
+    for name in dict.fromkeys(row['layer'] for row in rows):
+        heads = [row for row in rows if row['layer'] == name]
+        middle = [median(hypot(*row['centre']) for row in heads)]
+        middle += [median(row[key] for row in heads) for key in ('spread', 'entropy', 'tap_weight')]
+        near = sum(row['tap_weight'] > 0.5 for row in heads)
+        table.add_row([name, *(f'{value:.2f}' for value in middle), f'{near} of {len(heads)}'])
+    return table
+
+
 def main() -> None:
     args = parse_args()
     cfg, model = load_model(args)
     layers = seen_layers(model, test_images(cfg, model, args.images))
     rows = list(report(layers))
-    table = make_table(rows)
+    table = f'{make_table(rows)}\n{make_summary(rows)}'
     args.out.mkdir(parents=True, exist_ok=True)
     draw_probabilities(layers, None if args.query is None else tuple(args.query), args.out / 'probabilities.png')
     centres = args.centres or args.checkpoint.parent / FILE
