@@ -5,4 +5,4 @@ model = dict(
             _delete_=True,
             encoding='learned_2d',
             position_size=8,
-            position_channels=40)))
+            position_channels=32)))
