@@ -2,6 +2,7 @@
 import pytest
 import torch
 from invertible import check_inverse, check_layer, jacobian_norm
+from tiny_segmentor import build_segmentor
 from torch import nn
 
 from mmseg_invattn.layers import InvRelativeAttention2d
@@ -94,6 +95,20 @@ def test_convolution_that_is_too_strong_is_refused_or_scaled():
 def test_convolution_that_changes_the_shape_is_refused(conv):
     with pytest.raises(ValueError, match='as many channels out as in'):
         InvRelativeAttention2d.from_conv2d(conv)
+
+
+def test_in_a_head():
+    """Where any attention block stands: it trains, and the head inverts it."""
+    torch.manual_seed(3)
+    model = build_segmentor(dict(type='InvRelativeAttention2d', num_heads=3, contraction=0.8))
+    block = model.decode_head.attention
+    assert isinstance(block, InvRelativeAttention2d) and block.in_channels == 8
+    features = model.extract_feat(torch.randn(2, 3, 16, 16))
+    model.decode_head(features).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in block.parameters())
+    found = model.decode_head.invert_attention([f.detach() for f in features])
+    assert found.info.converged.all()
+    assert (max_token_norm(found.recovered - found.seen) <= found.info.error_bound).all()
 
 
 @pytest.mark.parametrize('arguments, words', [

@@ -41,7 +41,7 @@ class InvRelativeAttention2d(InvertibleModule):
     """(B, C, H, W) -> (B, C, H, W), for any feature size.
 
     Args:
-        channels: C.
+        in_channels: C.
         num_heads: G.
         encoding: ``'quadratic'`` or ``'learned_2d'``; see :mod:`.encoding`, as for the next three.
         covariance: of the quadratic encoding.
@@ -54,19 +54,19 @@ class InvRelativeAttention2d(InvertibleModule):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, channels: int, num_heads: int = 9, encoding: str = 'quadratic', covariance: str = 'isotropic',
+    def __init__(self, in_channels: int, num_heads: int = 9, encoding: str = 'quadratic', covariance: str = 'isotropic',
                  position_size: int = 16, position_channels: int = 400, padding: tuple[int, int] = (0, 0),
                  contraction: float = 0.9):
         super().__init__()
-        for name, value in (('channels', channels), ('num_heads', num_heads), ('position_size', position_size),
-                            ('position_channels', position_channels)):
+        for name, value in (('in_channels', in_channels), ('num_heads', num_heads),
+                            ('position_size', position_size), ('position_channels', position_channels)):
             check_count(name, value)
         check_contraction(contraction)
-        self.channels, self.contraction = channels, contraction
+        self.in_channels, self.contraction = in_channels, contraction
         self.mixing = PositionMixing(
             build_encoding(encoding, num_heads, covariance, position_size, position_channels), tuple(padding))
-        self.weight = nn.Parameter(torch.randn(num_heads, channels, channels) * channels**-0.5)
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.randn(num_heads, in_channels, in_channels) * in_channels**-0.5)
+        self.bias = nn.Parameter(torch.zeros(in_channels))
 
     @derived
     def weights(self) -> BranchWeights:
@@ -91,7 +91,7 @@ class InvRelativeAttention2d(InvertibleModule):
         return linear + weights.bias.to(x.dtype)[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        check_features(x, self.channels)
+        check_features(x, self.in_channels)
         with full_precision(x.device):
             wide = at_least_float32(x)
             return (wide + self.branch(wide, self.weights())).to(x.dtype)
@@ -99,11 +99,11 @@ class InvRelativeAttention2d(InvertibleModule):
     @torch.no_grad()
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100,
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
-        check_features(y, self.channels, finite=True)
+        check_features(y, self.in_channels, finite=True)
         with full_precision(y.device):
             weights, wide = self.weights(), at_least_float32(y)
             # sums over C G products and a row and a column of pixels: as independent errors, the root of that many eps
-            terms = self.weight[0].numel() // self.channels * len(self.weight) + sum(y.shape[2:])
+            terms = self.in_channels * len(self.weight) + sum(y.shape[2:])
             return invert_residual(lambda x, index: self.branch(x, weights), wide, self.lipschitz_bound(), groups=1,
                                    eps=torch.finfo(y.dtype).eps, tol=tol, max_iter=max_iter, strict=strict,
                                    branch_eps=torch.finfo(wide.dtype).eps * terms**0.5, memory=MEMORY)
@@ -121,7 +121,7 @@ class InvRelativeAttention2d(InvertibleModule):
         The series of :func:`~mmseg_invattn.ops.conditional_log_det.joint_log_det`, whose memory does not depend on the
         number of terms. The map is linear, so the gradient of x is 0.
         """
-        check_features(x, self.channels)
+        check_features(x, self.in_channels)
         if isinstance(n_terms, str) and n_terms == 'exact':
             return residual_log_abs_det(lambda x: self.branch(x, self.weights()), x, n_terms, n_samples)
         coefficients = series_coefficients(n_terms, n_samples, self.lipschitz_bound)
@@ -174,4 +174,4 @@ class InvRelativeAttention2d(InvertibleModule):
         return block
 
     def extra_repr(self) -> str:
-        return f'{self.channels}, num_heads={len(self.weight)}, contraction={self.contraction}'
+        return f'{self.in_channels}, num_heads={len(self.weight)}, contraction={self.contraction}'
