@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mmseg_invattn.compat import read_checkpoint
 from mmseg_invattn.datasets.checks import check_data_folders
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
-from mmseg_invattn.visualization.relative_attention_pictures import draw_centres, draw_probabilities
+from mmseg_invattn.visualization.relative_attention_pictures import draw_centres, draw_probabilities, read_centres
 from mmseg_invattn.visualization.relative_attention_report import report, seen_layers
 
 
@@ -87,15 +87,22 @@ def make_table(rows: list[dict]) -> PrettyTable:
     return table
 
 
-def make_summary(rows: list[dict]) -> PrettyTable:
-    """Medians over the heads of every layer, and how many heads are nearly one pixel."""
-    table = PrettyTable(['layer', 'distance of centre', 'spread', 'entropy', 'weight at tap', 'heads above 0.5'])
+def make_summary(rows: list[dict], centres: Path | None) -> PrettyTable:
+    """Medians over the heads of every layer, how many heads are nearly one pixel, and how far training moved them."""
+    moved = {}
+    if centres is not None:
+        moved = {name.removesuffix('.mixing.encoding'): median(hypot(*way) for way in (places[-1] - places[0]).tolist())
+                 for name, places in read_centres(centres)[1].items()}
+    table = PrettyTable(['layer', 'distance of centre', 'moved', 'spread', 'entropy', 'weight at tap',
+                         'heads above 0.5'])
     for name in dict.fromkeys(row['layer'] for row in rows):
         heads = [row for row in rows if row['layer'] == name]
         middle = [median(hypot(*row['centre']) for row in heads)]
         middle += [median(row[key] for row in heads) for key in ('spread', 'entropy', 'tap_weight')]
         near = sum(row['tap_weight'] > 0.5 for row in heads)
-        table.add_row([name, *(f'{value:.2f}' for value in middle), f'{near} of {len(heads)}'])
+        middle = [f'{value:.2f}' for value in middle]
+        middle.insert(1, f'{moved[name]:.2f}' if name in moved else '-')
+        table.add_row([name, *middle, f'{near} of {len(heads)}'])
     return table
 
 
@@ -104,11 +111,12 @@ def main() -> None:
     cfg, model = load_model(args)
     layers = seen_layers(model, test_images(cfg, model, args.images))
     rows = list(report(layers))
-    table = f'{make_table(rows)}\n{make_summary(rows)}'
+    centres = args.centres or args.checkpoint.parent / FILE
+    centres = centres if args.centres or centres.is_file() else None
+    table = f'{make_table(rows)}\n{make_summary(rows, centres)}'
     args.out.mkdir(parents=True, exist_ok=True)
     draw_probabilities(layers, None if args.query is None else tuple(args.query), args.out / 'probabilities.png')
-    centres = args.centres or args.checkpoint.parent / FILE
-    if args.centres or centres.is_file():
+    if centres is not None:
         draw_centres(centres, args.out / 'centres.png')
     (args.out / 'heads.json').write_text(json.dumps(rows, indent=1))
     (args.out / 'table.txt').write_text(f'{table}\n')
