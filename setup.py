@@ -20,11 +20,15 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
-    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm'],
+    package_data={'mmseg_invattn.comparison': ['*.jinja'], 'mmseg_invattn.visualization': ['explorer/*']},
+    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm',
+                      'jinja2', 'matplotlib', 'scipy'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff'],
+        # playwright drives a Chromium that is there already; without a GPU triton runs in its interpreter and compiles
+        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'playwright', 'tensorboard',
+                "triton; platform_system == 'Linux'"],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'docs': ['mkdocs', 'mkdocs-material'],
         'tracking': ['tensorboard', 'mlflow', 'wandb'],

@@ -1,7 +1,7 @@
 """Certified invertible attention for MMSegmentation.
 
 ``mmseg_invattn.ops`` and ``mmseg_invattn.layers`` need torch alone. Where MMSegmentation is installed, importing
-the package also registers the heads, backbones, data sets and hooks, so that one line in a config is enough::
+the package also registers the heads, backbones, data sets, metrics and hooks, so that one line in a config is enough::
 
     custom_imports = dict(imports=['mmseg_invattn'])
 """

@@ -28,7 +28,7 @@ DATA = {
 # The twin of each method, trained by the same recipe, and the keys of the head in which they may differ.
 TWINS = {'invnl': 'nonlocal', 'invda': 'danet', 'invdeeplabv3': 'deeplabv3', 'invdeeplabv3plus': 'deeplabv3plus',
          'invpspnet': 'pspnet'}
-ATTENTION_KEYS = {'type', 'attention', 'spread', 'mode', 'reduction', 'use_scale'}
+ATTENTION_KEYS = {'type', 'attention', 'spread', 'num_blocks', 'mode', 'reduction', 'use_scale'}
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
-import torch
 from mmengine.dataset import Compose
 from torch import Tensor, nn
 
-from mmseg_invattn.apis import init_model
+from mmseg_invattn.apis import init_model, preprocess, random_image
+from mmseg_invattn.engine.cli import check_checkpoint_file
 from mmseg_invattn.engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
 
 
@@ -52,22 +52,9 @@ def read_image(model: nn.Module, file: str, shape: list[int] | None) -> Tensor:
     return preprocess(model, sample['inputs'], [sample['data_samples']])
 
 
-def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
-    return model.data_preprocessor(dict(inputs=[pixels], data_samples=samples), training=False)['inputs']
-
-
-def random_image(model: nn.Module, shape: list[int] | None) -> Tensor:
-    shape = shape or model.cfg.get('crop_size') or model.cfg.model.data_preprocessor.get('size')
-    if not shape:
-        raise ValueError('the config names no crop size: give --shape H W or --image FILE')
-    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return preprocess(model, pixels)
-
-
 def main() -> int:
     args = parse_args()
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f'{args.checkpoint}: there is no such checkpoint file')
+    check_checkpoint_file(args.checkpoint)
     segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
     image = read_image(segmentor, args.image, args.shape) if args.image else random_image(segmentor, args.shape)
     export, suffix = FORMATS[args.format]

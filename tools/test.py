@@ -14,7 +14,13 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
-from mmseg_invattn.engine.cli import add_common_arguments, build_runner, leave_distributed, load_config
+from mmseg_invattn.engine.cli import (
+    add_common_arguments,
+    build_test_runner,
+    check_checkpoint_file,
+    leave_distributed,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,17 +78,15 @@ def write_predictions(cfg: Config, folder: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise FileNotFoundError(f'{args.checkpoint}: there is no such checkpoint file')
+    check_checkpoint_file(args.checkpoint)
     cfg = load_config(args, ('test', ))
-    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         enable_visualization(cfg, args)
     if args.tta:
         enable_tta(cfg)
     if args.out is not None:
         write_predictions(cfg, args.out)
-    build_runner(cfg).test()
+    build_test_runner(cfg, args.checkpoint).test()
     leave_distributed()
 
 

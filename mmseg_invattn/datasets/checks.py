@@ -62,12 +62,13 @@ def _argument(config: dict, name: str) -> object:
     return None
 
 
-def _leaf_configs(config: dict) -> Iterator[dict]:
+def leaf_configs(config: dict) -> Iterator[dict]:
+    """The configs of the data sets inside those of wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
     if 'datasets' in config:
         for inner in config['datasets']:
-            yield from _leaf_configs(inner)
+            yield from leaf_configs(inner)
     elif 'dataset' in config:
-        yield from _leaf_configs(config['dataset'])
+        yield from leaf_configs(config['dataset'])
     else:
         yield config
 
@@ -85,7 +86,7 @@ def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
-        for config in _leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+        for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
             root = config.get('data_root') or ''
             backend_args = config.get('backend_args')
             ann_file = config.get('ann_file')
@@ -118,6 +119,17 @@ def _pipelines(pipeline: Compose) -> Iterator[Compose]:
             yield from _pipelines(inner)
 
 
+def needs_labels(leaf: BaseDataset) -> bool:
+    """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
+    return any(isinstance(transform, MMCVLoadAnnotations) for pipeline in _pipelines(leaf.pipeline)
+               for transform in pipeline.transforms)
+
+
+def label_classes(leaf: BaseDataset) -> tuple[str, ...]:
+    """Names of the classes in the label files of a data set, before ``metainfo`` selects some."""
+    return tuple((type(leaf).METAINFO.get('classes') if leaf.label_map else leaf.metainfo.get('classes')) or ())
+
+
 def check_dataset_files(dataset: object) -> int:
     """Check that a built data set is not empty and that every image has its file and its label file.
 
@@ -140,8 +152,7 @@ def check_dataset_files(dataset: object) -> int:
         if len(leaf) == 0:
             raise ValueError(f'{type(leaf).__name__} on {folder} has no images. A data set needs at least one. '
                              f'{_PREPARE}')
-        needs_label = any(isinstance(transform, MMCVLoadAnnotations) for pipeline in _pipelines(leaf.pipeline)
-                          for transform in pipeline.transforms)
+        labelled = needs_labels(leaf)
         if not is_local(folder, getattr(leaf, 'backend_args', None)):
             continue
         for index in range(len(leaf)):
@@ -150,7 +161,7 @@ def check_dataset_files(dataset: object) -> int:
             if not osp.isfile(image):
                 raise FileNotFoundError(f'The image file {image} does not exist. Every image that {leaf.ann_file!r} '
                                         f'(ann_file) lists needs its file. {_PREPARE}')
-            if needs_label and (label is None or not osp.isfile(label)):
+            if labelled and (label is None or not osp.isfile(label)):
                 raise FileNotFoundError(f'The image {image} has no label: {label} does not exist. Every image needs a '
                                         'label file of the same name. Fix: add the label, or remove the image.')
         count += len(leaf)
@@ -168,7 +179,7 @@ def make_loading_strict(dataset: object) -> None:
         dataset: A data set or a wrapper of data sets; changed in place. Workers that already run keep the old one.
     """
     for leaf in leaf_datasets(dataset):
-        classes = type(leaf).METAINFO.get('classes') if leaf.label_map else leaf.metainfo.get('classes')
+        classes = label_classes(leaf)
         for pipeline in _pipelines(leaf.pipeline):
             for position, old in enumerate(pipeline.transforms):
                 if type(old) is LoadImageFromFile and not old.ignore_empty and old.file_client_args is None:

@@ -94,6 +94,43 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
     return array
 
 
+def label_values(num_classes: int, ignore_index: int, reduce_zero_label: bool) -> tuple[int, int, set[int]]:
+    """First and last class in a label file, and the values that are ignored."""
+    first = 1 if reduce_zero_label else 0
+    return first, num_classes - 1 + first, {ignore_index} | ({0, 255} if reduce_zero_label else set())
+
+
+def outside_classes(label: np.ndarray, num_classes: int, ignore_index: int, reduce_zero_label: bool) -> np.ndarray:
+    """Where a label map, as it stands in its file, holds a value that is no class and not ignored; bool."""
+    first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
+    if label.dtype == np.uint8:
+        allowed = np.zeros(256, dtype=bool)
+        allowed[first:last + 1] = True
+        allowed[list(extra)] = True
+        return ~allowed[label]
+    return ((label < first) | (label > last)) & ~np.isin(label, list(extra))
+
+
+def training_labels(label: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> np.ndarray:
+    """The label map that a model is trained on, uint8, from one that holds only classes and ignored values.
+
+    Args:
+        label: As it stands in the file.
+        reduce_zero_label: The file counts classes from 1, and 0 means ignored.
+        label_map: New class of each old one, where ``metainfo`` selects some of the classes.
+    """
+    label = label.astype(np.uint8)
+    if reduce_zero_label:
+        # 0 becomes 255 (ignored) by wrapping round; 255 itself must not become 254.
+        label = np.where(label == 255, label, label - np.uint8(1))
+    if label_map is not None:
+        table = np.arange(256, dtype=np.uint8)
+        for old, new in label_map.items():
+            table[old] = new
+        label = table[label]
+    return label
+
+
 def check_label(label: np.ndarray,
                 path: str,
                 num_classes: int,
@@ -120,16 +157,8 @@ def check_label(label: np.ndarray,
         raise ValueError(f'The label file {path} is {label.shape[0]}x{label.shape[1]} pixels (height x width), its '
                          f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. Fix: check that '
                          'image and label belong together; resize labels by nearest neighbour only.')
-    first = 1 if reduce_zero_label else 0
-    last = num_classes - 1 + first
-    extra = {ignore_index} | ({0, 255} if reduce_zero_label else set())
-    if label.dtype == np.uint8:
-        allowed = np.zeros(256, dtype=bool)
-        allowed[first:last + 1] = True
-        allowed[list(extra)] = True
-        bad = ~allowed[label]
-    else:
-        bad = ((label < first) | (label > last)) & ~np.isin(label, list(extra))
+    first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
+    bad = outside_classes(label, num_classes, ignore_index, reduce_zero_label)
     if bad.any():
         values = np.unique(label[bad]).tolist()
         row, column = np.argwhere(bad)[0].tolist()

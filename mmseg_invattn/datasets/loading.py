@@ -5,7 +5,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from .image_files import check_label, decode
+from .image_files import check_label, decode, training_labels
 
 
 def _read(path: str, backend_args: dict | None, what: str) -> bytes:
@@ -90,16 +90,7 @@ class StrictLoadAnnotations(LoadAnnotations):
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']
         check_label(label, path, self.num_classes, self.ignore_index, self.reduce_zero_label, results.get('ori_shape'))
-        label = label.astype(np.uint8)
-        if self.reduce_zero_label:
-            # 0 becomes 255 (ignored) by wrapping round; 255 itself must not become 254.
-            label = np.where(label == 255, label, label - np.uint8(1))
-        if results.get('label_map') is not None:
-            table = np.arange(256, dtype=np.uint8)
-            for old, new in results['label_map'].items():
-                table[old] = new
-            label = table[label]
-        results['gt_seg_map'] = label
+        results['gt_seg_map'] = training_labels(label, self.reduce_zero_label, results.get('label_map'))
         results['seg_fields'].append('gt_seg_map')
 
     def __repr__(self) -> str:

@@ -1,10 +1,10 @@
 """One table of several runs of classification, from what tools/train.py leaves in their work directories."""
-import json
 import re
 from pathlib import Path
 from statistics import median
 
 from ..compat import read_checkpoint
+from .scalars import read_run as read_curves
 
 BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
@@ -16,20 +16,20 @@ def read_run(work_dir: Path) -> dict:
         FileNotFoundError: no log or no checkpoint.
         ValueError: the log has no accuracy: the run was stopped before its first validation.
     """
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    curves = read_curves(work_dir).curves
     checkpoints = sorted(work_dir.glob('iter_*.pth'), key=lambda path: int(re.findall(r'\d+', path.stem)[-1]))
-    if not logs or not checkpoints:
-        missing = 'checkpoint iter_*.pth' if logs else 'log */vis_data/scalars.json'
-        raise FileNotFoundError(f'{work_dir} holds no {missing}: give the work directory of a run of tools/train.py')
-    lines = [json.loads(line) for line in logs[-1].read_text(encoding='utf-8').splitlines()]
-    found = [line for line in lines if 'accuracy/top1' in line]
-    if not found:
-        raise ValueError(f'{logs[-1]} has no accuracy/top1: the run was stopped before its first validation, or does '
-                         'not classify')
+    if not checkpoints:
+        raise FileNotFoundError(f'{work_dir} holds no checkpoint iter_*.pth: give the work directory of a run of '
+                                'tools/train.py')
+    if 'accuracy/top1' not in curves:
+        raise ValueError(f'the log in {work_dir} has no accuracy/top1: the run was stopped before its first '
+                         'validation, or does not classify')
+    accuracy = curves['accuracy/top1']
     state = read_checkpoint(checkpoints[-1], map_location='cpu')['state_dict']
-    return dict(name=work_dir.name, iterations=found[-1]['step'],
+    steps = dict(zip(curves['time'].steps, curves['time'].values, strict=True))
+    return dict(name=work_dir.name, iterations=accuracy.steps[-1],
                 parameters=sum(t.numel() for name, t in state.items() if not name.endswith(BUFFERS)),
-                accuracy=found[-1]['accuracy/top1'], seconds=median(line['time'] for line in lines if 'loss' in line))
+                accuracy=accuracy.values[-1], seconds=median(steps[step] for step in curves['loss'].steps))
 
 
 def markdown_table(runs: list[dict]) -> str:

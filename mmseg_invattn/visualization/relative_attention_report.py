@@ -13,6 +13,7 @@ from ..layers import RelativeSelfAttention2d
 from ..layers.position import pixel_grid
 from ..layers.relative_attention.convolution import offset_weights
 from ..layers.relative_attention.statistics import HeadStatistics, head_statistics
+from .recorded_inputs import recorded_inputs
 
 QUERIES = 64
 
@@ -36,20 +37,11 @@ def seen_layers(model: nn.Module, images: Tensor) -> list[AttentionLayer]:
     Raises:
         ValueError: the model has no such layer.
     """
-    seen, hooks = [], []
-    for name, module in model.named_modules():
-        if isinstance(module, RelativeSelfAttention2d):
-            hooks.append(module.register_forward_pre_hook(
-                lambda module, args, name=name: seen.append(AttentionLayer(name, module, args[0]))))
-    if not hooks:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, RelativeSelfAttention2d)]
+    if not layers:
         raise ValueError(f'{type(model).__name__} has no RelativeSelfAttention2d, the layer that this looks at: give a '
                          'checkpoint of a model with SelfAttentionNet')
-    try:
-        model.backbone(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+    return [AttentionLayer(*seen) for seen in recorded_inputs(layers, lambda: model.backbone(images))]
 
 
 @torch.no_grad()

@@ -28,15 +28,19 @@ from torch import Tensor, nn
 from mmseg_invattn.compat import read_checkpoint
 from mmseg_invattn.datasets.checks import check_data_folders
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
+from mmseg_invattn.visualization.outputs import refuse_existing
 from mmseg_invattn.visualization.relative_attention_pictures import draw_centres, draw_probabilities, read_centres
 from mmseg_invattn.visualization.relative_attention_report import report, seen_layers
+
+RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', type=Path, help='of tools/train.py')
     parser.add_argument('--config', help='config file; by default the one that is written in the checkpoint')
-    parser.add_argument('--out', type=Path, required=True, help='folder for the results; must be new or empty')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the results')
+    parser.add_argument('--overwrite', action='store_true', help='replace results that are there')
     parser.add_argument('--images', type=int, default=4, help='test images that content looks at; default: %(default)s')
     parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'),
                         help='pixel of the first layer\'s feature map to look from; default: the middle')
@@ -46,8 +50,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.images < 1:
         parser.error(f'--images is {args.images}, but the network has to see at least 1')
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        parser.error(f'--out: {args.out} exists and is no empty folder; choose another one, or move it away')
     return args
 
 
@@ -108,6 +110,7 @@ def make_summary(rows: list[dict], centres: Path | None) -> PrettyTable:
 
 def main() -> None:
     args = parse_args()
+    refuse_existing((args.out / name for name in RESULTS), args.overwrite)
     cfg, model = load_model(args)
     layers = seen_layers(model, test_images(cfg, model, args.images))
     rows = list(report(layers))

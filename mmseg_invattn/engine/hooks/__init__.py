@@ -2,8 +2,10 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
 from .iteration_seed_hook import IterationSeedHook
+from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'IterationSeedHook', 'NonFiniteLossHook'
+    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'IterationSeedHook', 'MatchingCheckpointHook',
+    'NonFiniteLossHook'
 ]

@@ -12,12 +12,17 @@ With the gradient G of out, ``a_i = G_i / z_i`` and ``b_i = -a_i . out_i`` (the 
     dL/dw_ij = d_ij = a_i . v_j + b_i,    dL/dt_ij = d_ij e_ij    (e is w' in both),    dL/dbeta_ij = d_ij w_ij
     dq_i = sum_j dL/dt_ij k_j,    dk_j = sum_i dL/dt_ij q_i,    dv_j = sum_i w_ij a_i
 
+On a GPU, the certified weights without beta are ``triton_blocked_positive.py``'s where ``triton_choice.py`` says so.
+
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size. beta is (B or 1, G or 1, N, M).
 """
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from .triton_choice import triton_kernels
 
 # Numbers in a block of weights. CPU: a block and its two companions stay in the cache. CUDA: enough work per launch.
 BLOCK = {'cpu': 2**20, 'cuda': 2**26}
@@ -36,14 +41,25 @@ def blocked_positive_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, l
         elu: the paper's weights in place of the certified ones; without logits.
     """
     dtype = v_BGME.dtype
-    wide = torch.promote_types(torch.promote_types(q_BGND.dtype, dtype), torch.float32)
+    common = torch.promote_types(torch.promote_types(q_BGND.dtype, k_BGMD.dtype), dtype)
     groups = torch.broadcast_shapes(q_BGND.shape[:2], k_BGMD.shape[:2], v_BGME.shape[:2])
-    q, k, v = (x.to(wide).expand(*groups, -1, -1).contiguous() for x in (q_BGND, k_BGMD, v_BGME))
+    q, k, v = (x.to(common).expand(*groups, -1, -1).contiguous() for x in (q_BGND, k_BGMD, v_BGME))
     beta = logits_GNM
     if beta is not None:
-        beta = beta.to(wide).expand(*beta.shape[:-2], q.shape[2], k.shape[2])
+        beta = beta.to(_wide(common)).expand(*beta.shape[:-2], q.shape[2], k.shape[2])
         beta = beta[(None, ) * (4 - beta.dim())]
     return _blocked_positive(q, k, v, beta, elu)[0].to(dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What is summed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _triton(q: Tensor, v: Tensor, beta: Tensor | None, elu: bool) -> ModuleType | None:
+    if beta is not None or elu:
+        return None
+    return triton_kernels(q.device, q.dtype, q.shape[-1], v.shape[-1], (_forward, _backward))
 
 
 def _blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tuple[slice, slice]]:
@@ -80,7 +96,14 @@ def _weigh(t: Tensor, beta: Tensor | None, elu: bool, shift: Tensor | None = Non
 @torch.library.custom_op('mmseg_invattn::blocked_positive', mutates_args=())
 def _blocked_positive(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None,
                       elu: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, z, s); everything contiguous and of one dtype."""
+    """(out, z, s) in float32 or higher; q, k and v are contiguous and of one dtype."""
+    kernels = _triton(q, v, beta, elu)
+    return _forward(q, k, v, beta, elu) if kernels is None else kernels.forward(q, k, v)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None = None,
+             elu: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (x.to(_wide(x.dtype)) for x in (q, k, v))
     batch, groups, n, _ = q.shape
     m, size = v.shape[2:]
     out, z, s = (q.new_empty(batch, groups, n, last) for last in (size, 1, 1))
@@ -96,14 +119,25 @@ def _blocked_positive(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None,
 
 @_blocked_positive.register_fake
 def _(q, k, v, beta, elu):
-    return q.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(*q.shape[:3], 1), q.new_empty(*q.shape[:3], 1)
+    return tuple(q.new_empty(*q.shape[:3], last, dtype=_wide(q.dtype)) for last in (v.shape[-1], 1, 1))
 
 
 @torch.library.custom_op('mmseg_invattn::blocked_positive_backward', mutates_args=())
 def _blocked_positive_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, out: Tensor,
                                z: Tensor, s: Tensor, elu: bool,
                                beta_wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(dq, dk, dv, dbeta); dbeta is empty where it is not wanted."""
+    """(dq, dk, dv, dbeta), the first three in the dtype of the inputs; dbeta is empty where it is not wanted."""
+    kernels = _triton(q, v, beta, elu)
+    if kernels is not None:
+        return *kernels.backward(grad, q, k, v, out, z, s), grad.new_empty(0)
+    dq, dk, dv, dbeta = _backward(grad, q, k, v, out, z, s, beta, elu, beta_wanted)
+    return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), dbeta
+
+
+def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, z: Tensor, s: Tensor,
+              beta: Tensor | None = None, elu: bool = False,
+              beta_wanted: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, v = (x.to(_wide(x.dtype)) for x in (q, k, v))
     batch, groups, n, _ = q.shape
     m = k.shape[2]
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -130,7 +164,7 @@ def _blocked_positive_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, be
 
 @_blocked_positive_backward.register_fake
 def _(grad, q, k, v, beta, out, z, s, elu, beta_wanted):
-    dbeta = q.new_empty(beta.shape if beta_wanted else 0)
+    dbeta = grad.new_empty(beta.shape if beta_wanted else 0)
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dbeta
 
 

@@ -1,0 +1,7 @@
+# attention behind the last two stages
+_base_ = '../fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+attention = dict(type='InvNonLocal2d', mode='embedded_gaussian', form='certified', spread=20.0)
+model = dict(
+    backbone=dict(
+        type='InvAttentionResNet',
+        attention=[dict(stage=2, **attention), dict(stage=3, **attention)]))

@@ -1,0 +1,10 @@
+# attention inside every bottleneck of the third stage, where MMSegmentation's plugins act
+_base_ = '../fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(type='InvNonLocal2d', mode='embedded_gaussian', form='certified'),
+                stages=(False, False, True, False),
+                position='after_conv3')
+        ]))

@@ -1,0 +1,114 @@
+"""The images on which the heads differ most, and what each head makes of them."""
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from PIL import Image
+
+from .plan import Run
+
+COUNT, WIDTH = 6, 480
+RIGHT, WRONG, IGNORED = range(3)
+ERROR_COLOURS = [(0, 0, 0, 0), (226, 74, 51, 255), (128, 128, 128, 110)]  # right is transparent: the page shows through
+
+
+def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> list[dict]:
+    """The most different images, worst first.
+
+    Args:
+        runs: label of a head -> an evaluated run of it, all on one split.
+        ignore_index: label of the pixels that do not count.
+        count: of the images.
+
+    Returns:
+        For each ``name``, ``score``, ``image``, ``truth`` (data URIs) and ``heads``: ``label``, ``right`` (share of
+        the pixels), ``prediction``, ``errors`` (data URIs).
+    """
+    if len(runs) < 2:
+        return []
+    dataset = _dataset(next(iter(runs.values())))
+    scored = sorted(((_score(label, list(found.values()), ignore_index), index)
+                     for index, label, found in _predictions(dataset, runs)), key=lambda pair: (-pair[0], pair[1]))
+    palette = np.array(dataset.metainfo['palette'], np.uint8)
+    return [_picture(dataset, palette, runs, index, score, ignore_index)
+            for score, index in _apart(scored, len(dataset) // (4 * count))[:count]]
+
+
+def _apart(scored: Sequence[tuple[float, int]], gap: int) -> list[tuple[float, int]]:
+    """The best that lie further apart than ``gap``: the images of a video come one after the other."""
+    chosen: list[tuple[float, int]] = []
+    for score, index in scored:
+        if score > 0 and all(abs(index - other) > gap for _, other in chosen):
+            chosen.append((score, index))
+    return chosen
+
+
+def _score(label: np.ndarray, predictions: Sequence[np.ndarray], ignore_index: int) -> float:
+    """Mean over the pixels of 4 r (1 - r), r the share of the heads that are right: 1 where half of them are."""
+    right = np.mean([prediction == label for prediction in predictions], 0)[label != ignore_index]
+    return float((4 * right * (1 - right)).mean()) if right.size else 0.0
+
+
+def _dataset(run: Run) -> object:
+    init_default_scope(run.cfg.get('default_scope', 'mmseg'))
+    return DATASETS.build(run.cfg.test_dataloader.dataset)
+
+
+def _predictions(dataset: object, runs: Mapping[str, Run],
+                 only: int | None = None) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+    """(index, label, head -> prediction) of every image, or of one."""
+    for index in range(len(dataset)) if only is None else [only]:
+        label = dataset[index]['data_samples'].gt_sem_seg.data.squeeze().numpy()
+        files = {name: run.folder / 'evaluation' / 'predictions' / f'{index:05d}.png' for name, run in runs.items()}
+        yield index, label, {name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for name, file in files.items()}
+
+
+def _picture(dataset: object, palette: np.ndarray, runs: Mapping[str, Run], index: int, score: float,
+             ignore_index: int) -> dict:
+    (_, label, predictions), = _predictions(dataset, runs, index)
+    sample = dataset[index]
+    pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR -> RGB
+    valid = label != ignore_index
+    heads = []
+    for name, prediction in predictions.items():
+        errors = np.where(valid, np.where(prediction == label, RIGHT, WRONG), IGNORED)
+        heads.append(dict(label=name, right=float((prediction == label)[valid].mean()),
+                          prediction=_indexed(prediction, palette), errors=_indexed(errors, np.array(ERROR_COLOURS))))
+    truth = np.where(valid, label, len(palette))
+    return dict(name=Path(sample['data_samples'].img_path).name, score=score, image=_photograph(pixels, label.shape),
+                truth=_indexed(truth, np.vstack([palette, [[128, 128, 128]]])), heads=heads)
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    """(width, height) in the page."""
+    scale = min(1, WIDTH / width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _photograph(pixels: np.ndarray, shape: tuple[int, int]) -> str:
+    image = Image.fromarray(np.ascontiguousarray(pixels)).resize(_size(*shape), Image.Resampling.BILINEAR)
+    return _data_uri(image, 'JPEG', quality=80)
+
+
+def _indexed(values: np.ndarray, colours: np.ndarray) -> str:
+    """A map of small numbers with a colour each (RGB or RGBA)."""
+    size = _size(*values.shape)
+    small = cv2.resize(values.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    if len(colours) > 256:
+        return _data_uri(Image.fromarray(colours.astype(np.uint8)[small]), 'PNG', optimize=True)
+    image = Image.fromarray(small.astype(np.uint8))
+    image.putpalette(colours.astype(np.uint8).tobytes(), 'RGBA' if colours.shape[1] == 4 else 'RGB')
+    return _data_uri(image, 'PNG', optimize=True)
+
+
+def _data_uri(image: Image.Image, kind: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f'data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}'

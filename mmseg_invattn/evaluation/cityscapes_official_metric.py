@@ -1,0 +1,137 @@
+"""The official Cityscapes evaluation (https://github.com/mcordts/cityscapesScripts) as a metric."""
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+from cityscapesscripts.helpers.labels import category2labels, labels, trainId2label
+from mmengine.evaluator import BaseMetric
+from mmseg.registry import METRICS
+from PIL import Image
+from torch import Tensor
+
+LABEL_SUFFIX, ID_SUFFIX, INSTANCE_SUFFIX = 'labelTrainIds.png', 'labelIds.png', 'instanceIds.png'
+
+
+@METRICS.register_module()
+class CityscapesOfficialMetric(BaseMetric):
+    """IoU and instance-weighted iIoU of classes and categories, by cityscapesscripts.
+
+    It returns, in per cent with two decimals and under the prefix ``cityscapes``, the averages ``class_IoU``,
+    ``class_iIoU``, ``category_IoU``, ``category_iIoU``, and ``IoU/<class>``, ``iIoU/<class>``,
+    ``category_IoU/<category>``, ``category_iIoU/<category>``. iIoU exists for what has instances; a class that does not
+    occur is NaN. Beside each label file ``*_labelTrainIds.png`` must lie ``*_labelIds.png`` and ``*_instanceIds.png``,
+    which Cityscapes brings along.
+
+    The predictions are results like any other: encoded, one for each sample, collected by MMEngine, so that repeated
+    samples are dropped and no folder has to be shared. Rank 0 writes them into a temporary folder, evaluates, and
+    deletes that folder, and no other.
+
+    Args:
+        output_dir: Also keep the predictions here, with Cityscapes' label ids, for a submission; never deleted.
+        collect_device: ``'cpu'`` or ``'gpu'``, where MMEngine collects the results.
+        prefix: In front of the names of the numbers.
+    """
+    default_prefix = 'cityscapes'
+
+    def __init__(self, output_dir: str | None = None, collect_device: str = 'cpu', prefix: str | None = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.output_dir = output_dir
+        self._id_of_class = _label_ids()
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Encode the prediction of each sample.
+
+        Raises:
+            FileNotFoundError: A ground truth file is missing.
+            ValueError: The label file is not named as in Cityscapes, or a prediction is no class.
+        """
+        for sample in data_samples:
+            classes = sample['pred_sem_seg']['data'].squeeze(0).cpu()
+            if classes.max() >= len(self._id_of_class):
+                raise ValueError(f'{sample["img_path"]}: the prediction holds class {int(classes.max())}, but '
+                                 f'Cityscapes has {len(self._id_of_class)}: set num_classes={len(self._id_of_class)}')
+            png = _encode(self._id_of_class[classes.long()].numpy())
+            if self.output_dir is not None:
+                folder = Path(self.output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f'{Path(sample["img_path"]).stem}.png').write_bytes(png)
+            self.results.append((png, _ground_truth(sample['seg_map_path'])))
+
+    def compute_metrics(self, results: list[tuple[bytes, str]]) -> dict[str, float]:
+        """The scores of all samples, (prediction as PNG, ground truth file) each.
+
+        Raises:
+            ValueError: The official evaluation refuses the files; with its message.
+        """
+        with tempfile.TemporaryDirectory(prefix='cityscapes-') as folder:
+            predictions = []
+            for number, (png, _) in enumerate(results):
+                path = Path(folder, f'{number}_pred.png')
+                path.write_bytes(png)
+                predictions.append(str(path))
+            scores = _official_scores(predictions, [truth for _, truth in results], folder)
+        metrics = dict(class_IoU=scores['averageScoreClasses'], class_iIoU=scores['averageScoreInstClasses'],
+                       category_IoU=scores['averageScoreCategories'],
+                       category_iIoU=scores['averageScoreInstCategories'])
+        for key, names, iou, instance_iou in (
+                ('', _class_names(), scores['classScores'], scores['classInstScores']),
+                ('category_', _category_names(), scores['categoryScores'], scores['categoryInstScores'])):
+            metrics |= {f'{key}IoU/{name}': iou[name] for name in names}
+            metrics |= {f'{key}iIoU/{name}': instance_iou[name] for name, instances in names.items() if instances}
+        return {name: round(100 * float(score), 2) for name, score in metrics.items()}
+
+
+def _label_ids() -> Tensor:
+    """Cityscapes' label id of each class, (19, ) uint8."""
+    return torch.tensor([trainId2label[k].id for k in range(len(_class_names()))], dtype=torch.uint8)
+
+
+def _class_names() -> dict[str, bool]:
+    """The classes that are evaluated, and whether they have instances."""
+    return {label.name: label.hasInstances for label in labels if not label.ignoreInEval}
+
+
+def _category_names() -> dict[str, bool]:
+    """The categories that are evaluated, and whether all that belongs to them has instances."""
+    return {name: all(label.hasInstances for label in members if label.id >= 0)
+            for name, members in category2labels.items() if not all(label.ignoreInEval for label in members)}
+
+
+def _encode(ids_HW: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(ids_HW).save(stream, format='png')
+    return stream.getvalue()
+
+
+def _ground_truth(label_file: str) -> str:
+    """The file of label ids beside a label file; the file of instances must be there too."""
+    if not label_file.endswith((LABEL_SUFFIX, ID_SUFFIX)):
+        raise ValueError(f'{label_file}: the official evaluation finds its ground truth by names that end in '
+                         f'{LABEL_SUFFIX} or {ID_SUFFIX}: use it on Cityscapes, and SegMetric elsewhere')
+    ids = label_file.replace(LABEL_SUFFIX, ID_SUFFIX)
+    for file in (ids, ids.replace(ID_SUFFIX, INSTANCE_SUFFIX)):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f'{file}: the official evaluation needs this file beside {label_file}; it is part '
+                                    'of gtFine_trainvaltest.zip')
+    return ids
+
+
+def _official_scores(predictions: list[str], truths: list[str], folder: str) -> dict:
+    """What cityscapesscripts computes, with settings of our own: its module keeps one object of them for everyone."""
+    settings = copy.copy(official.args)
+    settings.evalInstLevelScore, settings.evalPixelAccuracy = True, False
+    settings.JSONOutput, settings.quiet, settings.predictionPath = False, True, folder
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return official.evaluateImgLists(predictions, truths, settings)
+    except SystemExit as error:  # its way of refusing a file
+        raise ValueError(f'cityscapesscripts: {said.getvalue().strip()}') from error

@@ -1,0 +1,129 @@
+"""Parameters and floating point operations of a model, forward and of its inverses.
+
+Counted is what torch's ``FlopCounterMode`` counts: matrix products, convolutions and attention, a multiply-add as two
+operations; additions, activations and normalisations are left out. The attention kernels that it does not know are
+added here: the fused one of the CPU, and those of this package.
+
+Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size, R rows (batch and heads).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..layers import InverseInfo, InvertibleModule
+from ..models.attention_slot import has_inverse
+from ..models.backbones.invertible_backbone import InvertibleBackbone
+
+Shape = tuple[int, ...]
+
+
+def _attention_flops(q_BGND: Shape, k_BGMD: Shape, v_BGME: Shape, *args: object, **kwargs: object) -> int:
+    """Scores and weighted sum, ``2 B G N M (D + E)``."""
+    batch, groups, n, d = q_BGND
+    return 2 * batch * groups * n * k_BGMD[2] * (d + v_BGME[3])
+
+
+def _sorted_concatenation_flops(alpha_RN1: Shape, gamma_RM1: Shape, v_RME: Shape, kind: str, *args: object,
+                                **kwargs: object) -> int:
+    """Arithmetic of the prefix sums of the F = E + 1 features (values and normaliser; E for ReLU).
+
+    A key takes part in 3 operations a feature (suffix sum, step, ramp), with an exponential piece in 3 more (weigh,
+    add up, weigh back); a query takes 2, with an exponential piece 3 more, and the division of E numbers. Sorting
+    compares, and is not counted.
+    """
+    rows, n, _ = alpha_RN1
+    m, size = v_RME[1:]
+    if kind == 'relu':
+        return rows * (3 * m * size + 2 * n * size + n * size)
+    return rows * (6 * m * (size + 1) + 5 * n * (size + 1) + n * size)
+
+
+def _formulas() -> dict:
+    """The kernels that torch's counter does not know."""
+    ours = torch.ops.mmseg_invattn
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+            ours.blocked_positive: _attention_flops, ours.sorted_concatenation: _sorted_concatenation_flops}
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating point operations of a call. A call before it lets the layers normalise the weights that they keep."""
+    with torch.no_grad():
+        function()
+        with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+            function()
+    return counter.get_total_flops()
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True)
+class InverseCost:
+    """An invertible part of a model, at the input that it had.
+
+    Attributes:
+        name: of the module.
+        shape: of its input, without the batch.
+        forward: operations of a forward pass.
+        inverse: operations of the inverse, all its iterations and their acceleration included.
+        iterations: evaluations of the branch, of one layer for a sequence: the largest; 0 for a closed form.
+        error_bound: certified, NaN where there is none.
+        converged: whether the inverse met its tolerance.
+    """
+    name: str
+    shape: Shape
+    forward: int
+    inverse: int
+    iterations: int
+    error_bound: float
+    converged: bool
+
+
+def invertible_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules that have an inverse, by name: backbones, and attention of heads and stages."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        invertible = isinstance(module, InvertibleBackbone) or (isinstance(module, InvertibleModule)
+                                                                and has_inverse(module))
+        if invertible and not any(name.startswith(f'{outer}.') for outer in found):
+            found[name] = module
+    return found
+
+
+@torch.no_grad()
+def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int = 1000) -> list[InverseCost]:
+    """Cost of inverting each invertible part, at the features that an image has there.
+
+    Args:
+        model: in evaluation mode.
+        image: preprocessed, (1, 3, H, W).
+        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
+    """
+    seen: dict[str, Tensor] = {}
+    parts = invertible_parts(model)
+
+    def keep(name: str, inputs: tuple) -> None:
+        seen.setdefault(name, inputs[0])  # and change nothing
+
+    handles = [module.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs))
+               for name, module in parts.items()]
+    try:
+        model(image, mode='tensor')
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_cost(name, parts[name], x, tol, max_iter) for name, x in seen.items()]
+
+
+def _cost(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int) -> InverseCost:
+    y = module(x)
+    info: InverseInfo = module.inverse(y, tol, max_iter, strict=False)[1]
+    return InverseCost(name, tuple(x.shape[1:]), count_flops(lambda: module(x)),
+                       count_flops(lambda: module.inverse(y, tol, max_iter, strict=False)),
+                       int(info.iterations.max()), float(info.error_bound.max()), bool(info.converged.all()))

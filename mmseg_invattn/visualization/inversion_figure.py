@@ -1,0 +1,98 @@
+"""A figure of an inversion: what went in, what came back, where they differ, and the solver's curve."""
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from .inversion import Inversion
+
+
+def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
+    """Draws the figure into a file.
+
+    Args:
+        inversion: what to draw.
+        model: as ``init_model`` returns it: its config tells how to turn an image back into colours.
+        file: PNG, or another format of matplotlib.
+    """
+    if inversion.is_image:
+        pictures, what = image_colours(inversion, model), 'image'
+    else:
+        pictures, what = feature_colours(inversion.seen, inversion.recovered), 'features (first 3 principal axes)'
+    _, _, height, width = inversion.seen.shape
+    figure = Figure(figsize=(12, min(2.2 + 11 * height / width, 16)), layout='constrained')
+    axes = figure.subplots(2, 2).flatten()
+    for axis, picture, title in zip(axes, pictures, (f'{what} before', 'recovered by the inverse'), strict=False):
+        axis.imshow(picture, interpolation='nearest')
+        axis.set_title(title)
+    error_HW = (inversion.recovered - inversion.seen)[0].norm(dim=0)
+    shown = axes[2].imshow(error_HW, cmap='magma', vmin=0, interpolation='nearest')
+    figure.colorbar(shown, ax=axes[2], format='%.1e')
+    axes[2].set_title('error of each pixel')
+    for axis in axes[:3]:
+        axis.set_axis_off()
+    draw_curve(axes[3], inversion)
+    figure.suptitle(summary(inversion))
+    figure.savefig(file, dpi=100)
+
+
+def draw_curve(axis: Axes, inversion: Inversion) -> None:
+    """Error, its bound and the residual against evaluations of the branch."""
+    counts = [point.evaluations for point in inversion.curve]
+    lines = dict(error='error', error_bound='certified bound of the error', residual='residual')
+    for (name, label), style in zip(lines.items(), ('o-', 's--', 'v:'), strict=True):
+        values = [getattr(point, name) for point in inversion.curve]
+        if None not in values:
+            axis.plot(counts, [value or float('nan') for value in values], style, label=label, markersize=4)
+    if any(line.get_ydata().size and (line.get_ydata() > 0).any() for line in axis.lines):
+        axis.set_yscale('log')
+    else:
+        axis.text(0.5, 0.5, 'exact: error and residual are 0', transform=axis.transAxes, ha='center')
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel='evaluations that each layer may take', title='the way there')
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def summary(inversion: Inversion) -> str:
+    """The numbers in two lines."""
+    bound = 'no certified bound' if inversion.error_bound is None else f'certified bound {inversion.error_bound:.1e}'
+    lipschitz = '' if inversion.lipschitz_bound is None else f', Lipschitz bound {inversion.lipschitz_bound:.4f}'
+    state = 'converged' if inversion.converged else 'NOT converged'
+    return (f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in {inversion.iterations} evaluations\n'
+            f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}')
+
+
+def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:
+    """RGB uint8 (H, W, 3) of the image and of what came back."""
+    steps = model.cfg.model.get('data_preprocessor') or {}
+    colours = []
+    for x in (inversion.seen[0], inversion.recovered[0]):
+        if steps.get('mean') is not None:
+            mean, std = (x.new_tensor(steps[name])[:, None, None] for name in ('mean', 'std'))
+            x = x * std + mean
+        if not (steps.get('bgr_to_rgb') or steps.get('rgb_to_bgr')):  # images are read as BGR
+            x = x.flip(0)
+        colours.append(x.round().clamp(0, 255).byte().permute(1, 2, 0))
+    return colours
+
+
+def feature_colours(*maps: Tensor) -> list[Tensor]:
+    """Features as colours: the first three principal axes of the first map, the same ones for every map.
+
+    Args:
+        maps: (1, C, H, W).
+
+    Returns:
+        For each (H, W, 3) from 0 to 1.
+    """
+    tokens_NC = maps[0][0].flatten(1).T.double()
+    mean_C = tokens_NC.mean(0)
+    axes_CK = torch.linalg.svd(tokens_NC - mean_C, full_matrices=False).Vh[:3].T
+    planes = [((x[0].flatten(1).T.double() - mean_C) @ axes_CK) for x in maps]
+    low, high = (torch.quantile(planes[0], q, dim=0) for q in (0.01, 0.99))
+    colours = [((plane - low) / (high - low).clamp(min=1e-12)).clamp(0, 1) for plane in planes]
+    missing = 3 - axes_CK.shape[1]
+    return [nn.functional.pad(c, (0, missing)).unflatten(0, maps[0].shape[2:]) for c in colours]

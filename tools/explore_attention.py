@@ -1,0 +1,50 @@
+"""A page that shows where every head of every attention block looks in an image.
+
+    python tools/explore_attention.py CONFIG CHECKPOINT IMAGE --out page.html
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmseg_invattn.apis import init_model
+from mmseg_invattn.visualization.attention_adapters import attention_views
+from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
+from mmseg_invattn.visualization.model_input import read_image
+from mmseg_invattn.visualization.outputs import refuse_existing, write_whole
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write a page that shows where attention looks')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE',
+                        help='default: %(default)s')
+    parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU where there is one')
+    parser.add_argument('--overwrite', action='store_true', help='replace the page where it is there already')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    refuse_existing([args.out], args.overwrite)
+    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    picture, image = read_image(model, args.image)
+    views = attention_views(model, lambda: model(image, mode='tensor'))
+    title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    page = make_page(picture, views, title, channel_notes(model))
+    write_whole(args.out, page.encode())
+    blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
+    print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; blocks (heads): {blocks}')
+
+
+if __name__ == '__main__':
+    main()

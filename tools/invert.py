@@ -1,0 +1,65 @@
+"""What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
+
+    python tools/invert.py CONFIG CHECKPOINT IMAGE --out DIR
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmseg_invattn.apis import init_model
+from mmseg_invattn.visualization.inversion import inversions, invertible_parts
+from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
+from mmseg_invattn.visualization.model_input import read_image
+from mmseg_invattn.visualization.outputs import refuse_existing, write_whole
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Show what the inverses of a model recover from an image')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--out', type=Path, default=Path('inverse'), metavar='DIR',
+                        help='folder for inverse.json and a picture for each inverse; default: %(default)s')
+    parser.add_argument('--tol', type=float, default=1e-6,
+                        help='tolerance of the inverse, relative to the largest token; default: %(default)s')
+    parser.add_argument('--max-iter', type=int, default=100,
+                        help='most evaluations of a branch; default: %(default)s')
+    parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU where there is one')
+    parser.add_argument('--overwrite', action='store_true', help='replace files that are there already')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+    args = parser.parse_args()
+    if args.max_iter < 1:
+        parser.error(f'--max-iter is {args.max_iter}, but an inverse takes at least 1 evaluation')
+    if not 0 < args.tol < 1:
+        parser.error(f'--tol is {args.tol}, but a relative error lies between 0 and 1')
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    report = args.out / 'inverse.json'
+    refuse_existing([report], args.overwrite)
+    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
+    refuse_existing(pictures.values(), args.overwrite)
+    results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        draw_inversion(result, model, pictures[result.name])
+        print(f'{summary(result)}\n{pictures[result.name]}')
+    numbers = dict(config=args.config, checkpoint=args.checkpoint, image=args.image, tol=args.tol,
+                   max_iter=args.max_iter, inverses=[result.numbers() for result in results])
+    write_whole(report, (json.dumps(numbers, indent=2) + '\n').encode())
+    return 0 if all(result.converged for result in results) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
