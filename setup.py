@@ -21,7 +21,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
     package_data={'mmseg_invattn.comparison': ['*.jinja'], 'mmseg_invattn.visualization': ['explorer/*']},
-    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow', 'tqdm',
+    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow>=10.1', 'tqdm',
                       'jinja2', 'matplotlib', 'scipy'],
     extras_require={
         'onedl': ONEDL,

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from cityscapesscripts.helpers.labels import id2label, labels
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from mmseg.utils import get_classes
 from PIL import Image
 
-from mmseg_invattn.evaluation import CityscapesOfficialMetric, SegMetric
+from mmseg_invattn.evaluation import CityscapesOfficialMetric, SegMetric  # first: mmseg.utils needs compiled mmcv ops
+
+from mmseg.utils import get_classes  # isort: skip
 
 COUNT = 5  # odd: of two ranks one repeats a sample
 IDS = [label.id for label in labels if label.id >= 0]

@@ -112,7 +112,7 @@ def test_analysis(name, run, tmp_path, capsys):
         for row in rows:  # free of the border, a wide head has the centre and the width of its parameters
             np.testing.assert_allclose(row['centre'], row['parameters']['centre'], atol=0.05)
             assert row['spread'] == pytest.approx(np.hypot(*row['parameters']['sigma']), rel=0.05)
-    with pytest.raises(FileExistsError, match='heads.json exists'):
+    with pytest.raises(FileExistsError, match='heads.json and . more files would be replaced'):
         run_tool('analysis/attention_vs_conv', checkpoint, '--out', out)
     run_tool('analysis/attention_vs_conv', checkpoint, '--out', out, '--overwrite')
 

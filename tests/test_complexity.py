@@ -7,8 +7,9 @@ from tool_case import attention_config, call_tool, write_tool_case, write_weight
 from torch import nn
 
 from mmseg_invattn.apis import init_model, random_image
-from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs, invertible_parts
+from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs
 from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.models.inspection import invertible_parts
 from mmseg_invattn.ops.attention import concatenation_attention, dot_product_attention, mean_concatenation_attention
 
 B, G, N, M, D, E = 2, 3, 20, 12, 8, 16
@@ -67,7 +68,7 @@ def test_an_inverse_costs_its_evaluations(base, tmp_path, form, mode):
     config = attention_config(tmp_path, base[0], form=form, mode=mode)
     model = init_model(str(config), str(write_weights(config, tmp_path / 'weights.pth')), 'cpu')
     image = random_image(model, (24, 32))  # the ResNet's stem takes every fourth pixel
-    assert list(invertible_parts(model)) == ['decode_head.attention']
+    assert [name for name, _ in invertible_parts(model)] == ['decode_head.attention']
     cost, = inverse_costs(model, image)
     assert cost.shape == (8, 6, 8) and cost.converged and cost.forward > 0
     if form == 'coupling':  # one pass back, one forward to see what is left, and a measure of the steepness

@@ -13,10 +13,11 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmseg_invattn.apis import init_model
+from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
+from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
 from mmseg_invattn.visualization.attention_adapters import attention_views
 from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
 from mmseg_invattn.visualization.model_input import read_image
-from mmseg_invattn.visualization.outputs import refuse_existing, write_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE',
                         help='default: %(default)s')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU where there is one')
-    parser.add_argument('--overwrite', action='store_true', help='replace the page where it is there already')
+    add_overwrite_argument(parser)
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='load the checkpoint even where that runs code which it contains')
     return parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
     views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
     page = make_page(picture, views, title, channel_notes(model))
-    write_whole(args.out, page.encode())
+    AtomicLocalBackend().put_text(page, args.out)
     blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
     print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; blocks (heads): {blocks}')
 

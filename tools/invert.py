@@ -14,10 +14,12 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmseg_invattn.apis import init_model
-from mmseg_invattn.visualization.inversion import inversions, invertible_parts
+from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
+from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
+from mmseg_invattn.models.inspection import invertible_parts
+from mmseg_invattn.visualization.inversion import inversions
 from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
 from mmseg_invattn.visualization.model_input import read_image
-from mmseg_invattn.visualization.outputs import refuse_existing, write_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-iter', type=int, default=100,
                         help='most evaluations of a branch; default: %(default)s')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU where there is one')
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there already')
+    add_overwrite_argument(parser)
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='load the checkpoint even where that runs code which it contains')
     args = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> int:
         print(f'{summary(result)}\n{pictures[result.name]}')
     numbers = dict(config=args.config, checkpoint=args.checkpoint, image=args.image, tol=args.tol,
                    max_iter=args.max_iter, inverses=[result.numbers() for result in results])
-    write_whole(report, (json.dumps(numbers, indent=2) + '\n').encode())
+    AtomicLocalBackend().put_text(json.dumps(numbers, indent=2) + '\n', report)
     return 0 if all(result.converged for result in results) else 1
 
 

@@ -7,28 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..engine.atomic_backend import AtomicLocalBackend
 from .plan import Run
 
 WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log', '.lock'}
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there in full or not at all."""
-    part = path.with_name(f'.{path.name}.part')
-    with open(part, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def write_json(path: Path, content: object) -> None:
-    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + '\n')
+    AtomicLocalBackend().put_text(json.dumps(content, indent=1, allow_nan=False) + '\n', path)
 
 
 def read_json(path: Path) -> dict | None:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from ..engine.atomic_backend import AtomicLocalBackend
 from .charts import differences, learning_curves
 from .columns import ACCURACY, CERTIFICATE, COST, Column, cells, class_columns
-from .folder import write_json, write_whole
+from .folder import write_json
 
 
 def write_reports(out: Path, results: dict, pictures: Sequence[dict]) -> None:
     """Write results.json, report.md and report.html into a folder."""
     write_json(out / 'results.json', results)
-    write_whole(out / 'report.md', markdown(results))
-    write_whole(out / 'report.html', html(results, pictures))
+    AtomicLocalBackend().put_text(markdown(results), out / 'report.md')
+    AtomicLocalBackend().put_text(html(results, pictures), out / 'report.html')
 
 
 def tables(results: dict) -> list[dict]:

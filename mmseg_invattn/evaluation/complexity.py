@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..layers import InverseInfo, InvertibleModule
-from ..models.attention_slot import has_inverse
-from ..models.backbones.invertible_backbone import InvertibleBackbone
+from ..layers import InverseInfo
+from ..models.inspection import invertible_parts, recorded_inputs
 
 Shape = tuple[int, ...]
 
@@ -85,17 +84,6 @@ class InverseCost:
     converged: bool
 
 
-def invertible_parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost modules that have an inverse, by name: backbones, and attention of heads and stages."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        invertible = isinstance(module, InvertibleBackbone) or (isinstance(module, InvertibleModule)
-                                                                and has_inverse(module))
-        if invertible and not any(name.startswith(f'{outer}.') for outer in found):
-            found[name] = module
-    return found
-
-
 @torch.no_grad()
 def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int = 1000) -> list[InverseCost]:
     """Cost of inverting each invertible part, at the features that an image has there.
@@ -105,25 +93,16 @@ def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: 
         image: preprocessed, (1, 3, H, W).
         tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
     """
-    seen: dict[str, Tensor] = {}
-    parts = invertible_parts(model)
-
-    def keep(name: str, inputs: tuple) -> None:
-        seen.setdefault(name, inputs[0])  # and change nothing
-
-    handles = [module.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs))
-               for name, module in parts.items()]
-    try:
-        model(image, mode='tensor')
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [_cost(name, parts[name], x, tol, max_iter) for name, x in seen.items()]
+    seen = {}  # the first call of each
+    for name, module, x in recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor')):
+        seen.setdefault(name, (module, x))
+    return [_cost(name, module, x, tol, max_iter) for name, (module, x) in seen.items()]
 
 
 def _cost(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int) -> InverseCost:
-    y = module(x)
-    info: InverseInfo = module.inverse(y, tol, max_iter, strict=False)[1]
-    return InverseCost(name, tuple(x.shape[1:]), count_flops(lambda: module(x)),
-                       count_flops(lambda: module.inverse(y, tol, max_iter, strict=False)),
-                       int(info.iterations.max()), float(info.error_bound.max()), bool(info.converged.all()))
+    y, infos = module(x), []
+    forward = count_flops(lambda: module(x))
+    inverse = count_flops(lambda: infos.append(module.inverse(y, tol, max_iter, strict=False)[1]))
+    info: InverseInfo = infos[-1]
+    return InverseCost(name, tuple(x.shape[1:]), forward, inverse, int(info.iterations.max()),
+                       float(info.error_bound.max()), bool(info.converged.all()))

@@ -18,6 +18,7 @@ from ..layers.attention import Attention
 from ..layers.forms import Certified, Conditional, Ordinary, Paper
 from ..layers.forms.ordinary import OrdinaryBranch
 from ..layers.forms.paper import FACTOR
+from ..models.inspection import recorded_inputs
 from ..ops.attention import l2_attention, pool_tokens, softmax_attention
 from ..ops.attention.concatenation import (
     concatenation_attention,
@@ -26,7 +27,6 @@ from ..ops.attention.concatenation import (
 )
 from ..ops.attention.dot_product import dot_product_attention, elu_dot_product_attention, mean_dot_product_attention
 from .attention_view import AttentionView, Cells, cells
-from .recorded_inputs import recorded_inputs
 from .relative_attention_view import relative_attention_view
 
 # (score, kernel) of a view, by the function that the block attends with.

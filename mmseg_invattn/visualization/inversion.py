@@ -1,16 +1,16 @@
 """What the inverses of a model recover from an image: errors, their bounds, and how the solver got there."""
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import InverseInfo, InvertibleModule
-from ..models.attention_slot import forward_and_back, has_inverse
+from ..models.attention_slot import forward_and_back
 from ..models.backbones.invertible_backbone import InvertibleBackbone
+from ..models.inspection import invertible_parts, recorded_inputs
 from ..ops import max_token_norm
-from .recorded_inputs import recorded_inputs
 
 MAX_POINTS = 40  # of a curve, before its last
 
@@ -60,15 +60,6 @@ class Inversion:
         """For JSON."""
         fields = {name: value for name, value in vars(self).items() if name not in ('seen', 'recovered', 'curve')}
         return fields | dict(shape=list(self.seen.shape[1:]), curve=[vars(point) for point in self.curve])
-
-
-def invertible_parts(module: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules with an inverse: backbones, and attention in heads, stages and plugins."""
-    if isinstance(module, InvertibleBackbone) or has_inverse(module):
-        yield name, module
-    else:
-        for child, part in module.named_children():
-            yield from invertible_parts(part, f'{name}.{child}'.lstrip('.'))
 
 
 @torch.no_grad()

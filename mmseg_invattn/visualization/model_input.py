@@ -6,6 +6,8 @@ import numpy as np
 from mmengine.dataset import Compose
 from torch import Tensor, nn
 
+from ..apis import preprocess
+
 LOADING = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
 
 
@@ -31,8 +33,7 @@ def read_image(model: nn.Module, file: str | Path) -> tuple[np.ndarray, Tensor]:
     steps = [step for step in model.cfg.test_pipeline if step['type'] not in LOADING]
     size = pixels.shape[:2]
     sample = Compose(steps)(dict(img=pixels, img_path=str(file), img_shape=size, ori_shape=size))
-    batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
-    image = model.data_preprocessor(batch, training=False)['inputs']
+    image = preprocess(model, sample['inputs'], [sample['data_samples']])
     picture = np.zeros((*image.shape[2:], 3), np.uint8)
     height, width = sample['inputs'].shape[1:]  # padding is at the bottom and on the right
     picture[:height, :width] = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)

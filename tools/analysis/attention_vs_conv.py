@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from mmseg_invattn.compat import read_checkpoint
 from mmseg_invattn.datasets.checks import check_data_folders
+from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
-from mmseg_invattn.visualization.outputs import refuse_existing
 from mmseg_invattn.visualization.relative_attention_pictures import draw_centres, draw_probabilities, read_centres
 from mmseg_invattn.visualization.relative_attention_report import report, seen_layers
 
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', type=Path, help='of tools/train.py')
     parser.add_argument('--config', help='config file; by default the one that is written in the checkpoint')
     parser.add_argument('--out', type=Path, required=True, help='folder for the results')
-    parser.add_argument('--overwrite', action='store_true', help='replace results that are there')
+    add_overwrite_argument(parser)
     parser.add_argument('--images', type=int, default=4, help='test images that content looks at; default: %(default)s')
     parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'),
                         help='pixel of the first layer\'s feature map to look from; default: the middle')
