@@ -7,6 +7,7 @@ A density of x bounds the probability of the 8-bit image from below: ``log2 P(u8
 import hashlib
 import os.path as osp
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class DequantisedImages(Dataset):
             look. Shapes and counts that no such file can have are refused in any case.
         crop: take the central ``crop`` x ``crop`` pixels, of whatever size the images are; None keeps all.
         flip: mirror an image with this probability, drawn with its noise.
+        shift: move it by up to so many pixels along both axes, drawn with its noise; mirrored pixels fill the border.
         noise_seed: of the noise of items without a seed of their own.
 
     Raises:
@@ -49,6 +51,7 @@ class DequantisedImages(Dataset):
                  verify: bool | str = True,
                  crop: int | None = None,
                  flip: float = 0.0,
+                 shift: int = 0,
                  noise_seed: int = 0):
         if split not in ('train', 'test'):
             raise ValueError(f'split={split!r} is not one of \'train\', \'test\'')
@@ -56,8 +59,10 @@ class DequantisedImages(Dataset):
             raise ValueError(f'verify={verify!r} is not True, False or \'warn\'')
         if not 0 <= flip <= 1:
             raise ValueError(f'flip={flip} is a probability: give a number from 0 to 1')
+        if not isinstance(shift, int) or shift < 0:
+            raise ValueError(f'shift={shift!r} is not a number of pixels: give an integer from 0')
         self.data_root, self.split, self.verify = data_root, split, verify
-        self.crop, self.flip, self.noise_seed = crop, flip, noise_seed
+        self.crop, self.flip, self.shift, self.noise_seed = crop, flip, shift, noise_seed
         available = self.load()
         if num_images is not None and not 0 < num_images <= available:
             raise ValueError(f'num_images={num_images}, but the {split} split of {type(self).__name__} in {data_root} '
@@ -83,11 +88,13 @@ class DequantisedImages(Dataset):
         if not 0 <= index < self.count:
             raise IndexError(f'index {index} of a data set of {self.count} images')
         image, label = self.read(int(index))
+        seed = index.seed if isinstance(index, SampleIndex) else derive_seed(self.noise_seed, int(index))
+        generator = torch.Generator().manual_seed(seed)
+        if self.shift:
+            image = shifted(image, *torch.randint(2 * self.shift + 1, (2, ), generator=generator).tolist(), self.shift)
         image = torch.from_numpy(np.ascontiguousarray(image))
         if self.crop is not None:
             image = central(image, self.crop)
-        seed = index.seed if isinstance(index, SampleIndex) else derive_seed(self.noise_seed, int(index))
-        generator = torch.Generator().manual_seed(seed)
         if torch.rand((), generator=generator) < self.flip:
             image = image.flip(-1)
         # 8 bits of image and 16 of noise fit into a float32: x is exact, and no noise reaches the next grey level
@@ -125,3 +132,21 @@ def central(image: Tensor, size: int) -> Tensor:
                          f'{min(height, width)}')
     top, left = (height - size) // 2, (width - size) // 2
     return image[:, top:top + size, left:left + size]
+
+
+def shifted(image: np.ndarray, top: int, left: int, border: int) -> np.ndarray:
+    """The window at (top, left) of an image (C, H, W) with a mirrored border, of the size of the image."""
+    wide = np.pad(image, ((0, 0), (border, border), (border, border)), mode='symmetric')
+    return wide[:, top:top + image.shape[1], left:left + image.shape[2]]
+
+
+def read_images(dataset: DequantisedImages, indices: Sequence[int]) -> Tensor:
+    """Images of a data set, (len(indices), 3, H, W).
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    wrong = [i for i in indices if not 0 <= i < len(dataset)]
+    if wrong:
+        raise ValueError(f'there is no image {wrong[0]} in the data set: its images are 0 to {len(dataset) - 1}')
+    return torch.stack([dataset[i]['inputs'] for i in indices])
