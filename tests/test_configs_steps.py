@@ -36,7 +36,7 @@ def take_steps(paths: list[Path]) -> None:
 
 def test_smallest_train_and_predict():
     paths = smallest()
-    assert len(paths) == 16
+    assert len(paths) == 19
     take_steps(paths)
 
 

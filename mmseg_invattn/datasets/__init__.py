@@ -4,6 +4,7 @@ from .celeba import CelebADataset
 from .check_hook import DatasetCheckHook
 from .checks import check_data_folders, check_dataset_files
 from .cifar10 import Cifar10Dataset
+from .cifar10_classification import Cifar10Classification
 from .context_shapes import ContextShapesDataset
 from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
 from .samplers import ResumableInfiniteSampler
@@ -11,7 +12,7 @@ from .seed_transforms import SeedTransforms
 from .svhn import SVHNDataset
 
 __all__ = [
-    'CamVidDataset', 'CelebADataset', 'Cifar10Dataset', 'ContextShapesDataset', 'DatasetCheckHook',
-    'ResumableInfiniteSampler', 'SVHNDataset', 'SeedTransforms', 'StrictLoadAnnotations', 'StrictLoadImageFromFile',
-    'check_data_folders', 'check_dataset_files'
+    'CamVidDataset', 'CelebADataset', 'Cifar10Classification', 'Cifar10Dataset', 'ContextShapesDataset',
+    'DatasetCheckHook', 'ResumableInfiniteSampler', 'SVHNDataset', 'SeedTransforms', 'StrictLoadAnnotations',
+    'StrictLoadImageFromFile', 'check_data_folders', 'check_dataset_files'
 ]

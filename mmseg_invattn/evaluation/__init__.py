@@ -1,7 +1,9 @@
 """Metrics, the tables and pictures made of them, and the cost of a model."""
+from .accuracy import ClassificationAccuracy
 from .bits_per_dim_metric import BitsPerDimMetric
 from .cityscapes_official_metric import CityscapesOfficialMetric
 from .reconstruction_metric import ReconstructionMetric
 from .seg_metric import SegMetric
 
-__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ReconstructionMetric', 'SegMetric']
+__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ClassificationAccuracy', 'ReconstructionMetric',
+           'SegMetric']

@@ -26,17 +26,18 @@ class LearnedPosition(nn.Module):
 
     def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
         offset_NM2 = key_M2 - query_N2[:, None]
-        return self._look_up(self.row, offset_NM2[..., 0]) + self._look_up(self.column, offset_NM2[..., 1])
+        return look_up(self.row, offset_NM2[..., 0]) + look_up(self.column, offset_NM2[..., 1])
 
-    @staticmethod
-    def _look_up(table_GS: Tensor, offset_NM: Tensor) -> Tensor:
-        reach = table_GS.shape[1] // 2
-        place = offset_NM.clamp(-reach, reach) + reach
-        below = place.floor()
-        part = (place - below).to(table_GS.dtype)
-        below = below.long()
-        above = (below + 1).clamp(max=2 * reach)
-        return table_GS[:, below] * (1 - part) + table_GS[:, above] * part
+
+def look_up(table_GS: Tensor, offset_NM: Tensor) -> Tensor:
+    """Entries of a table of offsets, clipped to it and interpolated between two, (G, N, M)."""
+    reach = table_GS.shape[1] // 2
+    place = offset_NM.clamp(-reach, reach) + reach
+    below = place.floor()
+    part = (place - below).to(table_GS.dtype)
+    below = below.long()
+    above = (below + 1).clamp(max=2 * reach)
+    return table_GS[:, below] * (1 - part) + table_GS[:, above] * part
 
 
 class QuadraticPosition(nn.Module):

@@ -1,11 +1,13 @@
 """What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention_slot import AttentionInverse
-from .backbones import InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d
+from .backbones import CifarResNet, InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d, SelfAttentionNet
+from .classifiers import ImageClassifier
 from .flows import InvReconstruction, InvResNetFlow
 from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
 
 __all__ = [
-    'AttentionInverse', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead', 'InvDepthwiseSeparableASPPHead', 'InvFCNHead',
-    'InvNLHead', 'InvPSPHead', 'InvReconstruction', 'InvResNet', 'InvResNetFlow', 'PlainConvNet', 'RevNet2d'
+    'AttentionInverse', 'CifarResNet', 'ImageClassifier', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead',
+    'InvDepthwiseSeparableASPPHead', 'InvFCNHead', 'InvNLHead', 'InvPSPHead', 'InvReconstruction', 'InvResNet',
+    'InvResNetFlow', 'PlainConvNet', 'RevNet2d', 'SelfAttentionNet'
 ]

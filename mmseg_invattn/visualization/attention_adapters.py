@@ -13,7 +13,7 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
-from ..layers import InvChannelAttention
+from ..layers import InvChannelAttention, InvRelativeAttention2d, RelativeSelfAttention2d
 from ..layers.attention import Attention
 from ..layers.forms import Certified, Conditional, Ordinary, Paper
 from ..layers.forms.ordinary import OrdinaryBranch
@@ -27,6 +27,7 @@ from ..ops.attention.concatenation import (
 )
 from ..ops.attention.dot_product import dot_product_attention, elu_dot_product_attention, mean_dot_product_attention
 from .attention_view import AttentionView, Cells, cells
+from .relative_attention_view import relative_attention_view
 
 # (score, kernel) of a view, by the function that the block attends with.
 FORMULAS = {
@@ -160,4 +161,6 @@ ADAPTERS: dict[type[nn.Module], Callable[[nn.Module, Tensor], AttentionView]] = 
     **dict.fromkeys(FORM_TITLES, _form),
     NonLocal2d: _non_local,
     PAM: _danet,
+    RelativeSelfAttention2d: relative_attention_view,
+    InvRelativeAttention2d: relative_attention_view,
 }

@@ -1,6 +1,8 @@
+from .cifar_resnet import CifarResNet
 from .inv_attention_resnet import InvAttentionResNet
 from .inv_resnet import InvResNet
 from .plain_conv_net import PlainConvNet
 from .rev_net import RevNet2d
+from .self_attention_net import SelfAttentionNet
 
-__all__ = ['InvAttentionResNet', 'InvResNet', 'PlainConvNet', 'RevNet2d']
+__all__ = ['CifarResNet', 'InvAttentionResNet', 'InvResNet', 'PlainConvNet', 'RevNet2d', 'SelfAttentionNet']

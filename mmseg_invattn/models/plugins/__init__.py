@@ -7,7 +7,15 @@ zeros, and the normalisation of a certified block starts from the first batch.
 """
 from mmseg.registry import MODELS
 
-from ...layers import InvAttentionStack, InvChannelAttention, InvDualAttention, InvNonLocal2d
+from ...layers import (
+    InvAttentionStack,
+    InvChannelAttention,
+    InvDualAttention,
+    InvNonLocal2d,
+    InvRelativeAttention2d,
+    RelativeSelfAttention2d,
+)
 
-for layer in (InvAttentionStack, InvChannelAttention, InvDualAttention, InvNonLocal2d):
+for layer in (InvAttentionStack, InvChannelAttention, InvDualAttention, InvNonLocal2d, InvRelativeAttention2d,
+              RelativeSelfAttention2d):
     MODELS.register_module(module=layer)

@@ -31,6 +31,7 @@ from .neighbourhood import (
 )
 from .pooling import pool_tokens
 from .positive import elu1, log_elu1
+from .separable import separable_attention, separable_weights_dense
 from .softmax import softmax_attention, softmax_attention_dense, softmax_log_weights
 
 __all__ = [
@@ -39,6 +40,6 @@ __all__ = [
     'elu_concatenation_attention', 'elu_concatenation_attention_dense', 'elu_dot_product_attention', 'from_windows',
     'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'mean_concatenation_attention',
     'mean_concatenation_attention_dense', 'mean_dot_product_attention', 'mix_criss_cross', 'neighbourhood_mask',
-    'pool_tokens', 'softmax_attention', 'softmax_attention_dense', 'softmax_log_weights', 'to_windows',
-    'window_padding'
+    'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention', 'softmax_attention_dense',
+    'softmax_log_weights', 'to_windows', 'window_padding'
 ]

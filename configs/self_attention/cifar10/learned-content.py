@@ -1,0 +1,2 @@
+_base_ = './learned.py'
+model = dict(backbone=dict(attention=dict(content='both')))

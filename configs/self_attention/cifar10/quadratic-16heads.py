@@ -1,0 +1,2 @@
+_base_ = './quadratic.py'
+model = dict(backbone=dict(num_heads=16))

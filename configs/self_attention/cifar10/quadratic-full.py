@@ -1,0 +1,2 @@
+_base_ = './quadratic.py'
+model = dict(backbone=dict(attention=dict(covariance='full')))

@@ -1,0 +1,66 @@
+"""Follow the attention centres and widths of quadratic encodings while a model trains."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+from torch import nn
+
+from ...layers.relative_attention.encoding import QuadraticEncoding
+from ...layers.spec import check_count
+
+FILE = 'attention_centres.jsonl'
+
+
+@HOOKS.register_module()
+class AttentionCentreHook(Hook):
+    """Write a line to ``attention_centres.jsonl`` in the work directory every so many iterations.
+
+    A line is ``{"iteration": n, "layers": {name: {"centre": (heads, 2), "precision": (heads, 2, 2)}}}``, in pixels and
+    1 / pixel^2; the precision is the inverse covariance of the weights. A run that is resumed continues the file;
+    without a quadratic encoding in the model there is none.
+
+    Args:
+        interval: training iterations between two lines; the start and the end have one as well.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 500):
+        check_count('interval', interval)
+        self.interval = interval
+
+    @master_only
+    def before_train(self, runner) -> None:
+        """Write the first line; lines of an earlier run from here on go."""
+        path = Path(runner.work_dir) / FILE
+        if path.is_file():
+            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)['iteration'] < runner.iter]
+            path.write_text(''.join(kept))
+        self._write(runner, runner.iter)
+
+    @master_only
+    def after_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Write a line where it is time."""
+        if self.every_n_train_iters(runner, self.interval) or runner.iter + 1 == runner.max_iters:
+            self._write(runner, runner.iter + 1)
+
+    @staticmethod
+    def _write(runner, iteration: int) -> None:
+        layers = quadratic_encodings(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        if layers:
+            line = dict(iteration=iteration, layers={
+                name: dict(centre=encoding.centre.tolist(), precision=encoding.precision().tolist())
+                for name, encoding in layers.items()})
+            with open(Path(runner.work_dir) / FILE, 'a', encoding='utf-8') as file:
+                file.write(json.dumps(line) + '\n')
+
+
+def quadratic_encodings(model: nn.Module) -> dict[str, QuadraticEncoding]:
+    """The quadratic encodings of a model by name of the module."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuadraticEncoding)}

@@ -1,0 +1,98 @@
+"""Convolution as attention, and back (Cordonnier et al., theorem 1, https://arxiv.org/abs/1911.03584).
+
+A k x k convolution is ``out_i = b + sum_h W_h x_(i + d_h)`` over its k^2 taps h at the offsets d_h. A head with the
+quadratic encoding of centre d_h and width alpha puts on the offset ``d_h + u`` the weight
+
+    e^(-alpha |u|^2) / theta(alpha)^2,      theta(alpha) = sum over integers n of e^(-alpha n^2)
+
+so it is the shift by d_h but for ``e(alpha) = 1 - theta(alpha)^-2 = 4 e^-alpha + ...``, and away from the border
+
+    |attention(x) - conv(x)|_inf2  <=  2 e(alpha) sum_h |W_h|_2 |x|_inf2
+
+Shape suffixes: G heads or taps, O output channels, C input channels of a group, I groups; the last 2 is (row, column).
+"""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import spectral_norm_bound
+from .mixing import PositionMixing
+
+
+def shift_error(width: float) -> float:
+    """``e(width)``, the weight that a quadratic head puts beside its centre, for a width in 1 / pixel^2."""
+    # theta - 1, without losing it in the 1: e = 1 - (1 + t)^-2
+    t = 2 * sum(math.exp(-width * n * n) for n in range(1, 2 + math.ceil((40 / width)**0.5)))
+    return -math.expm1(-2 * math.log1p(t))
+
+
+def width_for(dtype: torch.dtype) -> float:
+    """The width at which a head is a shift in this dtype: ``4 e^-alpha`` is its rounding."""
+    return math.log(4 / torch.finfo(dtype).eps)
+
+
+def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """(centres of the heads (G, 2), their matrices (O, G, C), zero padding) of a convolution.
+
+    Raises:
+        ValueError: an even kernel, unequal strides, or a padding that attention cannot express.
+    """
+    if any(k % 2 == 0 for k in conv.kernel_size):
+        raise ValueError(f'kernel_size={conv.kernel_size} is not odd: an even kernel has no centre pixel')
+    if conv.stride[0] != conv.stride[1]:
+        raise ValueError(f'stride={conv.stride} differs for rows and columns; attention takes one stride')
+    half = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    padding = half if conv.padding == 'same' else (0, 0) if conv.padding == 'valid' else tuple(conv.padding)
+    if padding != half or conv.padding_mode not in ('zeros', 'replicate'):
+        raise ValueError(f'padding={conv.padding} in mode {conv.padding_mode!r} cannot be expressed: attention keeps '
+                         f'the size of the map, so it takes padding={half} in mode \'zeros\' or \'replicate\'')
+    axes = [torch.arange(-reach, reach + 1, max(step, 1)) for reach, step in zip(half, conv.dilation, strict=True)]
+    centre_G2 = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 2)
+    weight_OGC = conv.weight.detach().flatten(2).mT
+    return centre_G2.to(weight_OGC), weight_OGC, half if conv.padding_mode == 'zeros' else (0, 0)
+
+
+def offset_weights(mixing: PositionMixing) -> Tensor:
+    """What each head puts on every offset, as the centre of a map sees it: (G, 2 reach + 1, 2 reach + 1).
+
+    The reach is that of the encoding: what a map beyond it would add is nothing or unknown.
+    """
+    like, reach = next(mixing.encoding.parameters()), mixing.encoding.reach
+    axis = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
+    offset_M2 = torch.stack(torch.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
+    weights = mixing.encoding(torch.zeros_like(offset_M2[:1]), offset_M2).flatten(1).softmax(-1)
+    return weights.unflatten(1, (len(axis), len(axis)))
+
+
+def conv_from_heads(mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | None,
+                    groups: int) -> tuple[nn.Conv2d, float]:
+    """The convolution with the taps ``sum_h P_h(d) W_h`` of least size that holds every head's likeliest offset.
+
+    Among the convolutions with these taps it is the nearest, tap by tap. The error bound is ``sum_h |W_h|_2`` times the
+    weight that head h puts elsewhere.
+    """
+    p_GSS = offset_weights(mixing)
+    side, reach = p_GSS.shape[-1], mixing.encoding.reach
+    place_G = p_GSS.flatten(1).argmax(1)
+    offset_G2 = torch.stack([place_G // side, place_G % side], 1) - reach
+    half, dilation = [], []
+    for axis in (0, 1):
+        values = offset_G2[:, axis].abs().tolist()
+        half.append(max(values))
+        dilation.append(math.gcd(*values) or 1)
+    rows, columns = (slice(reach - h, reach + h + 1, d) for h, d in zip(half, dilation, strict=True))
+    taps_GHW = p_GSS[:, rows, columns]
+    zeros = any(mixing.padding)
+    conv = nn.Conv2d(weight_OGC.shape[2] * groups, len(weight_OGC), tuple(taps_GHW.shape[1:]), stride=mixing.stride,
+                     padding=tuple(half), dilation=tuple(dilation), groups=groups, bias=bias is not None,
+                     padding_mode='zeros' if zeros else 'replicate').to(weight_OGC)
+    conv.weight.copy_(torch.einsum('ogc,ghw->ochw', weight_OGC, taps_GHW))
+    if bias is not None:
+        conv.bias.copy_(bias)
+    # the largest of the groups, whose outputs are side by side, is exceeded by at most the root of their squares
+    norm_IG = spectral_norm_bound(weight_OGC.unflatten(0, (groups, -1)).transpose(1, 2))
+    elsewhere_G = 1 - taps_GHW.double().flatten(1).sum(1)
+    # every rounded weight of P may be off by eps of itself
+    elsewhere_G = elsewhere_G.clamp(min=0) + 4 * torch.finfo(p_GSS.dtype).eps
+    return conv, float((norm_IG * elsewhere_G).sum(1).square().sum().sqrt())

@@ -1,0 +1,112 @@
+"""Pictures of relative self-attention: where every head looks from one pixel, and how the centres move in training."""
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse, Rectangle
+
+from .relative_attention_report import AttentionLayer
+
+
+def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | None, path: Path) -> None:
+    """Attention probabilities of every head (column) of every layer (row) for one query pixel, marked in black.
+
+    Content attends to the first image. Each panel has a scale of its own: its largest weight stands above it.
+
+    Args:
+        layers: of a model, with what they saw.
+        query: (row, column) on the feature map of the first layer, scaled to those that follow; None: the middle.
+        path: of the PNG.
+
+    Raises:
+        ValueError: the query is not on the map.
+    """
+    first = tuple(layers[0].x.shape[2:])
+    query = tuple(side // 2 for side in first) if query is None else query
+    if not all(0 <= place < side for place, side in zip(query, first, strict=True)):
+        raise ValueError(f'query={query} is not on the feature map of {first[0]} x {first[1]} pixels')
+    columns = max(layer.module.num_heads for layer in layers)
+    figure = Figure(figsize=(1.05 * columns + 0.6, 1.2 * len(layers) + 0.3), layout='constrained')
+    axes = figure.subplots(len(layers), columns, squeeze=False)
+    for row, (layer, line) in enumerate(zip(layers, axes, strict=True)):
+        module, size = layer.module, tuple(layer.x.shape[2:])
+        # the nearest output of a layer that has a stride
+        place = [min(p * n // f, n - 1) // module.stride for p, n, f in zip(query, size, first, strict=True)]
+        index = torch.tensor([place[0] * -(-size[1] // module.stride) + place[1]])
+        with torch.no_grad():
+            p_GHW = module.attention_probabilities(layer.x[:1], index)[0, :, 0].unflatten(1, size).cpu().numpy()
+        line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
+        for head, axis in enumerate(line):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if head >= module.num_heads:
+                axis.set_visible(False)
+                continue
+            axis.imshow(p_GHW[head], cmap='viridis', vmin=0, interpolation='nearest')
+            corner = (place[1] * module.stride - 0.5, place[0] * module.stride - 0.5)
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='white', linewidth=1.6))
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='black', linewidth=0.8))
+            axis.set_title(f'{p_GHW[head].max():.2g}', fontsize=6, pad=2)
+    figure.savefig(path, dpi=100)
+
+
+def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What ``AttentionCentreHook`` wrote: iterations (T), and for each layer centres (T, heads, 2) and precisions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not one of the hook's.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: there is no such file; AttentionCentreHook writes it into the work directory '
+                                'while a model with quadratic encodings trains')
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        names = list(lines[0]['layers'])
+        centres, precisions = ({name: np.array([line['layers'][name][key] for line in lines]) for name in names}
+                               for key in ('centre', 'precision'))
+        return [line['iteration'] for line in lines], centres, precisions
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} is not a file of AttentionCentreHook ({type(error).__name__}: {error})') from error
+
+
+def draw_centres(source: Path, path: Path, moments: int = 5) -> None:
+    """Attention centres over training: a row for each layer, a column for each moment, the last one at the end.
+
+    A head is a dot at its centre, in pixels from the query in the middle, with the ellipse of one standard deviation of
+    its weights and the way that its centre has come.
+
+    Args:
+        source: file of ``AttentionCentreHook``.
+        path: of the PNG.
+        moments: how many.
+    """
+    iterations, centres, precisions = read_centres(source)
+    chosen = np.unique(np.linspace(0, len(iterations) - 1, moments).round().astype(int))
+    reach = 1.3 * max(np.abs(c).max() for c in centres.values()) + 1
+    figure = Figure(figsize=(1.5 * len(chosen) + 0.4, 1.5 * len(centres) + 0.4), layout='constrained')
+    axes = figure.subplots(len(centres), len(chosen), squeeze=False, sharex=True, sharey=True)
+    heads = max(c.shape[1] for c in centres.values())
+    colours = matplotlib.colormaps['tab10' if heads <= 10 else 'tab20'].colors
+    for row, (name, line) in enumerate(zip(centres, axes, strict=True)):
+        for axis, moment in zip(line, chosen, strict=True):
+            axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect='equal')
+            axis.tick_params(labelsize=6)
+            axis.axhline(0, color='0.85', linewidth=0.6, zorder=0)
+            axis.axvline(0, color='0.85', linewidth=0.6, zorder=0)
+            for head, (y, x) in enumerate(centres[name][moment]):
+                colour = colours[head % len(colours)]
+                values, vectors = np.linalg.eigh(precisions[name][moment, head])
+                long, short = np.maximum(values, 1e-12)**-0.5
+                angle = np.degrees(np.arctan2(vectors[0, 0], vectors[1, 0]))  # of the long axis, from x towards y
+                axis.add_patch(Ellipse((x, y), 2 * long, 2 * short, angle=angle, color=colour, alpha=0.15))
+                way = centres[name][:moment + 1, head]
+                axis.plot(way[:, 1], way[:, 0], color=colour, linewidth=0.7)
+                axis.plot(x, y, 'o', color=colour, markersize=2.5)
+            if row == 0:
+                axis.set_title(f'iteration {iterations[moment]}', fontsize=7)
+        line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
+    figure.savefig(path, dpi=100)
