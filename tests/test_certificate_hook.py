@@ -12,7 +12,7 @@ from torch import nn
 
 from mmseg_invattn.engine.hooks import CertificateHook
 from mmseg_invattn.engine.hooks.certificate_hook import attention_blocks
-from mmseg_invattn.layers import InvAttentionStack, InvDualAttention, InvNonLocal2d
+from mmseg_invattn.layers import InvAttentionStack, InvDualAttention, InvNonLocal2d, InvRelativeAttention2d
 from mmseg_invattn.models import InvAttentionResNet
 
 
@@ -90,6 +90,13 @@ def test_compositions_block_by_block(build):
     log = run(model, torch.randn(2, 8, 5, 6), CertificateHook(interval=1))
     assert len(log.drawn[1]) == 6
     assert sum('inverse_error' in key for key in log) == 2
+
+
+def test_position_only_attention():
+    torch.manual_seed(0)
+    log = run(nn.Sequential(InvRelativeAttention2d(8)), torch.randn(2, 8, 5, 6), CertificateHook(interval=1))
+    assert log['certificate/0/bound'] == pytest.approx(0.9, rel=1e-4)
+    assert 0 < log['val/certificate/0/inverse_error'] <= log['val/certificate/0/error_bound']
 
 
 def test_no_more_images_than_asked_for_and_nothing_between():

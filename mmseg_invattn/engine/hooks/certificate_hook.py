@@ -11,7 +11,13 @@ from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
-from ...layers import InvChannelAttention, InverseInfo, InvertibleModule, InvNonLocal2d
+from ...layers import (
+    InvChannelAttention,
+    InverseInfo,
+    InvertibleModule,
+    InvNonLocal2d,
+    InvRelativeAttention2d,
+)
 from ...layers.data_dependent import DataDependentStart
 from ...layers.spec import check_count
 from ...ops import full_precision
@@ -156,7 +162,8 @@ class CertificateHook(Hook):
 def attention_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
     """Every attention block of a model that has an inverse, by the name of its module."""
     model = model.module if is_model_wrapper(model) else model
-    return {name: module for name, module in model.named_modules() if isinstance(module, InvChannelAttention)
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, (InvChannelAttention, InvRelativeAttention2d))
             or (isinstance(module, InvNonLocal2d) and module.form != 'none')}
 
 

@@ -110,8 +110,8 @@ class InvRelativeAttention2d(InvertibleModule):
 
     @torch.no_grad()
     @derived
-    def lipschitz_bound(self) -> float:
-        """``sum_h |W_h|_2`` in float64, rounded up: for every number of pixels."""
+    def lipschitz_bound(self, n: int | None = None) -> float:
+        """``sum_h |W_h|_2`` in float64, rounded up: the same for every number of pixels n."""
         weight = self.weights().weight
         return float(spectral_norm_bound(weight).sum()) * (1 + 4 * torch.finfo(weight.dtype).eps)
 
