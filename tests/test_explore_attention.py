@@ -1,5 +1,6 @@
 """The page of tools/explore_attention.py, in a browser: what it shows is what PyTorch computes."""
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,8 @@ from browser import opened, wait_until
 from mmcv.cnn import NonLocal2d
 from view_cases import CASES, make_block, run_tool, views_of, write_model
 
+from mmseg_invattn.engine.hooks.attention_centre_hook import AttentionCentreHook
+from mmseg_invattn.layers import InvRelativeAttention2d
 from mmseg_invattn.visualization.attention_packing import coarser, pack
 from mmseg_invattn.visualization.attention_view import paint, weights
 from mmseg_invattn.visualization.explorer_page import MAX_BYTES, make_page
@@ -194,6 +197,24 @@ def test_tool(tmp_path, capsys, head, blocks):
     with pytest.raises(FileExistsError, match='--overwrite'):
         run_tool('explore_attention', config, checkpoint, image, '--out', out)
     run_tool('explore_attention', config, checkpoint, image, '--out', out, '--overwrite')
+
+
+def test_centres_over_training(tmp_path):
+    """What AttentionCentreHook wrote beside the checkpoint is on the page, and can be seen there."""
+    head = dict(type='InvNLHead', concat_input=False, attention=dict(type='InvRelativeAttention2d', num_heads=2))
+    config, checkpoint, image = write_model(tmp_path, head)
+    pages = tmp_path / 'without.html', tmp_path / 'with.html'
+    run_tool('explore_attention', config, checkpoint, image, '--out', pages[0])
+    block = InvRelativeAttention2d(8, 2)
+    for iteration in (0, 10):
+        AttentionCentreHook._write(SimpleNamespace(model=block, work_dir=tmp_path), iteration)
+    run_tool('explore_attention', config, checkpoint, image, '--out', pages[1])
+    assert 'id="centres"' not in pages[0].read_text(encoding='utf-8')
+    with opened(pages[1]) as (tab, faults):
+        wait_until(tab, 'explorer.weights')
+        assert tab.evaluate('document.getElementById("centres").naturalWidth') > 100
+        assert tab.evaluate('document.documentElement.scrollWidth <= innerWidth')
+        assert not faults
 
 
 def test_tool_refuses(tmp_path):

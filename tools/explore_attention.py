@@ -1,12 +1,15 @@
 """A page that shows where every head of every attention block looks in an image.
 
     python tools/explore_attention.py CONFIG CHECKPOINT IMAGE --out page.html
+
+Beside a file of AttentionCentreHook the page also has the attention centres over training.
 """
 from __future__ import annotations
 
 import argparse
 import sys
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
@@ -15,9 +18,11 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
 from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
+from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
 from mmseg_invattn.visualization.attention_adapters import attention_views
 from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
 from mmseg_invattn.visualization.model_input import read_image
+from mmseg_invattn.visualization.relative_attention_pictures import draw_centres
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +39,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _centres(source: Path) -> bytes | None:
+    """PNG of the centres that a run with quadratic encodings wrote beside its checkpoints."""
+    if not source.is_file():
+        return None
+    png = BytesIO()
+    draw_centres(source, png)
+    return png.getvalue()
+
+
 def main() -> None:
     args = parse_args()
     refuse_existing([args.out], args.overwrite)
@@ -41,7 +55,7 @@ def main() -> None:
     picture, image = read_image(model, args.image)
     views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
-    page = make_page(picture, views, title, channel_notes(model))
+    page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
     AtomicLocalBackend().put_text(page, args.out)
     blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
     print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; blocks (heads): {blocks}')

@@ -24,7 +24,7 @@ MAX_LOSSLESS = 300_000  # bytes of a picture that is kept as PNG
 
 
 def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title: str, notes: list[str],
-              max_bytes: int = MAX_BYTES) -> str:
+              max_bytes: int = MAX_BYTES, centres: bytes | None = None) -> str:
     """The page.
 
     Args:
@@ -34,6 +34,7 @@ def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title
         notes: sentences for the foot of the page.
         max_bytes: largest size; the first choice that keeps it is taken: 16 bits a number, 8 bits where the scores
             stay accurate, then the same on a grid of twice as large blocks of pixels, and so on.
+        centres: PNG of the attention centres over training, of quadratic encodings.
 
     Raises:
         ValueError: not even the coarsest grid fits.
@@ -45,11 +46,11 @@ def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title
         for bits in (16, 8):
             packed = [(name, pack(coarser(view, factor), bits)) for name, view in views]
             blocks = [dict(name=name, **p.to_json()) for name, p in packed]
-            empty = _fill(picture, blocks, title, notes)
+            empty = _fill(picture, blocks, title, notes, centres)
             if len(empty.encode()) + ROOM_FOR_NOTES + 100 * len(blocks) > max_bytes:
                 continue
             if bits == 16 or all(p.error <= p.limit for _, p in packed):
-                return _fill(picture, blocks, title, notes + describe(packed, factor, bits))
+                return _fill(picture, blocks, title, notes + describe(packed, factor, bits), centres)
         factor *= 2
     raise ValueError(f'the page of {len(views)} attention blocks does not fit into {max_bytes:,} bytes even on the '
                      'coarsest grid: give a smaller image')
@@ -88,11 +89,16 @@ def picture_url(picture: np.ndarray) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(code).decode()}'
 
 
-def _fill(picture: str, blocks: list[dict], title: str, notes: list[str]) -> str:
+def _fill(picture: str, blocks: list[dict], title: str, notes: list[str], centres: bytes | None) -> str:
     data = json.dumps(dict(picture=picture, blocks=blocks, notes=notes)).replace('<', '\\u003c')
     style, weights, page = (_read(name) for name in ('style.css', 'attention.js', 'page.js'))
-    return Template(_read('page.html')).substitute(title=html.escape(title), style=style, data=data,
+    section = '' if centres is None else Template(_read('centres.html')).substitute(image=_png_url(centres))
+    return Template(_read('page.html')).substitute(title=html.escape(title), style=style, data=data, centres=section,
                                                    script=weights + page)
+
+
+def _png_url(png: bytes) -> str:
+    return f'data:image/png;base64,{base64.b64encode(png).decode()}'
 
 
 def _read(name: str) -> str:

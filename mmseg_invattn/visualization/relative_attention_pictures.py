@@ -1,6 +1,7 @@
 """Pictures of relative self-attention: where every head looks from one pixel, and how the centres move in training."""
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -73,7 +74,7 @@ def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str
         raise ValueError(f'{path} is not a file of AttentionCentreHook ({type(error).__name__}: {error})') from error
 
 
-def draw_centres(source: Path, path: Path, moments: int = 5) -> None:
+def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> None:
     """Attention centres over training: a row for each layer, a column for each moment, the last one at the end.
 
     A head is a dot at its centre, in pixels from the query in the middle, with the ellipse of one standard deviation of
@@ -81,7 +82,7 @@ def draw_centres(source: Path, path: Path, moments: int = 5) -> None:
 
     Args:
         source: file of ``AttentionCentreHook``.
-        path: of the PNG.
+        target: where the PNG goes.
         moments: how many.
     """
     iterations, centres, precisions = read_centres(source)
@@ -109,4 +110,4 @@ def draw_centres(source: Path, path: Path, moments: int = 5) -> None:
             if row == 0:
                 axis.set_title(f'iteration {iterations[moment]}', fontsize=7)
         line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
-    figure.savefig(path, dpi=100)
+    figure.savefig(target, dpi=100)
