@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from browser import ARGUMENTS
 from comparison_case import made_up_runs, made_up_speed
 
 from mmseg_invattn.comparison.pictures import _indexed
@@ -12,8 +13,6 @@ from mmseg_invattn.comparison.summary import summarise
 playwright = pytest.importorskip('playwright.sync_api')
 CHROMIUM = shutil.which('chromium')
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='there is no chromium')
-ARGUMENTS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking',
-             '--disable-component-update', '--disable-sync', '--no-first-run']
 HEADS = 6
 
 
