@@ -12,13 +12,11 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
-from mmengine.dataset import Compose
-from torch import Tensor, nn
 
-from mmseg_invattn.apis import init_model, preprocess, random_image
+from mmseg_invattn.apis import init_model, random_image
 from mmseg_invattn.engine.cli import check_checkpoint_file
 from mmseg_invattn.engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+from mmseg_invattn.visualization.model_input import read_image
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,26 +35,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_image(model: nn.Module, file: str, shape: list[int] | None) -> Tensor:
-    """The image as the test pipeline and the model's preprocessor leave it, (1, 3, H, W)."""
-    pixels = cv2.imread(file)
-    if pixels is None:
-        raise FileNotFoundError(f'{file}: there is no such image, or it cannot be read')
-    loading = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
-    steps = [step for step in model.cfg.test_pipeline if step['type'] not in loading]
-    if shape:
-        pixels = cv2.resize(pixels, (shape[1], shape[0]))
-        steps = [step for step in steps if 'Resize' not in step['type']]
-    size = pixels.shape[:2]
-    sample = Compose(steps)(dict(img=pixels, img_path=file, img_shape=size, ori_shape=size))
-    return preprocess(model, sample['inputs'], [sample['data_samples']])
-
-
 def main() -> int:
     args = parse_args()
     check_checkpoint_file(args.checkpoint)
     segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
-    image = read_image(segmentor, args.image, args.shape) if args.image else random_image(segmentor, args.shape)
+    image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
     export, suffix = FORMATS[args.format]
     out = args.out or Path(Path(args.checkpoint).name).with_suffix(suffix)
     out.parent.mkdir(parents=True, exist_ok=True)
