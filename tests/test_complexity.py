@@ -9,7 +9,7 @@ from torch import nn
 from mmseg_invattn.apis import init_model, random_image
 from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs
 from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.models.inspection import invertible_parts
+from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.ops.attention import concatenation_attention, dot_product_attention, mean_concatenation_attention
 
 B, G, N, M, D, E = 2, 3, 20, 12, 8, 16

@@ -16,7 +16,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
 from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
-from mmseg_invattn.models.inspection import invertible_parts
+from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.visualization.inversion import inversions
 from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
 from mmseg_invattn.visualization.model_input import read_image

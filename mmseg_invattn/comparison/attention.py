@@ -9,6 +9,7 @@ from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
 from ..layers import InvChannelAttention, InvNonLocal2d
+from ..models.recorded_inputs import recorded_inputs
 from ..ops import full_precision, local_lipschitz
 
 # Side of the part of a feature map, from its middle, on which the local constant is measured: the power iteration
@@ -35,28 +36,22 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
         the images, of the map ``y - x``; None where it overflows), ``saturation`` (mean share of clipped tokens; None
         in forms without a ball), ``tokens`` (of a whole feature map).
     """
-    seen: dict[str, list[Tensor]] = {}
-    blocks = blocks_of(model)
-    handles = [block.register_forward_pre_hook(
-        lambda block, args, name=name: seen.setdefault(name, []).append(args[0].detach()))
-        for name, block in blocks.items()]
-    try:
+    def run() -> None:
         with torch.no_grad():
             for batch in batches:
                 model.test_step(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    blocks, seen = blocks_of(model), {}
+    for name, _, x in recorded_inputs(blocks.items(), run):
+        seen.setdefault(name, []).append(x.detach())
     return {name: _measure(blocks[name], features) for name, features in seen.items()}
 
 
 def _measure(block: nn.Module, features: list[Tensor]) -> dict:
     tokens = features[0].shape[2] * features[0].shape[3]
     bound = saturation = None
-    if isinstance(block, InvNonLocal2d):
+    if isinstance(block, (InvNonLocal2d, InvChannelAttention)):
         bound = block.lipschitz_bound(tokens)
-    elif isinstance(block, InvChannelAttention):
-        bound = block.lipschitz_bound()
     if hasattr(getattr(block, 'block', block), 'saturation'):
         with full_precision(features[0].device):
             saturation = float(torch.cat([block.saturation(x) for x in features]).mean())

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers import InverseInfo
-from ..models.inspection import invertible_parts, recorded_inputs
+from ..models.invertible_parts import invertible_parts
+from ..models.recorded_inputs import recorded_inputs
 
 Shape = tuple[int, ...]
 

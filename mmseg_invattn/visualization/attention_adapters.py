@@ -18,7 +18,7 @@ from ..layers.attention import Attention
 from ..layers.forms import Certified, Conditional, Ordinary, Paper
 from ..layers.forms.ordinary import OrdinaryBranch
 from ..layers.forms.paper import FACTOR
-from ..models.inspection import recorded_inputs
+from ..models.recorded_inputs import recorded_inputs
 from ..ops.attention import l2_attention, pool_tokens, softmax_attention
 from ..ops.attention.concatenation import (
     concatenation_attention,

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..layers import InverseInfo, InvertibleModule
 from ..models.attention_slot import forward_and_back
 from ..models.backbones.invertible_backbone import InvertibleBackbone
-from ..models.inspection import invertible_parts, recorded_inputs
+from ..models.invertible_parts import invertible_parts
+from ..models.recorded_inputs import recorded_inputs
 from ..ops import max_token_norm
 
 MAX_POINTS = 40  # of a curve, before its last

@@ -13,7 +13,7 @@ from ..layers import RelativeSelfAttention2d
 from ..layers.position import pixel_grid
 from ..layers.relative_attention.convolution import offset_weights
 from ..layers.relative_attention.statistics import HeadStatistics, head_statistics
-from ..models.inspection import recorded_inputs
+from ..models.recorded_inputs import recorded_inputs
 
 QUERIES = 64
 

@@ -7,6 +7,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..attention_slot import AttentionInverse, AttentionSlot
+from ..recorded_inputs import recorded_inputs
 
 
 class StageAttention(AttentionSlot):
@@ -76,13 +77,6 @@ class InvAttentionResNet(ResNet):
             TypeError: an attention has no inverse.
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
-        inputs, hooks = {}, []
-        slots = {name: module for name, module in self.named_modules() if isinstance(module, StageAttention)}
-        for name, slot in slots.items():
-            hooks.append(slot.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]})))
-        try:
-            self(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {name: slot.invert(inputs[name], tol, max_iter, strict) for name, slot in slots.items()}
+        slots = [(name, module) for name, module in self.named_modules() if isinstance(module, StageAttention)]
+        return {name: slot.invert(seen, tol, max_iter, strict)
+                for name, slot, seen in recorded_inputs(slots, lambda: self(x))}

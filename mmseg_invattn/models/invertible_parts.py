@@ -1,0 +1,16 @@
+"""The invertible parts of a model."""
+from collections.abc import Iterator
+
+from torch import nn
+
+from .attention_slot import has_inverse
+from .backbones.invertible_backbone import InvertibleBackbone
+
+
+def invertible_parts(module: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules with an inverse: backbones, and attention in heads, stages and plugins."""
+    if isinstance(module, InvertibleBackbone) or has_inverse(module):
+        yield name, module
+    else:
+        for child, part in module.named_children():
+            yield from invertible_parts(part, f'{name}.{child}'.lstrip('.'))
