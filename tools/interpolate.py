@@ -16,8 +16,9 @@ from mmseg.registry import DATASETS
 
 from mmseg_invattn.datasets.generative import read_images
 from mmseg_invattn.engine.flow_cli import add_flow_arguments, load_flow
-from mmseg_invattn.evaluation.image_grid import image_grid, write_image
+from mmseg_invattn.evaluation.image_grid import image_grid
 from mmseg_invattn.evaluation.latent_walk import interpolate
+from mmseg_invattn.visualization.media import write_image
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,7 +1,4 @@
 """Images side by side as one picture."""
-from pathlib import Path
-
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,16 +21,3 @@ def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
     images = F.pad(torch.cat([images, blank]), (0, gap, 0, gap), value=1.0)
     picture = images.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return (picture[:-gap or None, :-gap or None] * 255).round().byte().numpy()
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes RGB as PNG, making the folder.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]))
-    if not ok:
-        raise OSError(f'{path}: an array of shape {image.shape} could not be encoded as PNG')
-    path.write_bytes(data.tobytes())

@@ -9,7 +9,8 @@ from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
-from .image_grid import image_grid, write_image
+from ..visualization.media import write_image
+from .image_grid import image_grid
 
 NOT_RECOVERED = 1e-2  # largest error of a value, two and a half of 255 grey levels: an eye sees another image
 COLUMNS = ('l1', 'l2', 'max_error', 'psnr', 'iterations', 'residual', 'error', 'error_bound', 'converged')

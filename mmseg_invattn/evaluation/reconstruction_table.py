@@ -45,18 +45,5 @@ def reconstruction_table(results: list[dict]) -> str:
     return '\n'.join(lines)
 
 
-def replace_table(path: Path, table: str) -> None:
-    """Puts a table between the lines ``<!-- table -->`` and ``<!-- end -->`` of a text file.
-
-    Raises:
-        ValueError: the file has no such lines.
-    """
-    before, marker, rest = path.read_text(encoding='utf-8').partition('<!-- table -->\n')
-    _, end, after = rest.partition('<!-- end -->')
-    if not (marker and end):
-        raise ValueError(f'{path} has no lines <!-- table --> and <!-- end -->: add them where the table belongs')
-    path.write_text(f'{before}{marker}{table}\n{end}{after}', encoding='utf-8')
-
-
 def _number(value: float, spec: str) -> str:
     return 'none' if value != value else format(value, spec)

@@ -44,9 +44,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image, or a map of one channel, as PNG."""
+    """Write an RGB image, or a map of one channel, as PNG, making the folder."""
     encoded, png = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     assert encoded, 'a uint8 array is always a PNG'
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png.tobytes())
 
 

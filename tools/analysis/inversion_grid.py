@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from mmseg_invattn.evaluation.doc_table import replace_table
 from mmseg_invattn.layers import InvNonLocal2d
 from mmseg_invattn.layers.modes import MODES
 from mmseg_invattn.ops import max_token_norm
@@ -139,12 +140,7 @@ def main() -> int:
     text = table(results)
     print(f'{text}\n{len(results)} cells in {time.time() - start:.0f} s')
     if args.out:
-        before, marker, rest = args.out.read_text(encoding='utf-8').partition('<!-- table -->\n')
-        if not marker:
-            raise ValueError(f'{args.out} has no line <!-- table -->: add one, and <!-- end --> after it, where the '
-                             'table belongs')
-        after = rest.partition('<!-- end -->')[2]
-        args.out.write_text(f'{before}{marker}{text}\n<!-- end -->{after}', encoding='utf-8')
+        replace_table(args.out, text)
     return int(any(s.form in SOUND and (outcome.failed or not outcome.held) for s, outcome in results.items()))
 
 
