@@ -41,6 +41,7 @@ BLOCKS = {
     'actnorm': ActNorm2d,
     'conv1x1': InvConv1x1,
     'conv_residual': lambda c: InvConvResidual(c, hidden_channels=5),
+    'conv_residual_elu': lambda c: InvConvResidual(c, hidden_channels=5, activation='ELU'),
     'relative_attention': lambda c: InvRelativeAttention2d(c, 3),
     'additive': lambda c: AdditiveCoupling(c, net(c)),
     'additive_swap': lambda c: AdditiveCoupling(c, net(c, swap=True), swap=True),

@@ -79,6 +79,7 @@ def test_bad_features(name):
     (lambda: InvConvResidual(4, contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'),
     (lambda: InvConvResidual(4, kernel_sizes=(3, 2)), 'odd numbers'),
     (lambda: InvConvResidual(4, kernel_sizes=()), 'odd numbers'),
+    (lambda: InvConvResidual(4, activation='ReLU'), r"activation='ReLU' is not one of \['LipSwish', 'ELU'\]"),
     (lambda: InvConvResidual(4, hidden_channels=0), 'hidden_channels=0 is not a positive integer'),
     (lambda: AdditiveCoupling(4, nn.Identity(), lipschitz=-1.0), 'lipschitz=-1.0 is not a bound'),
     (lambda: AffineCoupling(4, nn.Identity(), max_log_scale=0.0), 'max_log_scale=0.0 is not a positive number'),
@@ -155,10 +156,12 @@ def test_conv1x1_beyond_any_precision_says_so(log_s):
 
 
 @pytest.mark.parametrize('scale', [0.1, 1.0, 30.0])
-@pytest.mark.parametrize('kernel_sizes', [(3, ), (1, 1), (3, 1, 3), (5, )])
-def test_conv_residual_certificate_is_never_violated(kernel_sizes, scale):
+@pytest.mark.parametrize(('kernel_sizes', 'activation'), [((3, ), 'LipSwish'), ((1, 1), 'LipSwish'), ((1, 1), 'ELU'),
+                                                          ((3, 1, 3), 'LipSwish'), ((3, 1, 3), 'ELU'),
+                                                          ((5, ), 'LipSwish')])
+def test_conv_residual_certificate_is_never_violated(kernel_sizes, activation, scale):
     torch.manual_seed(3)
-    block = InvConvResidual(3, 4, kernel_sizes).double()
+    block = InvConvResidual(3, 4, kernel_sizes, activation=activation).double()
     with torch.no_grad():
         for conv in block.convs:
             conv.weight.mul_(10)

@@ -1,7 +1,7 @@
 """Invertible residual block of convolutions (Behrmann et al., https://arxiv.org/abs/1811.00995), with a certificate
 that holds for every size of the feature map.
 
-    y = x + g(x),    g = conv_n o phi o ... o phi o conv_1,    phi(h) = h sigmoid(h) / 1.1
+    y = x + g(x),    g = conv_n o phi o ... o phi o conv_1,    |phi'| <= 1
 
 A convolution adds, at every pixel, ``W_tap h`` over its taps, each at one pixel (or at none, in the padding). For any
 positive numbers f_tap it is ``[W_tap / sqrt(f_tap)]``, the taps side by side, times the ``sqrt(f_tap) h`` one below the
@@ -13,9 +13,11 @@ whatever height and width; a bound in the norm l2 by power iteration or Fourier 
 With ``f_tap = |W_tap|_2`` this is never above the sum of those norms over the taps, and for taps that differ in
 direction well below it; Frobenius norms keep most of that, and leave one matrix of which to find the spectral norm.
 
-phi is LipSwish (Chen et al., https://arxiv.org/abs/1906.02735): its slope is at most 1 and, unlike ELU's, smooth, as
-the gradient of the log-determinant wants it.
+phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906.02735), whose second derivative, which
+the gradient of the log-determinant needs, does not vanish where its slope is largest; or the i-ResNet's ELU.
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +26,8 @@ from ..ops import Roulette, at_least_float32, full_precision, gram_norm, residua
 from .base import InverseInfo, InvertibleModule, check_features, invert_residual
 from .derived import derived
 
-# sup of the derivative of h sigmoid(h) is 1.09984
-LIP_SWISH = 1.1
+# name -> phi; the largest slope of h sigmoid(h) is 1.09984, that of ELU 1
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {'LipSwish': lambda h: F.silu(h) / 1.1, 'ELU': F.elu}
 
 
 def conv_norm(weight_OIHW: Tensor) -> Tensor:
@@ -48,10 +50,14 @@ class InvConvResidual(InvertibleModule):
         hidden_channels: channels between the convolutions; C by default.
         kernel_sizes: one odd number for each convolution.
         contraction: bound of the branch's Lipschitz constant, in (0, 1).
+        activation: ``'LipSwish'`` or ``'ELU'``, between the convolutions.
+
+    Raises:
+        ValueError: an argument breaks its rule.
     """
 
     def __init__(self, channels: int, hidden_channels: int | None = None, kernel_sizes: tuple[int, ...] = (3, 1, 3),
-                 contraction: float = 0.9):
+                 contraction: float = 0.9, activation: str = 'LipSwish'):
         super().__init__()
         if not 0 < contraction < 1:
             raise ValueError(f'contraction={contraction} is outside (0, 1): the inverse exists for a branch whose '
@@ -59,12 +65,15 @@ class InvConvResidual(InvertibleModule):
         if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
             raise ValueError(f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
                              'centre, so the branch would not keep the size of the feature map')
+        if activation not in ACTIVATIONS:
+            raise ValueError(f'activation={activation!r} is not one of {list(ACTIVATIONS)}, those whose slope is '
+                             'at most 1')
         hidden = channels if hidden_channels is None else hidden_channels
         for name, value in (('channels', channels), ('hidden_channels', hidden)):
             if value < 1:
                 raise ValueError(f'{name}={value} is not a positive integer')
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
-        self.channels, self.contraction = channels, contraction
+        self.channels, self.contraction, self.activation = channels, contraction, activation
         self.share = contraction**(1 / len(kernel_sizes))  # of a convolution
         self.convs = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
@@ -84,12 +93,11 @@ class InvConvResidual(InvertibleModule):
             result.append((weight * (self.share / norm.clamp(min=self.share)), bias))
         return result
 
-    @staticmethod
-    def branch(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def branch(self, x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
         """g(x), in the dtype of x (float32 or higher)."""
         h = x
         for i, (weight, bias) in enumerate(weights):
-            h = F.silu(h) / LIP_SWISH if i else h
+            h = ACTIVATIONS[self.activation](h) if i else h
             h = F.conv2d(h, weight.to(h.dtype), bias.to(h.dtype), padding=weight.shape[-1] // 2)
         return h
 
@@ -132,4 +140,4 @@ class InvConvResidual(InvertibleModule):
                                     self.lipschitz_bound)
 
     def extra_repr(self) -> str:
-        return f'{self.channels}, contraction={self.contraction}'
+        return f'{self.channels}, contraction={self.contraction}, activation={self.activation}'

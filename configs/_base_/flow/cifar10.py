@@ -1,6 +1,6 @@
 # The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10, without attention:
 # the i-ResNet of Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781
-# batches. LipSwish takes the place of ELU, whose second derivative jumps.
+# batches.
 _base_ = '../default_runtime.py'
 model = dict(
     type='InvResNetFlow',
@@ -12,6 +12,7 @@ model = dict(
         hidden_channels=(512, 512, 512),
         kernel_sizes=(3, 1, 3),
         contraction=0.98,
+        activation='ELU',
         memory_free=True),
     image_size=(32, 32),
     n_terms=5,

@@ -41,6 +41,7 @@ class InvResNet(InvertibleBackbone):
         hidden_channels: channels between the convolutions of a block, for each stage; the depth's by default.
         kernel_sizes: of the convolutions of a block; the depth's by default.
         contraction: bound of the Lipschitz constant of every g; 0.5 for 18 and 0.3 for 50 by default.
+        activation: ``'LipSwish'`` or ``'ELU'``, as in the published flows.
         init_cfg: as in every ``BaseModule``.
 
     Raises:
@@ -59,6 +60,7 @@ class InvResNet(InvertibleBackbone):
                  hidden_channels: Sequence[int] | None = None,
                  kernel_sizes: Sequence[int] | None = None,
                  contraction: float | None = None,
+                 activation: str = 'LipSwish',
                  init_cfg: dict | None = None):
         sizes = preset(depth, PRESETS)
         blocks = per_stage('stage_blocks', stage_blocks, sizes['stage_blocks'], strides)
@@ -70,7 +72,7 @@ class InvResNet(InvertibleBackbone):
         def stage(i: int, channels: int, splits: bool) -> list[InvertibleModule]:
             layers = []
             for _ in range(blocks[i]):
-                block = InvConvResidual(channels, hidden[i], kernels, contraction)
+                block = InvConvResidual(channels, hidden[i], kernels, contraction, activation)
                 block.convs.apply(start_loud)
                 layers += [ActNorm2d(channels), block]
             layers += [build_attention(attention, channels)] if i in attention_stages else []
