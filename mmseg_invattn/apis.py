@@ -8,14 +8,12 @@ from pathlib import Path
 import mmseg.apis
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from .compat import use_safe_checkpoint_loading
 from .datasets.checks import leaf_configs
-from .engine.matching import load_weights
+from .engine.matching import load_file
 
 
 def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str | None = None,
@@ -42,13 +40,7 @@ def init_model(config: str | Path | Config, checkpoint: str | None = None, devic
     model = mmseg.apis.init_model(config, device=device)
     meta = None
     if checkpoint is not None:
-        use_safe_checkpoint_loading(trust_checkpoint)
-        try:
-            loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
-        finally:
-            use_safe_checkpoint_loading()
-        load_weights(model, loaded, str(checkpoint))
-        meta = loaded.get('meta', {}).get('dataset_meta')
+        meta = load_file(model, str(checkpoint), trust_checkpoint).get('meta', {}).get('dataset_meta')
     model.dataset_meta = meta or dataset_meta(model.cfg)
     return model
 

@@ -20,6 +20,7 @@ from runtime_case import ROOT, run_tool
 from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.datasets.generative import read_images
 from mmseg_invattn.engine.flow_cli import load_flow
+from mmseg_invattn.engine.matching import CheckpointMismatchError
 from mmseg_invattn.evaluation.latent_walk import interpolate
 from mmseg_invattn.evaluation.training_memory import extrapolate
 
@@ -118,7 +119,7 @@ def test_curves_and_memory_tools(trained, capsys):
     out = trained[1].parent / 'curves.png'
     run_analysis('flow_curves', trained[1].parent, '--out', out)
     assert cv2.imread(str(out)) is not None and '| work | ' in capsys.readouterr().out
-    with pytest.raises(FileNotFoundError, match='holds no scalars.json'):
+    with pytest.raises(FileNotFoundError, match='there is no vis_data/scalars.json'):
         run_analysis('flow_curves', trained[1].parent.parent / 'data')
     run_analysis('flow_memory', trained[0], '--batches', 16, 64, '--target', 128)
     rows = [line for line in capsys.readouterr().out.splitlines() if 'GiB' in line]
@@ -176,12 +177,15 @@ def test_interpolate_tool(trained, capsys):
 
 def test_walk_is_straight_between_the_images(trained):
     config, checkpoint = trained
-    arguments = dict(config=config, checkpoint=checkpoint, cfg_options=None, trust_checkpoint=False)
+    arguments = dict(config=str(config), checkpoint=str(checkpoint), cfg_options=None, trust_checkpoint=False)
     model = load_flow(Namespace(device='cpu', **arguments))
     assert not model.training
     other = CONFIGS.parent / 'reconstruction' / 'cifar10' / 'certified_l2.py'
     with pytest.raises(ValueError, match='has a InvReconstruction: this tool takes'):
-        load_flow(Namespace(device=None, **arguments | dict(config=other)))
+        load_flow(Namespace(device=None, **arguments | dict(config=str(other))))
+    narrow = dict(cfg_options={'model.backbone.hidden_channels': (8, 8)})
+    with pytest.raises(CheckpointMismatchError, match='does not belong to the config'):
+        load_flow(Namespace(device=None, **arguments | narrow))
     data = Cifar10Dataset(model.cfg.test_dataloader.dataset.data_root, 'test', verify=False, crop=8)
     images = read_images(data, (0, 1, 2, 3))
     walk, errors = interpolate(model, images[:2], images[2:], steps=3)

@@ -15,7 +15,12 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
+from mmseg_invattn.engine.cli import (
+    add_loading_arguments,
+    add_overwrite_argument,
+    check_checkpoint_file,
+    refuse_existing,
+)
 from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.visualization.inversion import inversions
 from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
@@ -33,10 +38,8 @@ def parse_args() -> argparse.Namespace:
                         help='tolerance of the inverse, relative to the largest token; default: %(default)s')
     parser.add_argument('--max-iter', type=int, default=100,
                         help='most evaluations of a branch; default: %(default)s')
-    parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU where there is one')
+    add_loading_arguments(parser)
     add_overwrite_argument(parser)
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
     args = parser.parse_args()
     if args.max_iter < 1:
         parser.error(f'--max-iter is {args.max_iter}, but an inverse takes at least 1 evaluation')
@@ -48,6 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     report = args.out / 'inverse.json'
+    check_checkpoint_file(args.checkpoint)
     refuse_existing([report], args.overwrite)
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}

@@ -17,7 +17,12 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmseg_invattn.apis import init_model
-from mmseg_invattn.engine.cli import add_overwrite_argument, check_checkpoint_file, refuse_existing
+from mmseg_invattn.engine.cli import (
+    add_loading_arguments,
+    add_overwrite_argument,
+    check_checkpoint_file,
+    refuse_existing,
+)
 from mmseg_invattn.visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from mmseg_invattn.visualization.prediction import Painter
 
@@ -30,9 +35,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the results')
     parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the colours; default: %(default)s')
-    parser.add_argument('--device', help='default: the GPU where there is one')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    add_loading_arguments(parser)
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if not 0 <= args.opacity <= 1:

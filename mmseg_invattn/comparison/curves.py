@@ -1,10 +1,11 @@
 """Learning curves and times of a run, from the scalars that MMEngine logs; of a resumed run the later start counts."""
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from statistics import median
+
+from ..evaluation.scalars import SCALARS, read_entries
 
 
 def read_curves(folder: Path) -> dict:
@@ -16,16 +17,11 @@ def read_curves(folder: Path) -> dict:
         allocator); None for what was not logged.
     """
     train, validation = {}, {}
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that was killed
-                continue
-            if math.isfinite(entry.get('loss', math.nan)):
-                train[entry['step']] = entry
-            elif math.isfinite(entry.get('mIoU', math.nan)):  # it has a time as well, but not of an iteration
-                validation[entry['step']] = entry
+    for entry in read_entries(sorted(folder.glob(f'*/{SCALARS}'))):
+        if math.isfinite(entry.get('loss', math.nan)):
+            train[entry['step']] = entry
+        elif math.isfinite(entry.get('mIoU', math.nan)):  # it has a time as well, but not of an iteration
+            validation[entry['step']] = entry
     times = [entry['time'] for entry in train.values() if 'time' in entry]
     memory = [entry['memory'] for entry in train.values() if 'memory' in entry]
     return dict(loss=[[step, train[step]['loss']] for step in sorted(train)],

@@ -42,6 +42,13 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     _add_cfg_options(parser)
 
 
+def add_loading_arguments(parser: ArgumentParser) -> None:
+    """Add ``--device`` and ``--trust-checkpoint``: the arguments of tools that load a model and train none."""
+    parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU where there is one')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+
+
 def read_config(args: Namespace) -> Config:
     """Read ``args.config`` and apply ``args.cfg_options`` to it.
 

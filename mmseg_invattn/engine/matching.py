@@ -8,7 +8,10 @@ import re
 from typing import Any
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from ..compat import use_safe_checkpoint_loading
 
 SHOWN = 3  # keys of each kind in the message
 
@@ -32,6 +35,30 @@ def weights_of(checkpoint: dict, name: str) -> dict[str, Tensor]:
         raise CheckpointMismatchError(f'{name}: there are no weights in this file; a checkpoint holds them under '
                                       '"state_dict", or is nothing but them')
     return {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
+
+
+def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:
+    """Load the weights of a checkpoint file or URL, all of them, into all of the model.
+
+    Args:
+        model: The model.
+        checkpoint: File or URL.
+        trust: Load it even where that runs code which it contains.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UnsafeCheckpointError: It holds more than tensors and plain values, and is not trusted.
+        CheckpointMismatchError: Names or shapes differ.
+    """
+    use_safe_checkpoint_loading(trust)
+    try:
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    finally:
+        use_safe_checkpoint_loading()
+    load_weights(model, loaded, checkpoint)
+    return loaded
 
 
 def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,27 @@ def find_logs(path: Path) -> list[Path]:
     return found
 
 
+def read_entries(files: Iterable[Path]) -> Iterator[dict]:
+    """The entries of files of scalars, each with its ``step``, in the order in which they were written.
+
+    Raises:
+        ValueError: A line is no JSON object; names it.
+    """
+    for file in files:
+        lines = file.read_text(encoding='utf-8').splitlines()
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                entry['step'] = int(entry['step'])
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):  # a run that is being written, or was killed
+                    continue
+                raise ValueError(f'{file}, line {number}: no scalars with a step stand here ({error!r})') from error
+            yield entry
+
+
 def read_run(path: Path, name: str | None = None) -> Run:
     """The curves of a run; of a run that was resumed, each step as it was written last.
 
@@ -56,21 +77,10 @@ def read_run(path: Path, name: str | None = None) -> Run:
         ValueError: A line is no JSON object; names it.
     """
     points: dict[str, dict[int, float]] = {}
-    for file in find_logs(path):
-        lines = file.read_text(encoding='utf-8').splitlines()
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                step = int(entry['step'])
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):  # a run that is being written, or was killed
-                    continue
-                raise ValueError(f'{file}, line {number}: no scalars with a step stand here ({error!r})') from error
-            for key, value in entry.items():
-                if key not in ('step', 'iter', 'epoch') and isinstance(value, int | float):
-                    points.setdefault(key, {})[step] = float(value)
+    for entry in read_entries(find_logs(path)):
+        for key, value in entry.items():
+            if key not in ('step', 'iter', 'epoch') and isinstance(value, int | float):
+                points.setdefault(key, {})[entry['step']] = float(value)
     curves = {key: Curve(sorted(values), [values[step] for step in sorted(values)]) for key, values in points.items()}
     return Run(name or (path.name if path.is_dir() else path.stem), curves)
 

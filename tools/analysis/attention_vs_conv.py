@@ -29,6 +29,7 @@ from mmseg_invattn.compat import read_checkpoint
 from mmseg_invattn.datasets.checks import check_data_folders
 from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
+from mmseg_invattn.engine.matching import load_weights
 from mmseg_invattn.visualization.relative_attention_pictures import draw_centres, draw_probabilities, read_centres
 from mmseg_invattn.visualization.relative_attention_report import report, seen_layers
 
@@ -64,7 +65,7 @@ def load_model(args: argparse.Namespace) -> tuple[Config, nn.Module]:
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
-    model.load_state_dict(checkpoint.get('state_dict', checkpoint))
+    load_weights(model, checkpoint, str(args.checkpoint))
     return cfg, model.eval()
 
 

@@ -21,7 +21,7 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 
 from mmseg_invattn.apis import init_model, random_image
-from mmseg_invattn.engine.cli import check_checkpoint_file
+from mmseg_invattn.engine.cli import add_loading_arguments, check_checkpoint_file
 from mmseg_invattn.evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
 
 
@@ -31,9 +31,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='default: weights as they are initialised')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: that of the training crops')
     parser.add_argument('--tol', type=float, default=1e-6, help='of the inverse, relative; default: %(default)s')
-    parser.add_argument('--device', help='default: the GPU where there is one')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    add_loading_arguments(parser)
     return parser.parse_args(arguments)
 
 
