@@ -11,6 +11,7 @@ CELLS: dict[str, Callable[[dict], str]] = {
     'mode': lambda r: r['mode'],
     'epochs': lambda r: f'{r["epochs"]:g}',
     'training (s)': lambda r: f'{r["train_seconds"]:.0f}',
+    'test (s)': lambda r: f'{r["test_seconds"]:.0f}',
     'iterations, mean': lambda r: f'{r["iterations"]:.1f}',
     'most': lambda r: f'{r["most_iterations"]:.0f}',
     'L1': lambda r: f'{r["l1"]:.1e}',

@@ -1,0 +1,1 @@
+_base_ = '../../_base_/flow/cifar10_small.py'
