@@ -28,7 +28,7 @@ from mmseg_invattn.comparison.report import markdown
 from mmseg_invattn.comparison.speed import interleave
 from mmseg_invattn.comparison.statistics import Areas, difference, scores, spread
 from mmseg_invattn.comparison.summary import label_of, summarise
-from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.layers import InvNonLocal2d, InvRelativeAttention2d
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -258,6 +258,13 @@ def test_certified_attention_is_measured():
     found = measure_attention(Looks(block), [torch.randn(1, 8, 40, 6), torch.randn(1, 8, 40, 6)])['block']
     assert found['tokens'] == 240 and 0 < found['local_lipschitz'] <= found['bound'] == block.lipschitz_bound()
     assert 0 <= found['saturation'] <= 1
+
+
+def test_position_only_attention_is_measured():
+    block = InvRelativeAttention2d(8, num_heads=3)
+    found = measure_attention(Looks(block), [torch.randn(1, 8, 9, 6)])['block']
+    assert found['tokens'] == 54 and found['saturation'] is None
+    assert 0 < found['local_lipschitz'] <= found['bound'] == block.lipschitz_bound()
 
 
 # ------------------------------------------------------------------------------------------------------------- configs

@@ -8,7 +8,7 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
-from ..layers import InvChannelAttention, InvNonLocal2d
+from ..layers import InvChannelAttention, InvertibleModule, InvNonLocal2d, InvRelativeAttention2d
 from ..models.recorded_inputs import recorded_inputs
 from ..ops import full_precision, local_lipschitz
 
@@ -20,7 +20,7 @@ Tokens = Callable[[Tensor], Tensor]
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """Every attention block, invertible or not, by the name of its module."""
-    kinds = (InvNonLocal2d, InvChannelAttention, NonLocal2d, PAM, CAM)
+    kinds = (InvNonLocal2d, InvChannelAttention, InvRelativeAttention2d, NonLocal2d, PAM, CAM)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
@@ -50,7 +50,7 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
 def _measure(block: nn.Module, features: list[Tensor]) -> dict:
     tokens = features[0].shape[2] * features[0].shape[3]
     bound = saturation = None
-    if isinstance(block, (InvNonLocal2d, InvChannelAttention)):
+    if isinstance(block, InvertibleModule):
         bound = block.lipschitz_bound(tokens)
     if hasattr(getattr(block, 'block', block), 'saturation'):
         with full_precision(features[0].device):
@@ -62,7 +62,7 @@ def _measure(block: nn.Module, features: list[Tensor]) -> dict:
 
 def _steepness(block: nn.Module, x: Tensor) -> Tensor:
     """Measured lower bound of the Lipschitz constant of ``y - x`` at x, shape (B,)."""
-    if isinstance(block, (InvNonLocal2d, InvChannelAttention)):
+    if hasattr(block, 'local_lipschitz'):
         return block.local_lipschitz(x)
     tokens: Tokens = (lambda t: t.flatten(2)) if isinstance(block, CAM) else (lambda t: t.flatten(2).mT)
     return local_lipschitz(lambda x: block(x) - x, x, tokens)
