@@ -63,6 +63,10 @@ class InvertibleModule(Derives, ABC):
             ValueError: y has the wrong shape, is empty or holds a value that is not finite.
         """
 
+    def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int) -> Tensor:
+        """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""
+        return self.inverse(y, tol, max_iter)[0]
+
     @abstractmethod
     def lipschitz_bound(self) -> float | None:
         """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2; None without one.

@@ -83,6 +83,9 @@ class InvNonLocal2d(InvertibleModule):
                 strict: bool = True) -> tuple[Tensor, InverseInfo]:
         return self._invertible('inverse').inverse(y, tol, max_iter, strict)
 
+    def recover_input(self, y: Tensor, tol: float, max_iter: int) -> Tensor:
+        return self._invertible('inverse').recover_input(y, tol, max_iter)
+
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """Certified upper bound of the branch's Lipschitz constant in the norm inf2; None in a form without one.
 

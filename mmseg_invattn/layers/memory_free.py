@@ -54,7 +54,7 @@ class MemoryFree(InvertibleModule):
 
         def recover(y: tuple[Tensor, ...]) -> Tensor:
             tol = torch.finfo(y[0].dtype).eps if self.tol is None else self.tol
-            return module.inverse(y if module.extra_outputs else y[0], tol, self.max_iter)[0]
+            return module.recover_input(y if module.extra_outputs else y[0], tol, self.max_iter)
 
         return [Step(lambda x: outputs(module(x)), recover, tuple(module.parameters()), module.extra_outputs)]
 

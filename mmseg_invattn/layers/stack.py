@@ -32,6 +32,10 @@ class Mixed(InvertibleModule):
         rounding = 4 * (stored + y.shape[1]**0.5 * torch.finfo(y.dtype).eps) * self.error_norm(y)
         return x, info._replace(error_bound=composed_error(self.block, x, info, rounding))
 
+    @torch.no_grad()
+    def recover_input(self, y: Tensor, tol: float, max_iter: int) -> Tensor:
+        return self.block.recover_input(self.mix(y, transpose=True), tol, max_iter)
+
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         return self.block.lipschitz_bound(n)
 

@@ -6,8 +6,8 @@ A and B attend with row-stochastic weights in every mode: a dot product that is 
 block, grows with the cube of its input, and rounding would swallow x_1.
 
 Exactly invertible in one pass, log-determinant 0. What remains is rounding, which A and B amplify by how steep they
-are: both streams stay in float32 or higher, and the error bound follows the steepness on the ball that holds the
-features. RevNet (https://arxiv.org/abs/1707.04585), Reformer (https://arxiv.org/abs/2001.04451).
+are: both streams stay in float32 or higher, and the error bound follows the steepness around the features
+(:mod:`.local_bound`). RevNet (https://arxiv.org/abs/1707.04585), Reformer (https://arxiv.org/abs/2001.04451).
 """
 import math
 
@@ -50,34 +50,48 @@ class Coupling(InvertibleModule):
         with full_precision(y.device):
             stored = torch.finfo(y.dtype).eps
             y = y.to(self._dtype(y))
-            y1, y2 = y.chunk(2, 1)
-            x2 = y2 - self.second(y1)
-            x = torch.cat([y1 - self.first(x2), x2], 1)
+            x = self._recover(y)
             residual = max_token_norm(y - self.forward(x))
-            rounding = 4 * (stored + torch.finfo(y.dtype).eps) * (max_token_norm(y) + max_token_norm(x))
+            eps = torch.finfo(y.dtype).eps
+            # of the sums, and of y where it came in a lower precision than it was computed in
+            rounding = (2 * eps + (stored if stored > eps else 0)) * (max_token_norm(y) + max_token_norm(x))
             info = InverseInfo(torch.ones(len(y), dtype=torch.long, device=y.device), residual,
-                               self._error(max_token_norm(y1), max_token_norm(x2), rounding, self._evaluation(y)),
+                               self._error(y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, self._evaluation(y)),
                                x.flatten(1).isfinite().all(1))
             if strict:
                 check_converged(x, info, None, tol, 1)
             return x, info
 
+    @torch.no_grad()
+    def recover_input(self, y: Tensor, tol: float, max_iter: int) -> Tensor:
+        check_features(y, self.channels)
+        with full_precision(y.device):
+            x = self._recover(y.to(self._dtype(y)))
+        return x if x.isfinite().all() else self.inverse(y, tol, max_iter)[0]  # which says what is wrong
+
+    def _recover(self, y: Tensor) -> Tensor:
+        y1, y2 = y.chunk(2, 1)
+        x2 = y2 - self.second(y1)
+        return torch.cat([y1 - self.first(x2), x2], 1)
+
     def _evaluation(self, y: Tensor) -> float:
         """Rounding of an evaluation of A, as a relative change of its input: sums over channels and over pixels."""
         return torch.finfo(y.dtype).eps * (self.channels + math.log2(y.shape[2] * y.shape[3]) + 16)
 
-    def _error(self, y1: Tensor, x2: Tensor, error: Tensor, evaluation: float) -> Tensor:
-        """Bound of the error of x when y is known up to ``error``; y1 and x2 are largest token norms, all (B,)."""
-        error2 = error + self.second.difference(y1 + error, error + evaluation * y1)
-        error1 = error + self.first.difference(x2 + error2, error2 + evaluation * x2)
-        return torch.hypot(error1, error2).to(error.dtype)
+    def _error(self, y1: Tensor, x2: Tensor, error: Tensor, evaluation: float = 0.0,
+               within: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)) -> Tensor:
+        """Bound of the error of x when y is known up to ``error``, (B,); y1 and x2 are known up to ``within``."""
+        error2 = error + self.second.difference(y1, error + evaluation * max_token_norm(y1), within[0])
+        error1 = error + self.first.difference(x2, error2 + evaluation * max_token_norm(x2), within[1])
+        return torch.hypot(error1, error2)
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
-        y1, x2 = (max_token_norm(part) for part in (self.forward(x).chunk(2, 1)[0], x.chunk(2, 1)[1]))
         within = torch.as_tensor(within).expand_as(error)
-        y1 = y1 + within + self.first.difference(x2 + within, within)
-        return self._error(y1, x2 + within, error, 0.0)
+        with full_precision(x.device):
+            x1, x2 = x.to(self._dtype(x)).chunk(2, 1)
+            y1 = x1 + self.first(x2)
+            return self._error(y1, x2, error, within=(within + self.first.difference(x2, within), within))
 
     def lipschitz_bound(self, n: int | None = None) -> None:
         """None: the form needs no contraction and has none."""

@@ -6,12 +6,13 @@ concat_project = join. The dot product and the concatenation are divided by the 
 import torch
 from torch import Tensor, nn
 
-from ...ops import spectral_norm_bound
+from ...ops import max_token_norm, spectral_norm_bound
 from ..attention import Attention
 from ..base import branch_steepness, check_features
 from ..linear import GroupedLinear
 from ..modes.base import as_dtype
 from ..spec import AttentionSpec
+from .local_bound import local_bound
 
 
 class OrdinaryBranch(nn.Module):
@@ -49,21 +50,25 @@ class OrdinaryBranch(nn.Module):
             g_BNC = g_BNC + self.bias
         return g_BNC.mT.reshape(x.shape)
 
-
     @torch.no_grad()
-    def difference(self, radius: Tensor, distance: Tensor) -> Tensor:
-        """Bound of ``|A(x) - A(x')|_inf2`` for token norms up to ``radius`` that differ by at most ``distance``, (B,).
+    def difference(self, x: Tensor, distance: Tensor, within: Tensor | float = 0.0) -> Tensor:
+        """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
 
-            Lip(A) <= sum_h |W_O| |W_V| (1 + R (G_1 + G_2))     on the ball of radius R, for row-stochastic weights
-
-        However steep A is, its outputs are never farther apart than ``2 R sum_h |W_O| |W_V|``.
+        The smallest of three, with row-stochastic weights and the tokens in a ball of radius R: ``sum_h |W_O| |W_V|``
+        times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound` for ``|W_V|
+        Lambda``; and ``2 R sum_h |W_O| |W_V|``, as far apart as outputs can be however steep A is.
         """
-        radius = radius.double()[:, None]
-        mode = self.attention.mode
+        tokens_B1NC, mode = x.flatten(2).mT[:, None], self.attention.mode
+        reach = (distance + within).double()
+        radius = (max_token_norm(x) + reach).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
         bounds = mode.bounds(as_dtype(mode.weights(), torch.float64), spectral_norm_bound, radius)
-        weight = spectral_norm_bound(self.out.weight) * spectral_norm_bound(self.value.weight)
-        steep = (weight * (1 + bounds.query_slope + bounds.key_slope)).sum(1) * distance.double()
-        return torch.minimum(steep, 2 * (weight * radius).sum(1)).to(distance.dtype)
+        out, value = spectral_norm_bound(self.out.weight), spectral_norm_bound(self.value.weight)
+        slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
+        local = local_bound(self.attention, tokens_B1NC, self.value(tokens_B1NC), (x.shape[2], x.shape[3]), value,
+                            slope, reach)
+        ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
+        steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
+        return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)
 
 
 class Ordinary(OrdinaryBranch):

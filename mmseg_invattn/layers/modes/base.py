@@ -40,6 +40,19 @@ class ScoreBounds(NamedTuple):
     key_slope: Tensor
 
 
+class ScoreGradients(NamedTuple):
+    """``dt_ij = <kappa_j, dx_i> + <alpha_ij, dx_j>``, of a softmax up to a number of row i.
+
+    Attributes:
+        kappa: shape (B, G, N, C).
+        alpha: alpha_i, likewise.
+        tied: whether ``alpha_ij = alpha_i - kappa_j``; otherwise it is alpha_i.
+    """
+    kappa: Tensor
+    alpha: Tensor
+    tied: bool = False
+
+
 class Mode(nn.Module, ABC):
     """Scores ``t_ij`` of tokens, and the attention that they give.
 
@@ -84,6 +97,11 @@ class Mode(nn.Module, ABC):
     def project(weights: NamedTuple, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         """Features that the kernels take, (B, G, N, D) and (B, G, M, D)."""
 
+    @staticmethod
+    @abstractmethod
+    def score_gradients(weights: NamedTuple, tokens_BGNC: Tensor) -> ScoreGradients:
+        """How the scores follow the tokens, every token being query and key."""
+
     # Kernels (q, k, v[, beta]) -> out, static: attend is row-stochastic, log_weights gives its log-weights, ordinary is
     # mmcv's non-local block, paper the invertible attention paper's without its factor.
     attend = staticmethod(softmax_attention)
@@ -125,6 +143,11 @@ class QueryKeyMode(Mode):
     def project(weights: QueryKeyWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return (grouped_linear(queries_BGNC, weights.query, weights.query_bias),
                 grouped_linear(keys_BGMC, weights.key, weights.key_bias))
+
+    @classmethod
+    def score_gradients(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor) -> ScoreGradients:
+        q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
+        return ScoreGradients(k @ weights.query, q @ weights.key)
 
 
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:

@@ -16,7 +16,7 @@ from ...ops.attention.concatenation import (
     mean_concatenation_attention,
 )
 from ..linear import GroupedLinear, grouped_linear
-from .base import Norm, QueryKeyMode, ScoreBounds, vector_norm
+from .base import Norm, QueryKeyMode, ScoreBounds, ScoreGradients, vector_norm
 
 
 class ConcatenationWeights(NamedTuple):
@@ -70,3 +70,8 @@ class Concatenation(QueryKeyMode):
     @staticmethod
     def project(weights: ConcatenationWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.query, weights.bias), grouped_linear(keys_BGMC, weights.key)
+
+    @classmethod
+    def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:
+        batch, _, n, _ = tokens_BGNC.shape
+        return ScoreGradients(*(w.expand(batch, -1, n, -1) for w in (weights.query, weights.key)))

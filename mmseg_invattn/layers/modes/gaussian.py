@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Mode, Norm, ScoreBounds
+from .base import Mode, Norm, ScoreBounds, ScoreGradients
 from .embedded_gaussian import softmax_factor
 
 
@@ -58,3 +58,8 @@ class Gaussian(Mode):
     @staticmethod
     def project(weights: Temperature, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return queries_BGNC * weights.temperature[:, None, None], keys_BGMC
+
+    @staticmethod
+    def score_gradients(weights: Temperature, tokens_BGNC: Tensor) -> ScoreGradients:
+        scaled = tokens_BGNC * weights.temperature[:, None, None]
+        return ScoreGradients(scaled, scaled)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...ops.attention import l2_attention, l2_log_weights
 from ..linear import GroupedLinear, grouped_linear
-from .base import Mode, Norm, ScoreBounds
+from .base import Mode, Norm, ScoreBounds, ScoreGradients
 
 
 class DistanceWeights(NamedTuple):
@@ -82,6 +82,12 @@ class L2(Mode):
     @staticmethod
     def project(weights: DistanceWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.weight), grouped_linear(keys_BGMC, weights.weight)
+
+    @staticmethod
+    def score_gradients(weights: DistanceWeights, tokens_BGNC: Tensor) -> ScoreGradients:
+        """``-|q_i - k_j|^2 = 2 <q_i, k_j> - |k_j|^2`` and a number of row i."""
+        pulled_back = 2 * grouped_linear(tokens_BGNC, weights.weight) @ weights.weight
+        return ScoreGradients(pulled_back, pulled_back, tied=True)
 
 
 def phi(n: int) -> float:

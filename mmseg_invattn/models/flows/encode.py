@@ -51,6 +51,6 @@ def _step(layer: InvertibleModule, n_terms: int | str | Roulette, n_samples: int
 
     def inverse(y: tuple[Tensor, ...]) -> Tensor:
         y = y[:-1]
-        return layer.inverse(y if layer.extra_outputs else y[0], torch.finfo(y[0].dtype).eps, 1000)[0]
+        return layer.recover_input(y if layer.extra_outputs else y[0], torch.finfo(y[0].dtype).eps, 1000)
 
     return Step(forward, inverse, tuple(layer.parameters()), layer.extra_outputs + 1)
