@@ -1,6 +1,6 @@
 """Memory that training a flow takes: measured at small batches, extrapolated by a straight line to a larger one.
 
-    python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 1 3
+    python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 2 16
 """
 from __future__ import annotations
 
