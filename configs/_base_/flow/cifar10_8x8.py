@@ -1,23 +1,15 @@
-# Small enough for two cores: the central 8 x 8 pixels of CIFAR-10, 2 scales of 2 blocks.
-_base_ = './cifar10.py'
+# Minutes on two cores: the central 8 x 8 pixels of CIFAR-10, 2 scales of 2 blocks.
+_base_ = './cifar10_small.py'
 model = dict(
     backbone=dict(
-        strides=(2, 2),
-        out_indices=(0, 1),
-        stage_blocks=(2, 2),
-        hidden_channels=(96, 96),
-        contraction=0.7,
-        memory_free=False),
-    image_size=(8, 8),
-    test_cfg=dict(reconstruct=True))
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(crop=8, shift=0))
-loader = dict(batch_size=250, num_workers=0, persistent_workers=False)
-val_dataloader = dict(dataset=dict(crop=8, num_images=500), **loader)
-test_dataloader = dict(dataset=dict(crop=8), **loader)
-test_evaluator = [dict(type='BitsPerDimMetric'), dict(type='ReconstructionMetric')]
+        strides=(2, 2), out_indices=(0, 1), stage_blocks=(2, 2), hidden_channels=(96, 96), contraction=0.7),
+    image_size=(8, 8))
+train_dataloader = dict(dataset=dict(crop=8, shift=0))
+val_dataloader = dict(batch_size=250, dataset=dict(crop=8))
+test_dataloader = dict(batch_size=250, dataset=dict(crop=8))
 train_cfg = dict(max_iters=300, val_interval=50)
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=25))
+default_hooks = dict(checkpoint=dict(interval=300))
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
