@@ -10,8 +10,9 @@ mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as
 
     |dm_i| <= (|W_V| + (K_i + A_i) S_i) d,     S_i^2 = sum_j P_ij |v_j - m_i|^2,    A_i^2 = sum_j P_ij |alpha_ij|^2
 
-by Cauchy and Schwarz, with K_i the same of kappa_j: about its mean for a softmax, which does not see what a whole row
-has in common, and about 0 for other kernels. These are moments under P: one more evaluation of the attention, with
+by Cauchy and Schwarz. K_i is the spread of kappa_j about its mean for a softmax, where that number is 1 and what a
+whole row has in common is not seen. For other kernels the number differs from 1/2 by at most 1/2, and K_i is half the
+spread about the mean and half that about 0. These are moments under P: one more evaluation of the attention, with
 ``(v, |v|^2, kappa, |kappa|^2)`` for values, gives them all. Where keys are pooled, squares are averaged with them,
 which makes no moment smaller.
 
@@ -59,7 +60,9 @@ def local_bound(attention: Attention, tokens_B1NC: Tensor, v_BGNE: Tensor, size:
     mean_v, square_v, mean_k, square_k = moments.split([value.shape[-1] for value in values], -1)
     square_v, square_k = (square * (1 + ROUNDINGS * eps) for square in (square_v, square_k))
     S = (square_v - _square(mean_v)).clamp(min=0).sqrt()
-    K = (square_k - _square(mean_k) * mode.softmax).clamp(min=0).sqrt()
+    K = (square_k - _square(mean_k)).clamp(min=0).sqrt()
+    if not mode.softmax:
+        K = (K + square_k.sqrt()) / 2
     A = _square(alpha.double())
     if tied:  # alpha_ij = alpha_i - kappa_j
         A = A - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k
