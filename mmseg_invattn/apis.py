@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from .datasets.checks import leaf_configs
+from .engine.cli import check_checkpoint_file
 from .engine.matching import load_file
 
 
@@ -33,9 +34,12 @@ def init_model(config: str | Path | Config, checkpoint: str | None = None, devic
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
 
     Raises:
+        FileNotFoundError: There is no such checkpoint; before anything is built.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
+    if checkpoint is not None:
+        check_checkpoint_file(str(checkpoint))
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     model = mmseg.apis.init_model(config, device=device)
     meta = None

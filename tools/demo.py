@@ -7,7 +7,6 @@ attention can see. What is trained already is reused.
 """
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from prettytable import PrettyTable
 from torch import nn
 
 from mmseg_invattn.apis import init_model
+from mmseg_invattn.evaluation.scalars import find_logs, read_entries
 from mmseg_invattn.ops import max_token_norm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,9 +83,8 @@ def train(name: str, cfg: Config, work_dir: Path) -> Path:
 
 def seconds_per_iteration(work_dir: Path) -> float:
     """Median over the log of the newest run, data loading included."""
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    lines = [json.loads(line) for line in logs[-1].read_text().splitlines()]
-    return median(line['time'] for line in lines if 'loss' in line)
+    newest = find_logs(work_dir)[-1:]
+    return median(entry['time'] for entry in read_entries(newest) if 'loss' in entry)
 
 
 @torch.no_grad()

@@ -17,12 +17,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.cli import (
-    add_loading_arguments,
-    add_overwrite_argument,
-    check_checkpoint_file,
-    refuse_existing,
-)
+from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
 from mmseg_invattn.visualization.attention_adapters import attention_views
 from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
@@ -53,7 +48,6 @@ def _centres(source: Path) -> bytes | None:
 
 def main() -> None:
     args = parse_args()
-    check_checkpoint_file(args.checkpoint)
     refuse_existing([args.out], args.overwrite)
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     picture, image = read_image(model, args.image)

@@ -14,7 +14,6 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 
 from mmseg_invattn.apis import init_model, random_image
-from mmseg_invattn.engine.cli import check_checkpoint_file
 from mmseg_invattn.engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
 from mmseg_invattn.visualization.model_input import read_image
 
@@ -37,7 +36,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    check_checkpoint_file(args.checkpoint)
     segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
     image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
     export, suffix = FORMATS[args.format]

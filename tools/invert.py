@@ -15,12 +15,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.cli import (
-    add_loading_arguments,
-    add_overwrite_argument,
-    check_checkpoint_file,
-    refuse_existing,
-)
+from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
 from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.visualization.inversion import inversions
 from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
@@ -51,7 +46,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     report = args.out / 'inverse.json'
-    check_checkpoint_file(args.checkpoint)
     refuse_existing([report], args.overwrite)
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}

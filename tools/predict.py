@@ -17,12 +17,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmseg_invattn.apis import init_model
-from mmseg_invattn.engine.cli import (
-    add_loading_arguments,
-    add_overwrite_argument,
-    check_checkpoint_file,
-    refuse_existing,
-)
+from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
 from mmseg_invattn.visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from mmseg_invattn.visualization.prediction import Painter
 
@@ -47,7 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     if not args.input.exists():
         raise FileNotFoundError(f'{args.input}: there is no such file or folder')
-    check_checkpoint_file(args.checkpoint)
     is_folder = args.input.is_dir()
     images = find_images(args.input) if is_folder else [args.input] * (args.input.suffix.lower() in IMAGE_SUFFIXES)
     video = None if images else VideoReader(args.input)

@@ -26,9 +26,13 @@ def device_name() -> str:
     """The GPU that MMEngine would choose, or the processor and the threads that torch uses."""
     if get_device() == 'cuda':
         return torch.cuda.get_device_name()
+    return f'{processor_name()}, {torch.get_num_threads()} threads'
+
+
+def processor_name() -> str:
     lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').is_file() else []
     models = (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    return f'{next(models, platform.processor() or platform.machine())}, {torch.get_num_threads()} threads'
+    return next(models, platform.processor() or platform.machine())
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,8 +34,11 @@ def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> 
     if len(runs) < 2:
         return []
     dataset = _dataset(next(iter(runs.values())))
-    scored = sorted(((_score(label, list(found.values()), ignore_index), index)
-                     for index, label, found in _predictions(dataset, runs)), key=lambda pair: (-pair[0], pair[1]))
+    scored = []
+    for index in range(len(dataset)):
+        _, label, predictions = _seen(dataset, runs, index)
+        scored.append((_score(label, list(predictions.values()), ignore_index), index))
+    scored.sort(key=lambda pair: (-pair[0], pair[1]))
     palette = np.array(dataset.metainfo['palette'], np.uint8)
     return [_picture(dataset, palette, runs, index, score, ignore_index)
             for score, index in _apart(scored, len(dataset) // (4 * count))[:count]]
@@ -61,19 +64,17 @@ def _dataset(run: Run) -> object:
     return DATASETS.build(run.cfg.test_dataloader.dataset)
 
 
-def _predictions(dataset: object, runs: Mapping[str, Run],
-                 only: int | None = None) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
-    """(index, label, head -> prediction) of every image, or of one."""
-    for index in range(len(dataset)) if only is None else [only]:
-        label = dataset[index]['data_samples'].gt_sem_seg.data.squeeze().numpy()
-        files = {name: run.folder / 'evaluation' / 'predictions' / f'{index:05d}.png' for name, run in runs.items()}
-        yield index, label, {name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for name, file in files.items()}
+def _seen(dataset: object, runs: Mapping[str, Run], index: int) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
+    """(sample, label, head -> prediction) of an image."""
+    sample = dataset[index]
+    files = {name: run.folder / 'evaluation' / 'predictions' / f'{index:05d}.png' for name, run in runs.items()}
+    return (sample, sample['data_samples'].gt_sem_seg.data.squeeze().numpy(),
+            {name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for name, file in files.items()})
 
 
 def _picture(dataset: object, palette: np.ndarray, runs: Mapping[str, Run], index: int, score: float,
              ignore_index: int) -> dict:
-    (_, label, predictions), = _predictions(dataset, runs, index)
-    sample = dataset[index]
+    sample, label, predictions = _seen(dataset, runs, index)
     pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR -> RGB
     valid = label != ignore_index
     heads = []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..engine.cli import check_checkpoint_file
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -75,8 +77,8 @@ def plan_runs(configs: Sequence[str], seeds: Sequence[int], out: Path, options: 
     for place, seed in enumerate(seeds):
         for number, (path, cfg) in enumerate(zip(configs, loaded, strict=True)):
             weights = None if checkpoints is None else Path(checkpoints[number * len(seeds) + place])
-            if weights is not None and not weights.is_file():
-                raise FileNotFoundError(f'{weights}: there is no such checkpoint file')
+            if weights is not None:
+                check_checkpoint_file(str(weights))
             runs.append(_run(path, cfg, seed, out, weights))
     return runs
 

@@ -21,7 +21,7 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 
 from mmseg_invattn.apis import init_model, random_image
-from mmseg_invattn.engine.cli import add_loading_arguments, check_checkpoint_file
+from mmseg_invattn.engine.cli import add_loading_arguments
 from mmseg_invattn.evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
 
 
@@ -72,8 +72,6 @@ def inverse_table(costs: list[InverseCost]) -> PrettyTable:
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    if args.checkpoint:
-        check_checkpoint_file(args.checkpoint)
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     image = random_image(model, args.shape)
     print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')

@@ -11,6 +11,8 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
+from mmseg_invattn.comparison.environment import processor_name
+
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ('| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
           '| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
@@ -101,10 +103,8 @@ def environment(device: str) -> dict:
     if shutil.which('git'):
         commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True,
                                 text=True).stdout.strip()
-    cpu = [line.partition(':')[2].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
-           if line.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
     return dict(torch=torch.__version__, numpy=np.__version__, python=platform.python_version(),
-                commit=commit or None, cpu=cpu[0] if cpu else platform.processor(),
+                commit=commit or None, cpu=processor_name(),
                 cores=os.cpu_count(), threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 2),
                 gpu=torch.cuda.get_device_name() if device.startswith('cuda') else None)
 
