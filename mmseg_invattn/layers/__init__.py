@@ -1,22 +1,46 @@
-"""Invertible layers as plain ``nn.Module``: no import of mmcv, mmengine or mmseg."""
-from .actnorm import ActNorm2d
-from .base import InverseInfo, InvertibleModule, NotConvergedError, composed_error
-from .channel_attention import InvChannelAttention, InvDualAttention
-from .coupling import AdditiveCoupling, AffineCoupling
-from .inv_conv1x1 import InvConv1x1
-from .inv_conv_residual import InvConvResidual
-from .inv_nonlocal import InvNonLocal2d
+"""Invertible layers as plain ``nn.Module``: they import torch and nothing else.
+
+    contract.py    what every invertible layer promises
+    residual.py    y = U (x + g(x)), once for all blocks;  explicit.py: layers with a closed inverse
+    attention/     a form is a class, a mode is how pixels score each other
+    flow/          building blocks of flows and reversible networks
+    convolution/   attention by position alone, which is a convolution where its heads are shifts
+"""
+from .attention import (
+    FORMS,
+    CertifiedAttention2d,
+    ConditionalAttention2d,
+    CouplingAttention2d,
+    InvChannelAttention,
+    NonLocalAttention2d,
+    PaperAttention2d,
+    convert_paper_weights,
+)
+from .constant_weights import constant_weights
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, composed_error
+from .convolution import InvRelativeAttention2d, RelativeSelfAttention2d, shift_error
+from .explicit import ExplicitInverse
+from .flow import (
+    ActNorm2d,
+    AdditiveCoupling,
+    AffineCoupling,
+    GridCoupling,
+    InvConv1x1,
+    InvConvResidual,
+    OrthogonalConv1x1,
+    Split,
+    Squeeze,
+    ToGrid,
+)
 from .memory_free import MemoryFree
-from .paper_weights import convert_paper_weights
-from .relative_attention import InvRelativeAttention2d, RelativeSelfAttention2d, shift_error
+from .residual import ResidualLayer
 from .sequential import InvertibleSequential
-from .split import Split
-from .squeeze import Squeeze
-from .stack import InvAttentionStack
 
 __all__ = [
-    'ActNorm2d', 'AdditiveCoupling', 'AffineCoupling', 'InvAttentionStack', 'InvChannelAttention', 'InvConv1x1',
-    'InvConvResidual', 'InvDualAttention', 'InvNonLocal2d', 'InvRelativeAttention2d', 'InverseInfo', 'InvertibleModule',
-    'InvertibleSequential', 'MemoryFree', 'NotConvergedError', 'RelativeSelfAttention2d', 'Split', 'Squeeze',
-    'composed_error', 'convert_paper_weights', 'shift_error'
+    'FORMS', 'ActNorm2d', 'AdditiveCoupling', 'AffineCoupling', 'CertifiedAttention2d', 'ConditionalAttention2d',
+    'CouplingAttention2d', 'ExplicitInverse', 'GridCoupling', 'InvChannelAttention', 'InvConv1x1', 'InvConvResidual',
+    'InvRelativeAttention2d', 'InverseInfo', 'InvertibleModule', 'InvertibleSequential', 'MemoryFree',
+    'NonLocalAttention2d', 'NotConvergedError', 'OrthogonalConv1x1', 'PaperAttention2d', 'RelativeSelfAttention2d',
+    'ResidualLayer', 'Split', 'Squeeze', 'ToGrid', 'composed_error', 'constant_weights', 'convert_paper_weights',
+    'shift_error'
 ]

@@ -1,18 +1,20 @@
 """Training without stored activations."""
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..ops import Roulette, Step, at_least_float32, memory_free
-from .base import InverseInfo, InvertibleModule, check_features
-from .sequential import InvertibleSequential, outputs
+from .contract import InverseInfo, InvertibleModule, check_features, outputs
+from .sequential import InvertibleSequential
 
 
 class MemoryFree(InvertibleModule):
     """Any invertible layer or sequence, with a backward pass that recovers the activations from the output.
 
     Between forward and backward only y is held; the backward pass holds the graph of one layer of a sequence at a
-    time. The price is one inverse and one more forward pass for each layer. Gradients are those of the plain module to
-    the accuracy of the inverse.
+    time. The price is one inverse and one more forward pass for each layer, which share the derived weights. Gradients
+    are those of the plain module to the accuracy of the inverse.
 
     While the inverse of a residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the
     gain begins where the stored activations of the whole sequence exceed that. Couplings have no such cost.
@@ -21,7 +23,9 @@ class MemoryFree(InvertibleModule):
     * Under AMP everything inside runs in float32 or higher, and so is y: a stream that is to be recovered must not be
       rounded.
     * Under DistributedDataParallel gradients arrive as usual. Under ``torch.compile`` of the surrounding model the call
-      is a graph break. A second derivative through it is refused.
+      is a graph break. A second derivative through it is refused. Without gradients, in an exported program and inside
+      transforms of ``torch.func`` it is the plain module.
+    * Random numbers of a sub-network (stochastic depth, dropout) are drawn again in the backward pass.
 
     Args:
         module: layer or sequence; its parameters stay under the name ``module``.
@@ -30,6 +34,7 @@ class MemoryFree(InvertibleModule):
 
     Raises:
         NotConvergedError: in backward, where the inverse does not meet ``tol``: rather no gradient than a wrong one.
+        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass.
     """
 
     def __init__(self, module: InvertibleModule, tol: float | None = None, max_iter: int = 1000):
@@ -40,10 +45,17 @@ class MemoryFree(InvertibleModule):
         self.module, self.tol, self.max_iter = module, tol, max_iter
         self.extra_outputs = module.extra_outputs
 
+    def weights(self) -> Any:
+        return self.module.weights()
+
     @torch.compiler.disable
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
-        y = memory_free(tuple(self._steps(self.module)), at_least_float32(x))
+        wide = at_least_float32(x)
+        if (weights is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling()
+                or torch._C._are_functorch_transforms_active()):
+            return self.module(wide, weights)
+        y = memory_free(self._steps(self.module), wide)
         return y if self.extra_outputs else y[0]
 
     def _steps(self, module: InvertibleModule) -> list[Step]:
@@ -51,25 +63,20 @@ class MemoryFree(InvertibleModule):
             return self._steps(module.module)
         if isinstance(module, InvertibleSequential):
             return [step for layer in module for step in self._steps(layer)]
+        return [memory_free_step(module, lambda x, weights: outputs(module(x, weights)), self.tol, self.max_iter)]
 
-        def recover(y: tuple[Tensor, ...]) -> Tensor:
-            tol = torch.finfo(y[0].dtype).eps if self.tol is None else self.tol
-            return module.recover_input(y if module.extra_outputs else y[0], tol, self.max_iter)
+    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
+                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+        return self.module.inverse(y, tol, max_iter, strict, weights)
 
-        return [Step(lambda x: outputs(module(x)), recover, tuple(module.parameters()), module.extra_outputs)]
-
-    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100,
-                strict: bool = True) -> tuple[Tensor, InverseInfo]:
-        return self.module.inverse(y, tol, max_iter, strict)
-
-    def lipschitz_bound(self) -> float | None:
-        return self.module.lipschitz_bound()
+    def lipschitz_bound(self, n: int | None = None) -> float | None:
+        return self.module.lipschitz_bound(n)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return self.module.bi_lipschitz_bound()
 
-    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
-        return self.module.inverse_error(x, error, within)
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
+        return self.module.inverse_error(x, error, within, weights)
 
     def error_norm(self, x: Tensor) -> Tensor:
         return self.module.error_norm(x)
@@ -77,9 +84,30 @@ class MemoryFree(InvertibleModule):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         return self.module.pixel_error(x, error)
 
-    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
+                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """As the module's; its graph is stored."""
-        return self.module.log_abs_det(x, n_terms, n_samples)
+        return self.module.forward_and_log_abs_det(x, n_terms, n_samples, weights)
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
         return self.module.log_abs_det_error_bound(x, n_terms)
+
+
+def memory_free_step(layer: InvertibleModule, forward, tol: float | None = None, max_iter: int = 1000,
+                     more_outputs: int = 0) -> Step:
+    """The step of one layer.
+
+    Args:
+        layer: whose input is recovered.
+        forward: (x, weights) -> its outputs, then ``more_outputs`` further ones that the inverse does not need.
+        tol: of the inverse; None: the precision of the dtype.
+        max_iter: its largest number of evaluations.
+    """
+
+    def recover(y: tuple[Tensor, ...], weights: Any) -> Tensor:
+        y = y[:1 + layer.extra_outputs]
+        accuracy = torch.finfo(y[0].dtype).eps if tol is None else tol
+        return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights)
+
+    return Step(forward, recover, layer.weights, lambda: tuple(layer.parameters()), lambda: tuple(layer.buffers()),
+                layer.extra_outputs + more_outputs)

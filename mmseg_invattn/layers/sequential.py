@@ -5,21 +5,23 @@ its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is 
 
     e_(k-1) = Lip(f_k^-1) e_k + b_k,      which for a residual layer is (e_k + |r| + rounding) / (1 - L)
 
-(:func:`~mmseg_invattn.layers.base.composed_error`; where ``f_k^-1`` is not uniformly Lipschitz, its bound around x)
+(:func:`~mmseg_invattn.layers.contract.composed_error`; where ``f_k^-1`` is not uniformly Lipschitz, its bound around x)
 
 and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
 y was stored in half precision, it starts from what that cast away.
 """
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, at_least_float32, max_token_norm
-from .base import InverseInfo, InvertibleModule, NotConvergedError, check_features, composed_error
+from .constant_weights import holding, weights_of
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, composed_error, outputs
 
 
 class InvertibleSequential(InvertibleModule):
@@ -52,18 +54,40 @@ class InvertibleSequential(InvertibleModule):
     def __iter__(self) -> Iterator[InvertibleModule]:
         return iter(self.layers)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def weights(self) -> tuple:
+        """Those of the layers, in their order."""
+        return tuple(weights_of(layer) for layer in self.layers)
+
+    def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
         trunk, extra = at_least_float32(x), []
-        for layer in self.layers:
-            trunk, *rest = outputs(layer(trunk))
+        for layer, own in zip(self.layers, self._each(weights), strict=True):
+            trunk, *rest = outputs(layer(trunk, own))
             extra += rest
-        y = tuple(part.to(x.dtype) for part in (trunk, *extra))
+        return self._stored((trunk, *extra), x.dtype)
+
+    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
+                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+        """The determinant is the sum over the layers, each at what the ones before it made of x."""
+        check_features(x, None)
+        trunk, extra, total = at_least_float32(x), [], 0
+        for layer, own in zip(self.layers, self._each(weights), strict=True):
+            y, log_det = layer.forward_and_log_abs_det(trunk, n_terms, n_samples, own)
+            trunk, *rest = outputs(y)
+            extra, total = extra + rest, total + log_det
+        return self._stored((trunk, *extra), x.dtype), total
+
+    def _each(self, weights: Any) -> Sequence[Any]:
+        """The weights of each layer; None lets each derive its own when its turn comes."""
+        return [None] * len(self.layers) if weights is None else weights
+
+    def _stored(self, y: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor | tuple[Tensor, ...]:
+        y = tuple(part.to(dtype) for part in y)
         return y if self.extra_outputs else y[0]
 
     @torch.no_grad()
     def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100,
-                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+                strict: bool = True, weights: Any = None) -> tuple[Tensor, InverseInfo]:
         """As in the contract, with ``max_iter`` for each layer.
 
         Layer k is asked for ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))`` relative to its own output, so that what the
@@ -80,9 +104,35 @@ class InvertibleSequential(InvertibleModule):
             check_features(part, None, finite=True)
         error, *stored = (_cast_away(part) for part in outputs(y))
         trunk, *extra = (at_least_float32(part) for part in outputs(y))
+        weights = self.weights() if weights is None else weights
+        with holding(zip(self.layers, weights, strict=True)):
+            x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights)
+            residual = torch.stack([self.error_norm(a - b.to(a.dtype))
+                                    for a, b in zip(outputs(self(x, weights)), outputs(y), strict=True)]).amax(0)
+        bound = torch.where(info.error_bound.isfinite(), info.error_bound, torch.nan)
+        bound = (bound * (1 + torch.finfo(residual.dtype).eps)).to(residual.dtype)
+        info = info._replace(residual=residual, error_bound=bound)
+        if strict and failed:
+            raise NotConvergedError(
+                f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} in layers '
+                f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
+                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False', x, info)
+        return x, info
+
+    def _solve(self, trunk: Tensor, extra: list[Tensor], error: Tensor, stored: list[Tensor], tol: float,
+               max_iter: int, weights: Any) -> tuple[Tensor, InverseInfo, list[int]]:
+        """x, what the layers report together, and the layers that did not converge.
+
+        Args:
+            trunk: the first output.
+            extra: the others.
+            error: by how much the trunk was rounded when it was stored.
+            stored: the same of the others.
+            weights: of the layers, which hold them.
+        """
         # what the layers before layer k make of its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
-        iterations, failed = 0, []
+        iterations, failed, residual = 0, [], error
         converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
@@ -90,26 +140,18 @@ class InvertibleSequential(InvertibleModule):
             y_k = (trunk, *extra[cut:]) if layer.extra_outputs else trunk
             error = torch.stack([error, *stored[cut:]]).amax(0)
             extra, stored = extra[:cut], stored[:cut]
-            trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, strict=False)
-            error = composed_error(layer, trunk, info, error)
+            trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, False, weights[k])
+            error = composed_error(layer, trunk, info, error, weights[k])
             error = layer.pixel_error(trunk, error) if k else error
-            iterations = iterations + info.iterations
+            iterations, residual = iterations + info.iterations, info.residual
             converged &= info.converged
             failed += [] if info.converged.all() else [k]
-        residual = torch.stack([self.error_norm(a - b.to(a.dtype))
-                                for a, b in zip(outputs(self(trunk)), outputs(y), strict=True)]).amax(0)
-        error = torch.where(error.isfinite(), error, torch.nan) * (1 + torch.finfo(residual.dtype).eps)
-        info = InverseInfo(iterations, residual, error.to(residual.dtype), converged)
-        if strict and failed:
-            raise NotConvergedError(
-                f'the inverse of {int((~converged).sum())} of {len(trunk)} samples did not reach tol={tol} in layers '
-                f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
-                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False', trunk, info)
-        return trunk, info
+        return trunk, InverseInfo(iterations, residual, error, converged), failed
 
-    def lipschitz_bound(self) -> float | None:
-        """The largest of the layers' bounds, of each one's branch; None where a layer has none."""
-        return largest_bound(layer.lipschitz_bound() for layer in self.layers)
+    def lipschitz_bound(self, n: int | None = None) -> float | None:
+        """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""
+        bounds = [layer.lipschitz_bound(n) for layer in self.layers]
+        return None if None in bounds else max(bounds)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """The products over the layers."""
@@ -117,13 +159,16 @@ class InvertibleSequential(InvertibleModule):
         return math.prod(forward), math.prod(backward)
 
     @torch.no_grad()
-    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0) -> Tensor:
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
         """Through the layers from the last to the first, each around what the ones before it make of x."""
-        inputs = list(accumulate(self.layers[:-1], lambda x, layer: outputs(layer(x))[0], initial=x))
-        within = list(accumulate(self.layers[:-1], _carried, initial=torch.as_tensor(within).expand_as(error)))
-        for k in reversed(range(len(self.layers))):
-            error = self.layers[k].inverse_error(inputs[k], error, within[k])
-            error = self.layers[k].pixel_error(inputs[k], error) if k else error
+        weights = self.weights() if weights is None else weights
+        pairs = list(zip(self.layers, weights, strict=True))
+        with holding(pairs):
+            inputs = list(accumulate(pairs[:-1], lambda x, pair: outputs(pair[0](x, pair[1]))[0], initial=x))
+            within = list(accumulate(self.layers[:-1], _carried, initial=torch.as_tensor(within).expand_as(error)))
+            for k in reversed(range(len(self.layers))):
+                error = self.layers[k].inverse_error(inputs[k], error, within[k], weights[k])
+                error = self.layers[k].pixel_error(inputs[k], error) if k else error
         return error
 
     def error_norm(self, x: Tensor) -> Tensor:
@@ -132,25 +177,10 @@ class InvertibleSequential(InvertibleModule):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         return self.layers[0].pixel_error(x, error)
 
-    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
-        """The sum over the layers, each at what the ones before it made of x."""
-        check_features(x, None)
-        trunk, total = at_least_float32(x), 0
-        for layer in self.layers:
-            total = total + layer.log_abs_det(trunk, n_terms, n_samples)
-            trunk = outputs(layer(trunk))[0]
-        return total
-
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
         """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
         bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
         return None if None in bounds else sum(bounds)
-
-
-def largest_bound(bounds: Iterable[float | None]) -> float | None:
-    """All of these contractions invert at that rate; None where one has no certificate."""
-    bounds = list(bounds)
-    return None if None in bounds else max(bounds)
 
 
 def _gain(layer: InvertibleModule) -> float:
@@ -171,8 +201,3 @@ def _cast_away(y: Tensor) -> Tensor:
     """What storing y in half precision changed at most, in the norm inf2, shape (B,), float64."""
     wide = at_least_float32(y)
     return max_token_norm(wide).double() * (0.0 if wide.dtype == y.dtype else torch.finfo(y.dtype).eps)
-
-
-def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """(trunk, extra outputs...) of what a layer returned."""
-    return (y, ) if isinstance(y, Tensor) else tuple(y)

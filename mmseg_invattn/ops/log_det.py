@@ -40,12 +40,12 @@ class Roulette(NamedTuple):
     keep: float | None = None
 
 
-def residual_log_abs_det(branch: Callable[[Tensor], Tensor],
-                         x: Tensor,
-                         n_terms: int | str | Roulette = 10,
-                         n_samples: int = 1,
-                         lipschitz: Callable[[], float | None] = lambda: None) -> Tensor:
-    """``log|det(I + dg/dx)|`` of each sample.
+def branch_and_log_abs_det(branch: Callable[[Tensor], Tensor],
+                           x: Tensor,
+                           n_terms: int | str | Roulette = 10,
+                           n_samples: int = 1,
+                           lipschitz: Callable[[], float | None] = lambda: None) -> tuple[Tensor, Tensor]:
+    """``g(x)`` and ``log|det(I + dg/dx)|`` of each sample, from one evaluation of g.
 
     With gradients enabled the branch is evaluated inside :func:`~mmseg_invattn.ops.twice_differentiable`, because the
     gradient needs the derivative of a vector-Jacobian product; under ``torch.no_grad()`` the fused kernels serve.
@@ -60,7 +60,7 @@ def residual_log_abs_det(branch: Callable[[Tensor], Tensor],
         lipschitz: returns L; asked where the roulette depends on it. Without an L below 1 the series may diverge.
 
     Returns:
-        Tensor of shape (B,), float32 or higher, differentiable in x and in what ``branch`` uses.
+        g(x), and a tensor of shape (B,), float32 or higher; differentiable in x and in what ``branch`` uses.
 
     Raises:
         ValueError: an unknown or impossible ``n_terms`` or ``n_samples``, or the exact form of more than 4096
@@ -81,9 +81,10 @@ def residual_log_abs_det(branch: Callable[[Tensor], Tensor],
             x = x.detach().requires_grad_()
         g = branch(x)
         if exact:
-            return _exact(g, x, differentiable)
-        samples = [_one_probe(g, x, coefficients, differentiable) for _ in range(n_samples)]
-    return sum(samples) / n_samples
+            log_det = _exact(g, x, differentiable)
+        else:
+            log_det = sum(_one_probe(g, x, coefficients, differentiable) for _ in range(n_samples)) / n_samples
+    return (g, log_det) if differentiable else (g.detach(), log_det.detach())
 
 
 def truncation_bound(dim: int, lipschitz: float, n_terms: int) -> float:

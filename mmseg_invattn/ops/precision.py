@@ -5,6 +5,7 @@ of different maps, and an error bound in float32 would not hold.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def at_least_float32(x: Tensor) -> Tensor:
     """x itself, or in float32 where it has half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def cast_all(weights: Any, dtype: torch.dtype | None = None) -> Any:
+    """Every tensor of nested tuples in ``dtype``, or where None in float32 or higher; what is no tensor stays."""
+    if isinstance(weights, Tensor):
+        return at_least_float32(weights) if dtype is None else weights.to(dtype)
+    if isinstance(weights, tuple):
+        parts = [cast_all(part, dtype) for part in weights]
+        return type(weights)(*parts) if hasattr(weights, '_fields') else tuple(parts)
+    return weights
 
 
 @torch.compiler.disable  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises

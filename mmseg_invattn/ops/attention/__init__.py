@@ -30,6 +30,7 @@ from .neighbourhood import (
     window_padding,
 )
 from .pooling import pool_tokens
+from .position import look_up, pixel_grid
 from .positive import elu1, log_elu1
 from .separable import separable_attention, separable_weights_dense
 from .softmax import softmax_attention, softmax_attention_dense, softmax_log_weights
@@ -38,8 +39,8 @@ __all__ = [
     'concatenation_attention', 'concatenation_attention_dense', 'concatenation_log_weights', 'criss_cross_weights',
     'dot_product_attention', 'dot_product_attention_dense', 'dot_product_log_weights', 'elu1',
     'elu_concatenation_attention', 'elu_concatenation_attention_dense', 'elu_dot_product_attention', 'from_windows',
-    'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'mean_concatenation_attention',
+    'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'look_up', 'mean_concatenation_attention',
     'mean_concatenation_attention_dense', 'mean_dot_product_attention', 'mix_criss_cross', 'neighbourhood_mask',
-    'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention', 'softmax_attention_dense',
+    'pixel_grid', 'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention', 'softmax_attention_dense',
     'softmax_log_weights', 'to_windows', 'window_padding'
 ]

@@ -1,0 +1,120 @@
+"""Attention of a block: a mode with its position logits, pooled keys and neighbourhood. Every form builds on it.
+
+Shape suffixes: B batch, G heads, N pixels, M keys, C channels of a token, E value size.
+"""
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...ops.attention import (
+    criss_cross_weights,
+    from_windows,
+    mix_criss_cross,
+    pixel_grid,
+    pool_tokens,
+    to_windows,
+)
+from .options import AttentionOptions
+from .position import POSITIONS
+
+Mix = Callable[[Tensor], Tensor]  # values (B, G, N, E) -> sum_j P_ij v_j, (B, G, N, E)
+
+
+class Attention(nn.Module):
+    """``sum_j P_ij v_j`` over the pixels j that pixel i attends to.
+
+    Calling the module gives the weights of the scores, as calling its mode does. Then :meth:`logits` is asked for once
+    for maps of a size, and :meth:`mixer` for every feature map.
+
+    Args:
+        options: of the block.
+        channels: C of a token.
+        inter_channels: size of queries and keys.
+        heads: G.
+        inert_bias: keep a key bias also where the softmax does not see it, as the ordinary blocks do.
+    """
+
+    def __init__(self, options: AttentionOptions, channels: int, inter_channels: int, heads: int,
+                 inert_bias: bool = False):
+        super().__init__()
+        self.options = options
+        mode = options.mode_class
+        self.mode = mode(channels, inter_channels, heads, options.bias,
+                         key_bias=options.bias and (inert_bias or mode.key_bias_counts))
+        position = options.position
+        self.position = None if position is None else POSITIONS[position](heads, options.position_size)
+
+    def forward(self, scaled: bool = True) -> Any:
+        return self.mode(scaled)
+
+    def whole(self, n_pixels: int | None) -> int | None:
+        """``n_pixels`` where every pixel attends to every pixel and beta is 0, else None; see ``lipschitz_factor``."""
+        options = self.options
+        plain = self.position is None and options.key_pooling is None and options.neighbourhood == 'full'
+        return n_pixels if plain else None
+
+    def logits(self, size: tuple[int, int], like: Tensor) -> Any:
+        """beta of maps of (H, W), in the dtype and on the device of ``like``; None where there is none."""
+        return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
+
+    def mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Any = None,
+              kernel: Callable[..., Tensor] | None = None) -> Mix:
+        """P as a linear map of the values. Queries and keys are projected once, here.
+
+        Args:
+            scores: weights of the mode, in the dtype of the tokens.
+            tokens_BGNC: what queries and keys read, pixels row by row.
+            size: (H, W).
+            beta: of :meth:`logits`.
+            kernel: of the mode; its row-stochastic one where None, the only one of a neighbourhood but the full.
+        """
+        build = getattr(self, f'_{self.options.neighbourhood}_mixer')
+        return build(scores, tokens_BGNC, size, beta, kernel or self.mode.attend)
+
+    def _full_logits(self, size: tuple[int, int], like: Tensor) -> Tensor | None:
+        if self.position is None:
+            return None
+        return self.position(pixel_grid(size, like), pixel_grid(size, like, self.options.key_pooling)).to(like.dtype)
+
+    def _full_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor | None,
+                    kernel: Callable[..., Tensor]) -> Mix:
+        pooling = self.options.key_pooling
+        q, k = self.mode.project(scores, tokens_BGNC, pool_tokens(tokens_BGNC, size, pooling))
+        mix = partial(kernel, q, k) if beta is None else partial(kernel, q, k, logits_GNM=beta)
+        return mix if pooling is None else lambda values: mix(pool_tokens(values, size, pooling))
+
+    def _criss_cross_logits(self, size: tuple[int, int], like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.position is None:
+            return None, None
+        grids = pixel_grid((1, size[1]), like), pixel_grid((size[0], 1), like)
+        row, column = (self.position(grid, grid).to(like.dtype) for grid in grids)
+        return row, column
+
+    def _criss_cross_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int],
+                           beta: tuple[Tensor | None, Tensor | None], kernel: Callable[..., Tensor]) -> Mix:
+        q, k = self.mode.project(scores, tokens_BGNC, tokens_BGNC)
+        weights = criss_cross_weights(self.mode.log_weights, q, k.expand(-1, q.shape[1], -1, -1), size, *beta)
+        return lambda values: mix_criss_cross(*weights, values)
+
+    def _window_logits(self, size: tuple[int, int], like: Tensor) -> Tensor:
+        """(K, G or 1, P, P) for the K windows of a map."""
+        window, shift = self.options.window_size, self.options.window_shift
+        # Padding must not be attended to: -inf for its keys, in every window that holds some.
+        real = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, window, shift)
+        beta = real.new_zeros(real.shape).masked_fill(real == 0, -float('inf')).mT
+        if self.position is None:
+            return beta
+        grid = pixel_grid((window, window), like)
+        return beta + self.position(grid, grid).to(like.dtype)
+
+    def _window_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor,
+                      kernel: Callable[..., Tensor]) -> Mix:
+        window, shift = self.options.window_size, self.options.window_shift
+        # Cut tokens, not projections: padded queries are finite whatever the mode, and are cut off again.
+        cut = to_windows(tokens_BGNC, size, window, shift)
+        q, k = self.mode.project(scores, cut, cut)
+        beta = beta.repeat(len(tokens_BGNC), 1, 1, 1)
+        return lambda values: from_windows(kernel(q, k, to_windows(values, size, window, shift), logits_GNM=beta),
+                                           size, window, shift)

@@ -1,0 +1,175 @@
+"""Form ``certified``: a residual attention block with a proven contraction, so with a proven inverse.
+
+    y = U (x + g(x)),    g(x)_i = a (gain W sum_j P_ij b_j) + bias,    b_i = B((x_i - m) / a)
+
+B maps tokens into the unit ball, m and a are the normalisation, W = W_O W_V is the effective output matrix, U is
+orthogonal (the identity for one head and for shared heads). With Lambda of the mode at the sharpness s,
+
+    Lip(g) <= gain |W| Lambda(s) = c      in the norm max_i |x_i|_2, for every number of pixels,
+
+and ``gain = c / (|W| Lambda(s))`` makes that the contraction c asked for.
+"""
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
+from ..checks import check_contraction, check_sharpness
+from ..orthogonal import OrthogonalMatrix
+from ..residual import ResidualLayer
+from .attention import Attention
+from .heads import SMALL, HeadNorms, build_heads
+from .linear import GroupedLinear, grouped_linear
+from .modes import ScoreBounds
+from .options import LocalAttentionOptions, read_options
+from .saturation import saturated_share
+from .sharpness import Sharpness
+from .token_norm import NormWeights, TokenNorm
+
+
+class CertifiedWeights(NamedTuple):
+    """Weights of the branch, before sharpness and gain, with upper bounds of their norms.
+
+    Attributes:
+        scores: of the mode.
+        bounds: of the scores on the unit ball.
+        sharpness: s where it is learned.
+        norm: m and a.
+        value: W_V of each head.
+        out: W_O of each head.
+        norms: of both and of their products.
+        bias: of the output.
+        rotation: U.
+    """
+    scores: Any
+    bounds: ScoreBounds
+    sharpness: Tensor | None
+    norm: NormWeights
+    value: Tensor
+    out: Tensor
+    norms: HeadNorms
+    bias: Tensor | None
+    rotation: Tensor | None
+
+
+class SizedWeights(NamedTuple):
+    """What the branch needs on maps of one size: scores at the sharpness, beta, and W_O with gain and scale in it."""
+    size: tuple[int, int]
+    scores: Any
+    beta: Any
+    norm: NormWeights
+    value: Tensor
+    out: Tensor
+    bias: Tensor | None
+    rotation: Tensor | None
+
+
+class CertifiedAttention2d(ResidualLayer):
+    """Attention over the pixels of a feature map, (B, C, H, W) -> (B, C, H, W), that is invertible by construction.
+
+    Args:
+        in_channels: C.
+        contraction: bound c of the branch's Lipschitz constant, in (0, 1). Nearer to 1 means a stronger branch and
+            more iterations in the inverse.
+        sharpness: s, the largest content logit: a number; ``'learned'``, one a head; or ``'log_n'``, ln(N)/2 for the
+            N pixels at hand. The gain of the branch is ``c / (s + sqrt(1 + s^2))`` for a softmax of inner products:
+            0.37, 0.21, 0.15 for s = 1, 2, 3 and c = 0.9.
+        heads: ``'grouped'`` (each head has a channel group of its own with the full gain, mixed by an orthogonal 1x1
+            convolution after the residual sum) or ``'shared'`` (all heads read the same tokens and share the gain,
+            which loses up to a factor sqrt(heads)).
+        attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
+            position_size, key_pooling, neighbourhood, window_size, window_shift.
+
+    Raises:
+        TypeError: an argument that the class does not take.
+        ValueError: an argument breaks its rule.
+
+    Example:
+        >>> block = CertifiedAttention2d(8)
+        >>> x = torch.randn(2, 8, 5, 7)
+        >>> x_hat, info = block.inverse(block(x))
+        >>> bool(((x_hat - x).norm(dim=1).amax((1, 2)) <= info.error_bound).all())
+        True
+    """
+
+    def __init__(self, in_channels: int, *, contraction: float = 0.9, sharpness: float | str = 2.0,
+                 heads: str = 'grouped', **attention):
+        super().__init__()
+        options = read_options(type(self), LocalAttentionOptions, attention)
+        options.check_channels(in_channels)
+        check_contraction(contraction)
+        check_sharpness(sharpness)
+        self.heads = build_heads(heads, in_channels, options)
+        width, inter, number = self.heads.width, self.heads.inter_channels, options.num_heads
+        self.channels, self.groups, self.contraction = in_channels, self.heads.groups, contraction
+        self.norm = TokenNorm(width, self.groups)
+        self.sharpness = Sharpness(sharpness, number)
+        self.attention = Attention(options, width, inter, number)
+        # A value bias would only add a constant: rows of P sum to 1.
+        self.value = GroupedLinear(width, inter, number, bias=False)
+        self.out = GroupedLinear(inter, width, number, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.groups, width)) if options.bias else None
+        self.mix = OrthogonalMatrix(in_channels) if self.groups > 1 else None
+
+    def start(self, x: Tensor) -> None:
+        self.norm.start_from(self.heads.tokens, x)
+
+    def weights(self) -> CertifiedWeights:
+        with full_precision(self.out.weight.device):
+            scores, sharpness, norm, value, out, bias = cast_all(
+                (self.attention(), self.sharpness(), self.norm(), self.value()[0], self.out()[0], self.bias))
+            return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), sharpness, norm, value, out,
+                                    self.heads.norms(out, value, gram_norm), bias,
+                                    None if self.mix is None else self.mix())
+
+    def for_size(self, weights: CertifiedWeights, size: tuple[int, int]) -> SizedWeights:
+        scores, gain = self._at(weights, size[0] * size[1])
+        return SizedWeights(size, scores, self.attention.logits(size, weights.out), weights.norm, weights.value,
+                            weights.out * gain[:, None, None] * weights.norm.scale, weights.bias, weights.rotation)
+
+    def branch(self, x: Tensor, weights: SizedWeights) -> Tensor:
+        b_BGNC = weights.norm.bounded(self.heads.tokens(x))
+        mix = self.attention.mixer(weights.scores, b_BGNC, weights.size, weights.beta)
+        g_BGNC = self.heads.merge(mix(grouped_linear(b_BGNC, weights.value)), weights.out)
+        if weights.bias is not None:
+            g_BGNC = g_BGNC + weights.bias[:, None]
+        return transposed(g_BGNC).reshape(x.shape)
+
+    def rotation(self, weights: CertifiedWeights | SizedWeights) -> Tensor | None:
+        return weights.rotation
+
+    def branch_bound(self, weights: CertifiedWeights, n: int | None) -> float:
+        """``max gain |W| Lambda`` of the weights as the branch uses them, in float64 and rounded up."""
+        eps = torch.finfo(weights.out.dtype).eps
+        if n is None and (self.sharpness.depends_on_n or self._factor_depends_on_n()):
+            # The gain is the contraction over upper bounds, rounding included: what is left is that of the division.
+            return self.contraction * (1 + 64 * eps)
+        scores, gain = self._at(weights, n)
+        mode = self.attention.mode
+        factor = mode.lipschitz_factor(mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound),
+                                       self.attention.whole(n))
+        norms = self.heads.norms(weights.out.double(), weights.value.double(), spectral_norm_bound)
+        # out * gain is rounded once more where the branch multiplies.
+        return float((gain.double() * self.heads.bound(norms, factor)).max()) * (1 + 4 * eps)
+
+    def _at(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
+        """Scores at the sharpness, and the gain (H,) or (1,), both for so many pixels."""
+        mode = self.attention.mode
+        sharpness = self.sharpness.at(weights.sharpness, n_pixels, weights.out)
+        temperature = sharpness / weights.bounds.peak.clamp(min=SMALL)
+        bounds = ScoreBounds(*(temperature * bound for bound in weights.bounds))
+        factor = mode.lipschitz_factor(bounds, self.attention.whole(n_pixels))
+        gain = self.contraction / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
+        return mode.scaled(weights.scores, temperature), gain
+
+    def _factor_depends_on_n(self) -> bool:
+        return self.attention.whole(1) is not None and self.attention.mode.factor_depends_on_n
+
+    @torch.no_grad()
+    def saturation(self, x: Tensor) -> Tensor:
+        """Share of the tokens that the ball saturates, shape (B,); see :func:`~.saturation.saturated_share`."""
+        return saturated_share(self, x, lambda x, weights: weights.norm.bounded(self.heads.tokens(x)))
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, mode={self.attention.options.mode!r}, contraction={self.contraction}'

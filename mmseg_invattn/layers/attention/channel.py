@@ -1,0 +1,123 @@
+"""Certified channel attention: the theorem of the pixels with the channels as tokens.
+
+    y = x + g(x),    g(x)_c = a gain w sum_d P_cd b_d sqrt(N),    P_c. = softmax_d(sign s b_c . b_d)
+
+with ``b_c = B(x_c / sqrt(N))``, the normalised channel map as a vector of R^N over its root of N. Each b_c is in the
+unit ball, the largest logit is s and the output matrix is the number w with |w| < 1, so
+
+    Lip(g) <= gain |w| (s + sqrt(1 + s^2)) = c |w|     in the norm  max_c |x_c|_2 / sqrt(N)
+
+for every number of pixels and channels. Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983, whose
+channel attention takes ``softmax(max - E)``, that is ``sign = -1``: a channel looks at those that differ from it.
+"""
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import cast_all, max_channel_norm, to_ball
+from ...ops.attention import softmax_attention
+from ..checks import check_contraction, check_count, check_sharpness
+from ..residual import ResidualLayer
+from .saturation import saturated_share
+from .sharpness import Sharpness
+from .token_norm import NormWeights, TokenNorm
+
+
+class ChannelWeights(NamedTuple):
+    """``sign s`` and ``gain w``, shape (1,) each, and the normalisation."""
+    sharpness: Tensor
+    gain: Tensor
+    norm: NormWeights
+
+
+class InvChannelAttention(ResidualLayer):
+    """Attention over the channels of a feature map, (B, C, H, W) -> (B, C, H, W), with an inverse.
+
+    Residuals and error bounds are in the norm ``max_c |x_c|_2 / sqrt(H W)``, the largest RMS of a channel.
+
+    Args:
+        in_channels: C.
+        contraction: c, in (0, 1).
+        sharpness: s, a number or ``'learned'``.
+        similar: attend to channels that resemble (sign +1) instead of those that differ (DANet).
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self, in_channels: int, contraction: float = 0.9, sharpness: float | str = 2.0, similar: bool = False):
+        super().__init__()
+        check_count('in_channels', in_channels)
+        check_contraction(contraction)
+        check_sharpness(sharpness)
+        if sharpness == 'log_n':
+            raise ValueError('sharpness=\'log_n\' follows the number of pixels, and these tokens are channels: give a '
+                             'number, such as half the logarithm of the channels, or \'learned\'')
+        self.channels, self.contraction, self.sign = in_channels, contraction, 1.0 if similar else -1.0
+        self.norm = TokenNorm(in_channels)
+        self.sharpness = Sharpness(sharpness, 1)
+        self.raw = nn.Parameter(torch.ones(1))  # w = tanh(raw)
+
+    def start(self, x: Tensor) -> None:
+        self.norm.start_from(_pixels, x)
+
+    def weights(self) -> ChannelWeights:
+        learned, norm, raw = cast_all((self.sharpness(), self.norm(), self.raw))
+        s = self.sharpness.at(learned, None, raw)
+        gain = self.contraction / (s + (1 + s.square()).sqrt())
+        return ChannelWeights(self.sign * s, gain * torch.tanh(raw), norm)
+
+    def _tokens(self, x: Tensor, weights: ChannelWeights) -> Tensor:
+        """b, shape (B, 1, C, N)."""
+        # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
+        x_B1NC = weights.norm.centred(_pixels(x))
+        return to_ball(x_B1NC.mT, weights.norm.scale * (x_B1NC.shape[2] / self.channels)**0.5)
+
+    def branch(self, x: Tensor, weights: ChannelWeights) -> Tensor:
+        b_B1CN = self._tokens(x, weights)
+        g_B1CN = softmax_attention(b_B1CN * weights.sharpness, b_B1CN, b_B1CN)
+        back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels)**0.5
+        return (g_B1CN * back).reshape(x.shape)
+
+    def branch_norm(self, x: Tensor, groups: int) -> Tensor:
+        return max_channel_norm(x)
+
+    def branch_bound(self, weights: ChannelWeights, n: int | None) -> float:
+        """``gain |w| (s + sqrt(1 + s^2))``, rounded up; in the norm of the channels, for every number of pixels."""
+        sharpness, gain = weights.sharpness.double().abs(), weights.gain.double().abs()
+        bound = gain * (sharpness + (1 + sharpness.square()).sqrt())
+        return float(bound) * (1 + 8 * torch.finfo(weights.gain.dtype).eps)
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        """Not bounded in the norm inf2 for every number of pixels; :meth:`inverse_error` is in that of the channels."""
+        return math.inf, math.inf
+
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
+        # An error of y is no larger in the norm of the channels than in inf2.
+        bound = self.lipschitz_bound() if weights is None else self._bound(weights, None)
+        return torch.where(error == 0, error, error / (1 - bound) if bound < 1 else torch.nan)
+
+    def error_norm(self, x: Tensor) -> Tensor:
+        return max_channel_norm(x)
+
+    def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """``|x_i|^2 <= sum_c |x_c|^2 <= C N error^2``."""
+        return error * x[0].numel()**0.5
+
+    def as_tokens(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+    @torch.no_grad()
+    def saturation(self, x: Tensor) -> Tensor:
+        """Share of the channels that the ball saturates, shape (B,); see :func:`~.saturation.saturated_share`."""
+        return saturated_share(self, x, self._tokens)
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, contraction={self.contraction}'
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1, N, C)."""
+    return x.flatten(2).mT[:, None]

@@ -1,0 +1,112 @@
+"""Form ``coupling``: additive coupling of unconstrained attention.
+
+    y_1 = x_1 + A(x_2),    y_2 = x_2 + B(y_1)          inverse    x_2 = y_2 - B(y_1),    x_1 = y_1 - A(x_2)
+
+A and B attend with row-stochastic weights in every mode: a dot product that is only averaged, as in the non-local
+block, grows with the cube of its input, and rounding would swallow x_1.
+
+Exactly invertible in one pass, log-determinant 0. What remains is rounding, which A and B amplify by how steep they
+are: both streams stay in float32 or higher, and the error bound follows the steepness around the features
+(:mod:`.local_bound`). RevNet (https://arxiv.org/abs/1707.04585), Reformer (https://arxiv.org/abs/2001.04451).
+"""
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...ops import cast_all, full_precision, max_token_norm
+from ..constant_weights import weights_of
+from ..explicit import ExplicitInverse
+from ..residual import compute_dtype
+from .options import LocalAttentionOptions, read_options
+from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
+
+
+class CouplingWeights(NamedTuple):
+    """Of A and of B, as they are stored."""
+    first: OrdinaryWeights
+    second: OrdinaryWeights
+
+
+class CouplingAttention2d(ExplicitInverse):
+    """Reversible attention, (B, C, H, W) -> (B, C, H, W). The output is float32 where the input has half precision.
+
+    Args:
+        in_channels: C, even.
+        attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
+            position_size, key_pooling, neighbourhood, window_size, window_shift. A reduction that does not divide half
+            of the channels leaves the next smaller one that does.
+
+    Raises:
+        TypeError: an argument that the class does not take.
+        ValueError: an argument breaks its rule.
+    """
+    evaluations = 1
+    wide_output = True
+
+    def __init__(self, in_channels: int, **attention):
+        super().__init__()
+        options = read_options(type(self), LocalAttentionOptions, attention)
+        options.check_halves(in_channels)
+        self.channels = in_channels
+        half = in_channels // 2
+        options = options.fitted(half)
+        self.first = OrdinaryBranch(half, options, as_mmcv=False)
+        self.second = OrdinaryBranch(half, options, as_mmcv=False)
+
+    def weights(self) -> CouplingWeights:
+        return CouplingWeights(self.first.weights(), self.second.weights())
+
+    def working_dtype(self, x: Tensor) -> torch.dtype:
+        return compute_dtype(self, x)
+
+    def transform(self, x: Tensor, weights: CouplingWeights) -> Tensor:
+        weights = cast_all(weights, x.dtype)
+        x1, x2 = x.chunk(2, 1)
+        y1 = x1 + self.first(x2, weights.first)
+        return torch.cat([y1, x2 + self.second(y1, weights.second)], 1)
+
+    def solve(self, y: Tensor, weights: CouplingWeights) -> Tensor:
+        weights = cast_all(weights, y.dtype)
+        y1, y2 = y.chunk(2, 1)
+        x2 = y2 - self.second(y1, weights.second)
+        return torch.cat([y1 - self.first(x2, weights.first), x2], 1)
+
+    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: CouplingWeights) -> tuple[Tensor, Tensor]:
+        here = torch.finfo(y.dtype).eps
+        # of the sums, and of y where it came in a lower precision than it was computed in
+        rounding = (2 * here + (eps if eps > here else 0)) * (max_token_norm(y) + max_token_norm(x))
+        error = self._error(y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, cast_all(weights, y.dtype),
+                            self._evaluation(y))
+        return max_token_norm(y - self.transform(x, weights)), error
+
+    def _evaluation(self, y: Tensor) -> float:
+        """Rounding of an evaluation of A, as a relative change of its input: sums over channels and over pixels."""
+        return torch.finfo(y.dtype).eps * (self.channels + math.log2(y.shape[2] * y.shape[3]) + 16)
+
+    def _error(self, y1: Tensor, x2: Tensor, error: Tensor, weights: CouplingWeights, evaluation: float = 0.0,
+               within: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)) -> Tensor:
+        """Bound of the error of x when y is known up to ``error``, (B,); y1 and x2 are known up to ``within``."""
+        error2 = error + self.second.difference(y1, error + evaluation * max_token_norm(y1), within[0], weights.second)
+        error1 = error + self.first.difference(x2, error2 + evaluation * max_token_norm(x2), within[1], weights.first)
+        return torch.hypot(error1, error2)
+
+    @torch.no_grad()
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0,
+                      weights: CouplingWeights | None = None) -> Tensor:
+        within = torch.as_tensor(within).expand_as(error)
+        x = x.to(self.working_dtype(x))
+        cast = cast_all(weights_of(self) if weights is None else weights, x.dtype)
+        with full_precision(x.device):
+            x1, x2 = x.chunk(2, 1)
+            y1 = x1 + self.first(x2, cast.first)
+            moved = self.first.difference(x2, within, 0.0, cast.first)
+            return self._error(y1, x2, error, cast, within=(within + moved, within))
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        """Neither is bounded: attention is as steep as its input is large. See :meth:`inverse_error`."""
+        return math.inf, math.inf
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, mode={self.first.attention.options.mode!r}'

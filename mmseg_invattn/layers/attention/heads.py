@@ -1,0 +1,95 @@
+"""Heads: on channel groups of their own, or all on the same tokens.
+
+Shape suffixes: B batch, G groups of tokens, H heads, N pixels, C channels of a token, E value size.
+"""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...ops import gram_norm, transposed
+from ..checks import check_choice, check_takes
+from .linear import grouped_linear
+from .modes.base import Norm
+from .options import AttentionOptions
+
+SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor makes 0 / 0, and the bound still holds
+
+
+class HeadNorms(NamedTuple):
+    """Upper bounds of the spectral norms of the linear maps around the attention, shape (H,); the last (1,)."""
+    effective: Tensor  # |W_O^h W_V^h|
+    value: Tensor | None = None  # |W_V^h|
+    out: Tensor | None = None  # |[W_O^1 ... W_O^H]|
+
+
+class GroupedHeads:
+    """Head h reads and writes channel group h. Groups are blocks of their own: each has the full gain.
+
+    Args:
+        channels: C of the feature map.
+        options: of the block.
+    """
+
+    def __init__(self, channels: int, options: AttentionOptions):
+        self.groups = options.num_heads
+        self.width = channels // options.num_heads
+        self.inter_channels = self.width // options.reduction
+
+    def tokens(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, G, N, C of a group)."""
+        return transposed(x_BCHW.unflatten(1, (self.groups, -1)).flatten(3))
+
+    def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
+        """What the heads write, (B, G, N, C)."""
+        return grouped_linear(o_BHNE, out_HCE)
+
+    @staticmethod
+    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
+        return HeadNorms(norm(out_HCE @ value_HEC))
+
+    @staticmethod
+    def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:
+        """``|W_O^h W_V^h| Lambda_h``, shape (H,): bound of each group's branch at gain 1."""
+        return norms.effective * factor_H
+
+
+class SharedHeads(GroupedHeads):
+    """All heads read the same tokens and their outputs add up: the branch of ordinary multi-head attention.
+
+    ``|W_O| sqrt(sum_h (|W_V^h| Lambda_h)^2)``: a loss of up to sqrt(H) of gain that is real. The triangle inequality
+    ``sum_h |W_O^h W_V^h| Lambda_h`` is the smaller bound where heads write to the same channels; both hold.
+    """
+
+    def __init__(self, channels: int, options: AttentionOptions):
+        super().__init__(channels, options)
+        self.groups, self.width = 1, channels
+
+    def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
+        return grouped_linear(o_BHNE, out_HCE).sum(1, keepdim=True)
+
+    @staticmethod
+    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
+        side_by_side = torch.cat(out_HCE.unbind(), 1)
+        return HeadNorms(norm(out_HCE @ value_HEC), norm(value_HEC), norm(side_by_side[None]))
+
+    @staticmethod
+    def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:
+        """Shape (1,): the heads are one branch."""
+        joint = norms.out * (norms.value * factor_H).square().sum(-1, keepdim=True).clamp(min=SMALL**1.5).sqrt()
+        return joint.minimum((norms.effective * factor_H).sum(-1, keepdim=True))
+
+
+HEADS = {'grouped': GroupedHeads, 'shared': SharedHeads}
+
+
+def build_heads(heads: str, channels: int, options: AttentionOptions) -> GroupedHeads:
+    """Heads of that name.
+
+    Raises:
+        ValueError: an unknown name, or shared heads where there is one.
+    """
+    check_choice('heads', heads, HEADS)
+    if heads == 'shared' and options.num_heads == 1:
+        check_takes('heads', heads, 'num_heads=1', 'several heads')
+    return HEADS[heads](channels, options)

@@ -1,0 +1,30 @@
+"""Linear maps of tokens, one for each channel group."""
+import torch
+from torch import Tensor, nn
+
+
+def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = None) -> Tensor:
+    """``y_g = W_g x_g + b_g``, shape (B, G, N, E). One group of x serves all G groups of the weight."""
+    y = x_BGNC @ weight_GEC.mT
+    return y if bias_GE is None else y + bias_GE[:, None]
+
+
+class GroupedLinear(nn.Module):
+    """Weights of :func:`grouped_linear`; calling the module gives (W, b), so that its hooks see every use of them.
+
+    Args:
+        in_features: C.
+        out_features: E.
+        groups: G.
+        bias: whether b is there; it starts at 0.
+    """
+
+    def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(groups, out_features)) if bias else None
+        for weight in self.weight.data:
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias

@@ -1,0 +1,159 @@
+"""What a mode is: scores of pixels, their bounds, and the kernels that turn scores into attention.
+
+Shape suffixes: B batch, G heads, N queries, M keys, C channels of a token, D query and key size, E value size.
+"""
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ....ops.attention import softmax_attention, softmax_log_weights
+from ..linear import GroupedLinear, grouped_linear
+
+Norm = Callable[[Tensor], Tensor]  # an upper bound of the spectral norm: gram_norm, or spectral_norm_bound
+
+
+class QueryKeyWeights(NamedTuple):
+    """Projections as the scores use them; every scale is in them."""
+    query: Tensor
+    key: Tensor
+    query_bias: Tensor | None = None
+    key_bias: Tensor | None = None
+
+    def swapped(self) -> 'QueryKeyWeights':
+        """The same scores with queries and keys exchanged."""
+        return QueryKeyWeights(self.key, self.query, self.key_bias, self.query_bias)
+
+
+class ScoreBounds(NamedTuple):
+    """Upper bounds over tokens in the ball of radius R; all of them are proportional to the temperature.
+
+    Attributes:
+        peak: largest score in size, terms that a softmax does not see left out.
+        query_slope: R times the Lipschitz constant of the score in the query token.
+        key_slope: R times that in the key token.
+    """
+    peak: Tensor
+    query_slope: Tensor
+    key_slope: Tensor
+
+
+class ScoreGradients(NamedTuple):
+    """``dt_ij = <kappa_j, dx_i> + <alpha_ij, dx_j>``, of a softmax up to a number of row i.
+
+    Attributes:
+        kappa: shape (B, G, N, C).
+        alpha: alpha_i, likewise.
+        tied: whether ``alpha_ij = alpha_i - kappa_j``; otherwise it is alpha_i.
+    """
+    kappa: Tensor
+    alpha: Tensor
+    tied: bool = False
+
+
+class Mode(nn.Module, ABC):
+    """Scores ``t_ij`` of tokens, and the attention that they give.
+
+    Calling the module hands out the projections once and every other method takes them back, so that a solver computes
+    them once for a whole solve.
+    """
+    softmax = True  # whether P = softmax(t + beta)
+    key_bias_counts = False  # a softmax over the keys does not see the key's bias
+    factor_depends_on_n = False  # whether lipschitz_factor uses the number of pixels
+    # Form 'paper': coefficients of the soft spectral normalisation of each projection, and of the value.
+    paper_coefficients = {'query': 0.9, 'key': 0.9}
+    paper_value_coefficient = 0.9
+
+    @abstractmethod
+    def forward(self, scaled: bool = True) -> NamedTuple:
+        """Projections of an ordinary attention; ``scaled=False`` leaves out ``1 / sqrt(D)``."""
+
+    @staticmethod
+    @abstractmethod
+    def scaled(weights: NamedTuple, temperature: Tensor) -> NamedTuple:
+        """Weights whose scores are ``temperature`` times those given; temperature has shape (G,)."""
+
+    @staticmethod
+    @abstractmethod
+    def bounds(weights: NamedTuple, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+        """Bounds for tokens of norm at most ``radius``; each of shape (G,), or (..., G) with a radius of (..., 1)."""
+
+    @staticmethod
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        """Lambda of the certificate ``Lip(g) <= gain |W| Lambda`` on the unit ball: for every positive kernel
+        ``1 + R (G_1 + G_2)``.
+
+        Args:
+            bounds: on the unit ball.
+            n_pixels: given where every pixel attends to every pixel, itself included, without position logits: some
+                modes have a smaller bound then.
+        """
+        return 1 + bounds.query_slope + bounds.key_slope
+
+    @staticmethod
+    @abstractmethod
+    def project(weights: NamedTuple, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
+        """Features that the kernels take, (B, G, N, D) and (B, G, M, D)."""
+
+    @staticmethod
+    @abstractmethod
+    def score_gradients(weights: NamedTuple, tokens_BGNC: Tensor) -> ScoreGradients:
+        """How the scores follow the tokens, every token being query and key."""
+
+    # Kernels (q, k, v[, beta]) -> out, static: attend is row-stochastic, log_weights gives its log-weights, ordinary is
+    # mmcv's non-local block, paper the invertible attention paper's without its factor.
+    attend = staticmethod(softmax_attention)
+    log_weights = staticmethod(softmax_log_weights)
+    ordinary = staticmethod(softmax_attention)
+    paper = staticmethod(softmax_attention)
+
+
+class QueryKeyMode(Mode):
+    """Inner products of two learned projections, ``q = W_Q x + b_Q``, ``k = W_K x + b_K``.
+
+    Args:
+        channels: C, channels of a token.
+        inter_channels: D, size of queries and keys.
+        groups: G; each has projections of its own.
+        bias: whether the projections have biases.
+        key_bias: whether the key has one; as ``bias`` where not given.
+    """
+
+    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
+                 key_bias: bool | None = None):
+        super().__init__()
+        self.query = GroupedLinear(channels, inter_channels, groups, bias)
+        self.key = GroupedLinear(channels, inter_channels, groups, bias if key_bias is None else key_bias)
+
+    def forward(self, scaled: bool = True) -> QueryKeyWeights:
+        (query, query_bias), (key, key_bias) = self.query(), self.key()
+        weights = QueryKeyWeights(query, key, query_bias, key_bias)
+        return self.scaled(weights, query.new_full((1, ), query.shape[1]**-0.5)) if scaled else weights
+
+    @staticmethod
+    def scaled(weights: QueryKeyWeights, temperature: Tensor) -> QueryKeyWeights:
+        bias = weights.query_bias
+        return weights._replace(query=weights.query * temperature[:, None, None],
+                                query_bias=None if bias is None else bias * temperature[:, None])
+
+    @staticmethod
+    def project(weights: QueryKeyWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
+        return (grouped_linear(queries_BGNC, weights.query, weights.query_bias),
+                grouped_linear(keys_BGMC, weights.key, weights.key_bias))
+
+    @classmethod
+    def score_gradients(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor) -> ScoreGradients:
+        q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
+        return ScoreGradients(k @ weights.query, q @ weights.key)
+
+
+def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
+    """The same bound of a vector's norm; 0 for None."""
+    return 0.0 if vector_GC is None else norm(vector_GC[..., None, :])
+
+
+def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
+    """``W^T v``, shape (G, C); None for None."""
+    return None if vector_GD is None else (weight_GDC.mT @ vector_GD[..., None])[..., 0]

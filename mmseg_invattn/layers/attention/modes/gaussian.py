@@ -1,0 +1,69 @@
+"""Gaussian: ``P_ij = softmax_j(t x_i . x_j + beta_ij)``, without projections.
+
+Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971. On the ball of radius R: the effective score
+matrix is t times the identity, so ``s = t R^2`` and ``Lambda = s + sqrt(1 + s^2)``.
+"""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import Mode, Norm, ScoreBounds, ScoreGradients
+from .embedded_gaussian import softmax_factor
+
+
+class Temperature(NamedTuple):
+    """t, shape (G,); None for 1."""
+    temperature: Tensor | None = None
+
+    def swapped(self) -> 'Temperature':
+        """The scores are symmetric."""
+        return self
+
+
+class Gaussian(Mode):
+    """Softmax of the inner products of the tokens themselves.
+
+    Args:
+        channels: of no effect, as for every mode without projections.
+        inter_channels: likewise.
+        groups: G, heads; they differ by their values, and by their sharpness where it is learned.
+        bias: of no effect.
+        key_bias: likewise.
+    """
+    paper_coefficients: dict[str, float] = {}
+
+    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
+                 key_bias: bool | None = None):
+        super().__init__()
+
+    def forward(self, scaled: bool = True) -> Temperature:
+        """t = 1: mmcv's Gaussian mode, like the paper's, has no scale."""
+        return Temperature()
+
+    @staticmethod
+    def scaled(weights: Temperature, temperature: Tensor) -> Temperature:
+        return Temperature(temperature if weights.temperature is None else weights.temperature * temperature)
+
+    @staticmethod
+    def bounds(weights: Temperature, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+        # a number without dimensions takes the device of whatever it meets
+        peak = (torch.ones(()) if weights.temperature is None else weights.temperature.abs()) * radius**2
+        return ScoreBounds(peak, peak, peak)
+
+    @staticmethod
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        return softmax_factor(bounds)
+
+    @staticmethod
+    def project(weights: Temperature, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
+        return _scale(queries_BGNC, weights.temperature), keys_BGMC
+
+    @staticmethod
+    def score_gradients(weights: Temperature, tokens_BGNC: Tensor) -> ScoreGradients:
+        scaled = _scale(tokens_BGNC, weights.temperature)
+        return ScoreGradients(scaled, scaled)
+
+
+def _scale(tokens_BGNC: Tensor, temperature_G: Tensor | None) -> Tensor:
+    return tokens_BGNC if temperature_G is None else tokens_BGNC * temperature_G[:, None, None]

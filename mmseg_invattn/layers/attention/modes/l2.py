@@ -1,0 +1,100 @@
+"""L2: ``P_ij = softmax_j(-|q_i - k_j|^2 + beta_ij)``, ``q = k = W x``: a pixel is its own nearest.
+
+Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006.04710
+
+With the temperature in W, on the ball of radius R:
+
+    G_1 = 2 |W|^2 R,    G_2 = 2 |W| (R_q + R_k) = 4 |W|^2 R,    Lambda = 1 + R (G_1 + G_2) = 1 + 3 s,   s = 2 |W|^2 R^2
+
+where s is half the range of the scores. Where each pixel attends to all N pixels, itself included, without position
+logits, the weights fall off faster than distances grow:  ``E_P |W (b_j - b_i)|^2 <= Phi(N) = W_0((N - 1) / e)``. The
+scores move by ``|ds_ij| <= 4 e |W| |W (b_j - b_i)|`` when tokens move by e, so their covariance with values of the
+ball is at most ``4 e |W| R sqrt(Phi)`` and
+
+    Lambda <= 1 + 4 |W| R sqrt(Phi(N)) = 1 + 4 sqrt(s Phi(N) / 2)
+
+which grows with the root of the sharpness and, slowly, with N: the smaller of the two holds. (Kim's unbounded bound
+``1 + 4 Phi`` is the same argument for values that are tied to the keys as well.)
+"""
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ....ops.attention import l2_attention, l2_log_weights
+from ..linear import GroupedLinear, grouped_linear
+from .base import Mode, Norm, ScoreBounds, ScoreGradients
+
+
+class DistanceWeights(NamedTuple):
+    """W, shape (G, D, C), the root of the temperature included."""
+    weight: Tensor
+
+    def swapped(self) -> 'DistanceWeights':
+        """Distances are symmetric."""
+        return self
+
+
+class L2(Mode):
+    """Softmax of negative squared distances of projected tokens.
+
+    Args:
+        channels: C, channels of a token.
+        inter_channels: D, size of the projection.
+        groups: G; each has a projection of its own.
+        bias: of no effect: queries and keys share their map, so a bias drops out of every distance.
+        key_bias: likewise.
+    """
+    factor_depends_on_n = True
+    paper_coefficients = {'query': 0.9}
+    attend = staticmethod(l2_attention)
+    log_weights = staticmethod(l2_log_weights)
+    ordinary = staticmethod(l2_attention)
+    paper = staticmethod(l2_attention)
+
+    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
+                 key_bias: bool | None = None):
+        super().__init__()
+        self.query = GroupedLinear(channels, inter_channels, groups, bias=False)
+
+    def forward(self, scaled: bool = True) -> DistanceWeights:
+        weight, _ = self.query()
+        return DistanceWeights(weight * weight.shape[1]**-0.25 if scaled else weight)
+
+    @staticmethod
+    def scaled(weights: DistanceWeights, temperature: Tensor) -> DistanceWeights:
+        return DistanceWeights(weights.weight * temperature.sqrt()[:, None, None])
+
+    @staticmethod
+    def bounds(weights: DistanceWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+        square = (norm(weights.weight) * radius).square()
+        return ScoreBounds(2 * square, 2 * square, 4 * square)
+
+    @staticmethod
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        ball = 1 + bounds.query_slope + bounds.key_slope
+        if n_pixels is None:
+            return ball
+        steep = bounds.query_slope / 2 * phi(n_pixels)
+        # Where steep is 0 the ball's bound is the smaller one or equal; the clamp keeps the root's gradient finite.
+        return ball.minimum(1 + 4 * steep.clamp(min=1e-30).sqrt()) if n_pixels > 1 else ball.clamp(max=1)
+
+    @staticmethod
+    def project(weights: DistanceWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
+        return grouped_linear(queries_BGNC, weights.weight), grouped_linear(keys_BGMC, weights.weight)
+
+    @staticmethod
+    def score_gradients(weights: DistanceWeights, tokens_BGNC: Tensor) -> ScoreGradients:
+        """``-|q_i - k_j|^2 = 2 <q_i, k_j> - |k_j|^2`` and a number of row i."""
+        pulled_back = 2 * grouped_linear(tokens_BGNC, weights.weight) @ weights.weight
+        return ScoreGradients(pulled_back, pulled_back, tied=True)
+
+
+def phi(n: int) -> float:
+    """``Phi = W_0((n - 1) / e)``, the solution of ``Phi e^(Phi + 1) = n - 1``, rounded up."""
+    if n < 2:
+        return 0.0
+    root = math.log(n)  # above the root for n >= 2, from where Newton's method on a convex function descends to it
+    for _ in range(60):
+        root -= (root - (n - 1) * math.exp(-root - 1)) / (1 + root)
+    return root * (1 + 1e-12)

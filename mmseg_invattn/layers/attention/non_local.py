@@ -1,0 +1,49 @@
+"""Form ``none``: the ordinary non-local block ``y = x + W_O sum_j P_ij W_V x_j``, as mmcv's ``NonLocal2d`` computes it.
+
+The baseline: it has no inverse and no certificate. mmcv's names: theta = query, phi = key, g = value, conv_out = out,
+concat_project = join. The dot product and the concatenation are divided by the number of keys there, not by their sum.
+"""
+import torch
+from torch import Tensor, nn
+
+from ...ops import full_precision, local_lipschitz
+from ..contract import check_features
+from ..residual import compute_dtype
+from .options import AttentionOptions, read_options
+from .ordinary_branch import OrdinaryBranch
+
+
+class NonLocalAttention2d(nn.Module):
+    """The non-local block, (B, C, H, W) -> (B, C, H, W); it starts as the identity.
+
+    Args:
+        in_channels: C.
+        attention: those of :class:`~.options.AttentionOptions`: mode, reduction, num_heads, bias, position (where the
+            mode is a softmax), position_size, key_pooling.
+
+    Raises:
+        TypeError: an argument that the class does not take.
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self, in_channels: int, **attention):
+        super().__init__()
+        options = read_options(type(self), AttentionOptions, attention)
+        options.check_channels(in_channels)
+        options.check_softmax()
+        self.channels = in_channels
+        self.branch = OrdinaryBranch(in_channels, options, as_mmcv=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features(x, self.channels)
+        return x + self.branch(x).to(x.dtype)
+
+    def local_lipschitz(self, x: Tensor) -> Tensor:
+        """Measured lower bound of the branch's Lipschitz constant at x, shape (B,)."""
+        check_features(x, self.channels)
+        with torch.inference_mode(False), full_precision(x.device):
+            x = (x.clone() if x.is_inference() else x).to(compute_dtype(self, x))
+            return local_lipschitz(self.branch, x, lambda t: t.flatten(2).mT)
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, mode={self.branch.attention.options.mode!r}'

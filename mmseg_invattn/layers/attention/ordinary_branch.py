@@ -1,0 +1,83 @@
+"""The branch of unconstrained attention: ``W_O sum_j P_ij W_V x_j``, in the ordinary block and in the couplings."""
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import cast_all, max_token_norm, spectral_norm_bound
+from .attention import Attention
+from .linear import GroupedLinear, grouped_linear
+from .local_bound import local_bound
+from .options import AttentionOptions
+
+
+class OrdinaryWeights(NamedTuple):
+    """Weights of the scores and of the maps around them, as they are stored."""
+    scores: Any
+    value: Tensor
+    value_bias: Tensor | None
+    out: Tensor
+    bias: Tensor | None
+
+
+class OrdinaryBranch(nn.Module):
+    """``W_O sum_j P_ij W_V x_j``; heads share the tokens and their outputs add up, as in multi-head attention.
+
+    Args:
+        channels: C of the feature map.
+        options: of the attention.
+        as_mmcv: mmcv's weights, parameters and start: means instead of row-stochastic weights in the modes without a
+            softmax, biases also where they are inert, small projections, and an output of zero so that the block is
+            the identity.
+    """
+
+    def __init__(self, channels: int, options: AttentionOptions, as_mmcv: bool):
+        super().__init__()
+        inter, heads = max(channels // options.reduction // options.num_heads, 1), options.num_heads
+        self.attention = Attention(options, channels, inter, heads, inert_bias=as_mmcv)
+        self.kernel = self.attention.mode.ordinary if as_mmcv else self.attention.mode.attend
+        self.value = GroupedLinear(channels, inter, heads, options.bias and as_mmcv)
+        self.out = GroupedLinear(inter, channels, heads, bias=False)
+        self.bias = nn.Parameter(torch.zeros(channels)) if options.bias else None
+        if as_mmcv:
+            for module in (*self.attention.mode.children(), self.value):
+                nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(self.out.weight)
+
+    def weights(self) -> OrdinaryWeights:
+        return OrdinaryWeights(self.attention(), *self.value(), self.out()[0], self.bias)
+
+    def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
+        weights = self.weights() if weights is None else weights
+        x_B1NC, size = _tokens(x)
+        mix = self.attention.mixer(weights.scores, x_B1NC, size, self.attention.logits(size, x), self.kernel)
+        v_BGNE = grouped_linear(x_B1NC, weights.value, weights.value_bias)
+        g_BNC = grouped_linear(mix(v_BGNE), weights.out).sum(1)
+        if weights.bias is not None:
+            g_BNC = g_BNC + weights.bias
+        return g_BNC.mT.reshape(x.shape)
+
+    @torch.no_grad()
+    def difference(self, x: Tensor, distance: Tensor, within: Tensor | float, weights: OrdinaryWeights) -> Tensor:
+        """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
+
+        The smallest of three, with row-stochastic weights and the tokens in a ball of radius R: ``sum_h |W_O| |W_V|``
+        times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound` for ``|W_V|
+        Lambda``; and ``2 R sum_h |W_O| |W_V|``, as far apart as outputs can be however steep A is.
+        """
+        (tokens_B1NC, size), mode = _tokens(x), self.attention.mode
+        reach = (distance + within).double()
+        radius = (max_token_norm(x) + reach).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
+        bounds = mode.bounds(cast_all(weights.scores, torch.float64), spectral_norm_bound, radius)
+        out, value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
+        slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
+        local = local_bound(self.attention, weights.scores, tokens_B1NC,
+                            grouped_linear(tokens_B1NC, weights.value, weights.value_bias), size, value, slope, reach)
+        ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
+        steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
+        return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)
+
+
+def _tokens(x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Pixels as tokens, (B, 1, N, C), and (H, W)."""
+    return x.flatten(2).mT[:, None], (x.shape[2], x.shape[3])

@@ -1,0 +1,110 @@
+"""Form ``paper``: the block as its authors publish it, kept for parity. It is not certified, and often not invertible.
+
+Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003. With f of the mode, and the sum of the normaliser
+over the index of the values, so that keys do what queries do elsewhere:
+
+    y_j = x_j + Gamma( sum_i e_ij V x_i ),    e_ij = f(q_i, k_j) / (1.5 sum_i f(q_i, k_j))
+
+    gaussian           exp(x_i . x_j)             dot_product     ELU(q_i . k_j)
+    embedded_gaussian  exp(q_i . k_j)             concatenation   ELU(w . [q_i ; k_j])
+
+Q, K, V, w and Gamma have soft spectral normalisation by power iteration (coefficient 0.9; V of dot_product 0.5), Gamma
+is a 1x1 convolution or tanh of a number that starts at 0. These constants do not bound the block's Lipschitz constant:
+the derivative of the weights is missing from that argument, and the sum of ELU can vanish. Mode l2 is not in the paper:
+it is built by the same recipe with exp(-|q_i - k_j|^2). The exponentials are taken in a softmax, which does not
+overflow.
+"""
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import cast_all, full_precision
+from ..checks import check_choice
+from ..residual import ResidualLayer
+from .attention import Attention
+from .linear import GroupedLinear, grouped_linear
+from .options import AttentionOptions, read_options
+from .soft_spectral_norm import iterate_all, soften
+
+FACTOR = 1.5
+
+
+class PaperWeights(NamedTuple):
+    """Weights as normalised by the u and v of now, queries and keys exchanged; Gamma or tanh of the number, and beta
+    and the size where one is given."""
+    scores: Any
+    value: Tensor
+    value_bias: Tensor | None
+    gamma: Tensor
+    gamma_bias: Tensor | None
+    beta: Tensor | None = None
+    size: tuple[int, int] | None = None
+
+
+class PaperAttention2d(ResidualLayer):
+    """Invertible attention as published, (B, C, H, W) -> (B, C, H, W); several heads are concatenated before Gamma.
+
+    In training mode every forward pass takes five power iterations first. ``inverse`` takes none: it inverts the last
+    forward pass. Its ``info.error_bound`` is NaN, and it raises or says so where the iteration does not converge.
+
+    Args:
+        in_channels: C.
+        gamma: ``'conv'``, or ``'scalar'`` for the tanh of a number that starts at 0.
+        attention: those of :class:`~.options.AttentionOptions`: mode, reduction (of queries and keys; the paper has
+            4), num_heads, bias, position (where the mode is a softmax), position_size, key_pooling.
+
+    Raises:
+        TypeError: an argument that the class does not take.
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self, in_channels: int, *, gamma: str = 'conv', **attention):
+        super().__init__()
+        options = read_options(type(self), AttentionOptions, attention)
+        options.check_channels(in_channels)
+        options.check_softmax()
+        check_choice('gamma', gamma, ('conv', 'scalar'))
+        heads = options.num_heads
+        self.channels = in_channels
+        self.attention = Attention(options, in_channels, in_channels // options.reduction // heads, heads,
+                                   inert_bias=True)
+        mode = self.attention.mode
+        self.value = GroupedLinear(in_channels, in_channels // heads, heads, options.bias)
+        self.gamma = GroupedLinear(in_channels, in_channels, 1, options.bias) if gamma == 'conv' else nn.Parameter(
+            torch.zeros(1))
+        for name, coefficient in mode.paper_coefficients.items():
+            soften(getattr(mode, name), coefficient)
+        soften(self.value, mode.paper_value_coefficient)
+        if gamma == 'conv':
+            soften(self.gamma, 0.9)
+
+    def start(self, x: Tensor) -> None:
+        if self.training:
+            with full_precision(x.device):
+                iterate_all(self)
+
+    def weights(self) -> PaperWeights:
+        gamma = self.gamma
+        with full_precision(self.value.parametrizations.weight.original.device):
+            last = gamma() if isinstance(gamma, GroupedLinear) else (torch.tanh(gamma), None)
+            return cast_all(PaperWeights(self.attention(scaled=False).swapped(), *self.value(), *last))
+
+    def for_size(self, weights: PaperWeights, size: tuple[int, int]) -> PaperWeights:
+        return weights._replace(beta=self.attention.logits(size, weights.value), size=size)
+
+    def branch(self, x: Tensor, weights: PaperWeights) -> Tensor:
+        x_B1NC = x.flatten(2).mT[:, None]
+        mix = self.attention.mixer(weights.scores, x_B1NC, weights.size, weights.beta, self.attention.mode.paper)
+        o_BHNE = mix(grouped_linear(x_B1NC, weights.value, weights.value_bias)) / FACTOR
+        o_B1NC = o_BHNE.transpose(1, 2).flatten(2)[:, None]
+        conv = weights.gamma.dim() == 3
+        g_B1NC = grouped_linear(o_B1NC, weights.gamma, weights.gamma_bias) if conv else weights.gamma * o_B1NC
+        return g_B1NC[:, 0].mT.reshape(x.shape)
+
+    def branch_bound(self, weights: PaperWeights, n: int | None) -> None:
+        """None: there is no certificate."""
+        return None
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, mode={self.attention.options.mode!r}'

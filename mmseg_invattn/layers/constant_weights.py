@@ -1,0 +1,88 @@
+"""Derived weights that a caller knows to stand still: ``with constant_weights(model):``.
+
+A layer derives its normalised matrices at every call. A test loop, an inference server or an exporter runs a model
+whose parameters nobody changes: it says so, and the layers derive them once for the whole block, as
+``torch.nn.utils.parametrize.cached()`` does it for parametrisations.
+"""
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..ops import fingerprint, same
+from .contract import InvertibleModule
+
+
+@dataclass
+class Held:
+    """What is constant of a layer."""
+    weights: Any
+    bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
+
+
+_HELD: dict[nn.Module, Held] = {}  # the layers inside of a context, and nothing outside of one
+
+
+@contextmanager
+def constant_weights(model: nn.Module) -> Iterator[None]:
+    """Inside, the invertible layers of ``model`` derive their weights once instead of at every call.
+
+    With gradients enabled weights that learn are derived at every call all the same: the gradient has to reach the
+    parameters.
+
+    Args:
+        model: the layers of this module and of all its children.
+
+    Raises:
+        RuntimeError: at the end, where a parameter or buffer was changed inside: what ran after that used old weights.
+    """
+    state = [*model.parameters(), *model.buffers()]
+    before = fingerprint(state)
+    # children first: the weights of a composition are those of its layers
+    layers = [layer for layer in reversed(list(model.modules())) if isinstance(layer, InvertibleModule)]
+    with holding((layer, weights_of(layer)) for layer in layers):
+        yield
+    now = [*model.parameters(), *model.buffers()]
+    if not all(a is b for a, b in zip(state, now, strict=True)) or not same(before, fingerprint(now)):
+        raise RuntimeError('a parameter or buffer was changed inside constant_weights(): what ran after that used the '
+                           'old weights. Leave the context before an optimiser steps, a checkpoint is loaded or a '
+                           'training batch starts a normalisation')
+
+
+@contextmanager
+def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
+    """Inside, these layers take these weights where they are given none: for one solve, whose weights are one."""
+    new = []
+    try:
+        with torch.no_grad():
+            for layer, weights in pairs:
+                if layer not in _HELD:
+                    _HELD[layer] = Held(weights)
+                    new.append(layer)
+        yield
+    finally:
+        for layer in new:
+            del _HELD[layer]
+
+
+def held_weights(layer: InvertibleModule) -> Held | None:
+    """What a surrounding :func:`constant_weights` holds of the layer; None where it is to be derived."""
+    held = _HELD.get(layer)
+    if held is not None and torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters()):
+        return None
+    return held
+
+
+def weights_of(layer: InvertibleModule) -> Any:
+    """The weights of the layer: derived now, unless they are constant."""
+    held = held_weights(layer)
+    return layer.weights() if held is None else held.weights
+
+
+def started_weights(layer: InvertibleModule, x: torch.Tensor) -> Any:
+    """The weights for a forward pass of x that was given none: :meth:`~.contract.InvertibleModule.start` comes first."""
+    layer.start(x)
+    return weights_of(layer)

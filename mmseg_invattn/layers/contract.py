@@ -1,0 +1,206 @@
+"""The contract that every invertible layer keeps."""
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import Roulette, max_token_norm
+
+
+class InverseInfo(NamedTuple):
+    """What an inverse reached, for each sample; every field has shape (B,).
+
+    Attributes:
+        iterations: evaluations of the branch.
+        residual: ``|y - layer(x_hat)|`` in the units of the features and in the norm of the layer
+            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise).
+        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm, rounding included; NaN where the layer
+            has no certificate.
+        converged: the error bound met the tolerance or the precision of the dtype.
+    """
+    iterations: Tensor
+    residual: Tensor
+    error_bound: Tensor
+    converged: Tensor
+
+
+class NotConvergedError(RuntimeError):
+    """An inverse did not meet its tolerance. ``.x`` and ``.info`` hold what it reached."""
+
+    def __init__(self, message: str, x: Tensor, info: InverseInfo):
+        super().__init__(message)
+        self.x, self.info = x, info
+
+
+class InvertibleModule(nn.Module, ABC):
+    """A map of feature maps (B, C, H, W) with an inverse.
+
+    ``forward`` and ``inverse`` use the same weights in train and eval mode: no batch statistics, no dropout.
+    ``layer.inverse(layer(x))[0]`` equals x within ``info.error_bound``.
+
+    What a layer derives from its parameters (normalised matrices, their norms) is what :meth:`weights` returns. Every
+    call derives it anew, once, and hands it down: nothing is remembered from one call to the next. Callers who need
+    the same weights in several calls pass them; callers who know that no parameter changes enter
+    :func:`~mmseg_invattn.layers.constant_weights`.
+
+    A layer with ``extra_outputs`` returns a tuple (trunk, extra outputs...) and its inverse takes that tuple; the norm
+    of such a y is the largest of its members'.
+    """
+    extra_outputs: int = 0
+
+    def weights(self) -> Any:
+        """All that the layer derives from its parameters, as nested tuples of tensors; () where that is nothing."""
+        return ()
+
+    def start(self, x: Tensor) -> None:  # noqa: B027  (most layers have nothing to start)
+        """What changes the state of the layer before a forward pass in training mode: a start from the first batch."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
+        """y of x.
+
+        Args:
+            x: shape (B, C, H, W).
+            weights: of :meth:`weights`; None: those of now, after :meth:`start`.
+        """
+
+    @abstractmethod
+    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
+                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+        """Recovers x from ``y = layer(x)``.
+
+        Args:
+            y: shape (B, C, H, W). Half precision is computed, and returned, in float32.
+            tol: largest error, relative to the largest token norm of the sample.
+            max_iter: largest number of evaluations of the branch.
+            strict: raise where a sample does not converge; otherwise ``info.converged`` says which did.
+            weights: as in :meth:`forward`.
+
+        Raises:
+            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+            ValueError: y has the wrong shape, is empty or holds a value that is not finite.
+        """
+
+    def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
+        """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""
+        return self.inverse(y, tol, max_iter, weights=weights)[0]
+
+    @abstractmethod
+    def lipschitz_bound(self, n: int | None = None) -> float | None:
+        """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2.
+
+        0.0 of a layer with an explicit inverse, which has no branch; None without a certificate. Of a composition: the
+        largest of its layers' branches, each of which inverts at that rate.
+
+        Args:
+            n: number of pixels; None: a bound for all of them. It counts for ``sharpness='log_n'`` and mode l2.
+        """
+
+    @abstractmethod
+    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
+                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+        """y, and ``log|det(dy/dx)|`` of each sample in nats, from one evaluation of the layer.
+
+        The gradient of the determinant takes memory that does not depend on ``n_terms``. Layers whose determinant has a
+        closed form ignore the two numbers. With gradients enabled attention takes a path that is twice differentiable
+        and holds its N x M map; under ``torch.no_grad()`` the fused kernel serves.
+
+        Args:
+            x: shape (B, C, H, W).
+            n_terms: terms of the power series (off by at most :meth:`log_abs_det_error_bound` in expectation),
+                ``'roulette'`` or :class:`~mmseg_invattn.ops.Roulette` (no bias), ``'exact'`` (small inputs).
+            n_samples: random probes to average over.
+            weights: as in :meth:`forward`.
+
+        Returns:
+            y as of :meth:`forward`, and a tensor of shape (B,), float32 or higher.
+
+        Raises:
+            ValueError: an impossible ``n_terms`` or ``n_samples``, or the exact form of a large input.
+        """
+
+    def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
+        """The second of :meth:`forward_and_log_abs_det`."""
+        return self.forward_and_log_abs_det(x, n_terms, n_samples)[1]
+
+    @abstractmethod
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
+        """Bound of ``|E[log_abs_det] - log|det||`` for a sample of the shape of x, in nats; None without one."""
+
+    @abstractmethod
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        """Upper bounds (of Lip(f), of Lip(f^-1)) in the norm inf2; ``inf`` where none is known.
+
+        y known up to e gives x up to ``Lip(f^-1) e``.
+        """
+
+    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
+        """How far the exact inverse moves when y does by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
+
+        ``Lip(f^-1) error``; layers whose inverse is not uniformly Lipschitz bound it around x instead. NaN where
+        nothing is known.
+
+        Args:
+            x: the inverse of y', up to ``within``.
+            error: bound of ``|y' - y|_inf2``, shape (B,).
+            within: bound of ``|x - f^-1(y')|`` in the norm of the layer, shape (B,).
+            weights: as in :meth:`forward`.
+        """
+        gain = self.bi_lipschitz_bound()[1]
+        # an error of exactly 0 stays 0 even where the gain is not known
+        return torch.where(error == 0, error, gain * error if gain < float('inf') else torch.nan)
+
+    def error_norm(self, x: Tensor) -> Tensor:
+        """The norm of residuals and error bounds of x, (B, C, H, W) -> (B,)."""
+        return max_token_norm(x)
+
+    def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
+        """Bound in the norm inf2 of an error of x that is ``error`` in :meth:`error_norm`, shape (B,)."""
+        return error
+
+
+def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error: Tensor, weights: Any = None) -> Tensor:
+    """Error of ``x = layer.inverse(y')`` where y' is known up to ``error``: the rule of every composed inverse.
+
+    With f the layer and y what y' approximates, ``|x - f^-1(y)| <= |x - f^-1(y')| + |f^-1(y') - f^-1(y)|``: the layer's
+    own bound, plus what its inverse makes of the error. For a residual layer that is ``(|r| + error) / (1 - L)``.
+
+    Args:
+        layer: f.
+        x: what its inverse returned, with ``info``.
+        error: bound of ``|y' - y|_inf2``, shape (B,).
+        weights: of the layer.
+    """
+    return info.error_bound + layer.inverse_error(x, error, info.error_bound, weights)
+
+
+def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
+    """Refuses what is not a non-empty feature map of the expected channels (None: any), naming what it got."""
+    if x.dim() != 4 or channels not in (None, x.shape[1]):
+        raise ValueError(f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = '
+                         f'{channels or "any"}: build it with in_channels={x.shape[1] if x.dim() == 4 else "C"} or '
+                         'reshape the input')
+    if x.numel() == 0:
+        raise ValueError(f'got an empty feature map of shape {tuple(x.shape)}; batch, height and width must be at '
+                         'least 1: check the crop size against the stride of the backbone')
+    if not x.is_floating_point():
+        raise ValueError(f'got a tensor of dtype {x.dtype}; the layer takes floating point features: call .float()')
+    if finite and not x.isfinite().all():
+        bad = (~x.isfinite()).flatten(1).sum(1)
+        raise ValueError(f'the input of inverse holds values that are not finite (NaN or inf), counted by sample: '
+                         f'{bad.tolist()}; only finite features have an inverse: find the layer that made them')
+
+
+def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
+    """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
+    if not info.converged.all():
+        raise NotConvergedError(
+            f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} within '
+            f'max_iter={max_iter} evaluations (largest residual {float(info.residual.max()):.3g}, '
+            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+
+
+def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """(trunk, extra outputs...) of what a layer returned."""
+    return (y, ) if isinstance(y, Tensor) else tuple(y)

@@ -1,0 +1,93 @@
+"""Relative position encodings (Cordonnier et al., https://arxiv.org/abs/1911.03584): logits of an offset for each head.
+
+An encoding gives logits for any queries and keys, ``encoding(query_N2, key_M2) -> (G, N, M)``. A separable one is a
+sum over the two axes, ``axis_logits(0, rows, rows) + axis_logits(1, columns, columns)``.
+
+Shape suffixes: G heads, N queries, M keys, S entries of a table, D embedding size; the last 2 is (row, column).
+"""
+import torch
+from torch import Tensor, nn
+
+from ...ops.attention import look_up
+from ..checks import check_choice
+
+COVARIANCES = {'isotropic': (1, ), 'axis': (2, ), 'full': (2, 2)}
+
+
+class QuadraticEncoding(nn.Module):
+    """``-1/2 |A_h (delta - centre_h)|^2``: head h looks at the spot ``centre_h`` away, ``A_h^-1`` wide.
+
+    ``A^T A`` is the inverse covariance of the weights, in 1 / pixel^2: a number (``'isotropic'``), one for each axis
+    (``'axis'``) or a matrix (``'full'``, not separable). The width alpha of the paper, ``-alpha |delta - centre|^2``,
+    is ``A^2 / 2``. The square is taken of the difference: the paper's expanded form cancels at large offsets.
+
+    Args:
+        heads: G. Centres start at N(0, 2^2), A near 1, as published.
+        covariance: ``'isotropic'``, ``'axis'`` or ``'full'``.
+    """
+
+    reach = 64  # offsets that a head is followed to where it is looked at by itself: a map of 129 x 129 pixels
+
+    def __init__(self, heads: int, covariance: str = 'isotropic'):
+        super().__init__()
+        check_choice('covariance', covariance, COVARIANCES)
+        self.separable = covariance != 'full'
+        self.centre = nn.Parameter(2 * torch.randn(heads, 2))
+        start = torch.ones(heads, *COVARIANCES[covariance]) if self.separable else torch.eye(2).repeat(heads, 1, 1)
+        self.root = nn.Parameter(start + 0.01 * torch.randn_like(start))
+
+    def precision(self) -> Tensor:
+        """Inverse covariance ``A^T A`` of each head, (G, 2, 2), in 1 / pixel^2."""
+        if self.separable:
+            return torch.diag_embed(self.root.square().expand(-1, 2))
+        return self.root.mT @ self.root
+
+    def axis_logits(self, axis: int, query_N: Tensor, key_M: Tensor) -> Tensor:
+        """Share of one axis, (G, N, M): 0 for rows, 1 for columns."""
+        offset_GNM = key_M - query_N[:, None] - self.centre[:, axis, None, None]
+        return -(self.root.expand(-1, 2)[:, axis, None, None] * offset_GNM).square() / 2
+
+    def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
+        if self.separable:
+            return sum(self.axis_logits(axis, query_N2[:, axis], key_M2[:, axis]) for axis in (0, 1))
+        offset_GNM2 = key_M2 - query_N2[:, None] - self.centre[:, None, None]
+        return -torch.einsum('gkl,gnml->gnmk', self.root, offset_GNM2).square().sum(-1) / 2
+
+
+class Learned2dEncoding(nn.Module):
+    """``u_h . r[d_row] + w_h . c[d_column]``: an embedding for every row and column offset, read by each head.
+
+    For any feature size: offsets beyond the table take its last entry.
+
+    Args:
+        heads: G.
+        size: offsets from ``-(size - 1)`` to ``size - 1`` have an entry of their own.
+        channels: D of the embeddings; 400 as published.
+    """
+
+    separable = True
+
+    def __init__(self, heads: int, size: int = 16, channels: int = 400):
+        super().__init__()
+        self.reach = size - 1
+        self.embedding = nn.Parameter(torch.randn(2, 2 * size - 1, channels))
+        self.reader = nn.Parameter(0.02 * torch.randn(2, heads, channels))
+
+    def axis_logits(self, axis: int, query_N: Tensor, key_M: Tensor) -> Tensor:
+        """Share of one axis, (G, N, M): 0 for rows, 1 for columns."""
+        table_GS = self.reader[axis] @ self.embedding[axis].mT
+        return look_up(table_GS, key_M - query_N[:, None])
+
+    def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
+        return sum(self.axis_logits(axis, query_N2[:, axis], key_M2[:, axis]) for axis in (0, 1))
+
+
+ENCODINGS = ('quadratic', 'learned_2d')
+
+
+def build_encoding(encoding: str, heads: int, covariance: str, position_size: int, position_channels: int) -> nn.Module:
+    """The encoding of that name; each takes what it needs of the rest."""
+    check_choice('encoding', encoding, ENCODINGS)
+    if encoding == 'quadratic':
+        return QuadraticEncoding(heads, covariance)
+    return Learned2dEncoding(heads, position_size, position_channels)

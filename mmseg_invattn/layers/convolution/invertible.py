@@ -1,0 +1,154 @@
+"""Invertible position-only attention: where a convolution is attention, and its inverse is certain.
+
+    y_i = x_i + b + sum_h W_h sum_j P_ij^h x_j,      P^h from the positions alone
+
+Rows of P are non-negative and sum to at most 1, so ``|P x|_inf2 <= |x|_inf2`` for every number of pixels, and
+
+    Lip(g) <= sum_h |W_h|_2 = c < 1
+
+is all that invertibility asks: centres, widths and tables are free. The map is linear but for b, and with
+``|W_h|_2`` below c in sum the weights stay as they are.
+
+Shape suffixes: B batch, G heads, C channels, H and W rows and columns, N pixels, E value size.
+"""
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import Roulette, at_least_float32, full_precision, gram_norm, spectral_norm_bound
+from ...ops.conditional_log_det import joint_log_det
+from ...ops.log_det import series_coefficients
+from ..checks import check_contraction, check_count
+from ..constant_weights import started_weights
+from ..contract import check_features
+from ..residual import ResidualLayer, Roundings
+from .conversion import heads_from_conv, width_for
+from .encoding import build_encoding
+from .mixing import PositionMixing
+
+class BranchWeights(NamedTuple):
+    """W_h at the contraction and b, in float32 or higher; P where a size is given."""
+    weight: Tensor
+    bias: Tensor
+    positions: tuple[Tensor, ...] = ()
+
+
+class InvRelativeAttention2d(ResidualLayer):
+    """(B, C, H, W) -> (B, C, H, W), for any feature size.
+
+    Args:
+        in_channels: C.
+        num_heads: G.
+        encoding: ``'quadratic'`` or ``'learned_2d'``; see :mod:`.encoding`, as for the next three.
+        covariance: of the quadratic encoding.
+        position_size: of the learned one.
+        position_channels: of the learned one.
+        padding: zeros around the map that are attended to, (rows, columns).
+        contraction: c, in (0, 1).
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    memory = 10  # the branch is linear: a longer memory of the acceleration pays
+
+    def __init__(self, in_channels: int, num_heads: int = 9, encoding: str = 'quadratic', covariance: str = 'isotropic',
+                 position_size: int = 16, position_channels: int = 400, padding: tuple[int, int] = (0, 0),
+                 contraction: float = 0.9):
+        super().__init__()
+        for name, value in (('in_channels', in_channels), ('num_heads', num_heads),
+                            ('position_size', position_size), ('position_channels', position_channels)):
+            check_count(name, value)
+        check_contraction(contraction)
+        self.channels, self.contraction = in_channels, contraction
+        self.mixing = PositionMixing(
+            build_encoding(encoding, num_heads, covariance, position_size, position_channels), tuple(padding))
+        self.weight = nn.Parameter(torch.randn(num_heads, in_channels, in_channels) * in_channels**-0.5)
+        self.bias = nn.Parameter(torch.zeros(in_channels))
+
+    def weights(self) -> BranchWeights:
+        with full_precision(self.weight.device):
+            weight = at_least_float32(self.weight)
+            total = gram_norm(weight).sum()
+            return BranchWeights(weight * (self.contraction / total.clamp(min=self.contraction)),
+                                 at_least_float32(self.bias))
+
+    def for_size(self, weights: BranchWeights, size: tuple[int, int]) -> BranchWeights:
+        return weights._replace(positions=self.mixing.weights(size))
+
+    def branch(self, x: Tensor, weights: BranchWeights) -> Tensor:
+        linear = torch.einsum('bgchw,gdc->bdhw', self.mixing(x[:, None], weights.positions), weights.weight)
+        return linear + weights.bias[:, None, None]
+
+    def branch_bound(self, weights: BranchWeights, n: int | None) -> float:
+        """``sum_h |W_h|_2`` in float64, rounded up: the same for every number of pixels."""
+        weight = weights.weight
+        return float(spectral_norm_bound(weight).sum()) * (1 + 4 * torch.finfo(weight.dtype).eps)
+
+    def roundings(self, weights: BranchWeights, size: tuple[int, int]) -> Roundings:
+        # sums over C G products and a row and a column of pixels: as independent errors, the root of that many eps
+        return Roundings(bound=4 * (self.channels * len(weights.weight) + sum(size))**0.5)
+
+    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
+                                weights: BranchWeights | None = None) -> tuple[Tensor, Tensor]:
+        """``log|det J|`` is the same number for every image of a size.
+
+        The series of :func:`~mmseg_invattn.ops.conditional_log_det.joint_log_det`, whose memory does not depend on the
+        number of terms. The map is linear, so the gradient of x is 0.
+        """
+        check_features(x, self.channels)
+        if isinstance(n_terms, str) and n_terms == 'exact':
+            return super().forward_and_log_abs_det(x, n_terms, n_samples, weights)
+        weights = started_weights(self, x) if weights is None else weights
+        coefficients = series_coefficients(n_terms, n_samples, lambda: self._bound(weights, None))
+        with full_precision(x.device):
+            wide, cast = self._widened(x, weights)
+            log_det = joint_log_det(self._value_mixer((x.shape[2], x.shape[3]), cast.positions), cast.weight,
+                                    (len(x), len(cast.weight), x.shape[2] * x.shape[3]), coefficients, n_samples)
+            return (wide + self.branch(wide, cast)).to(x.dtype), log_det
+
+    def _value_mixer(self, size: tuple[int, int], positions: tuple[Tensor, ...]) -> Callable[[Tensor], Tensor]:
+        """P as a map of values (B, G, N, E), pixels row by row."""
+        return lambda v: self.mixing(v.mT.unflatten(3, size), positions).flatten(3).mT
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, width: float | None = None, contraction: float = 0.9, whole: bool = False,
+                    rescale: bool = False) -> 'InvRelativeAttention2d':
+        """The block whose branch is a convolution, or that is one.
+
+        Args:
+            conv: see :meth:`.RelativeSelfAttention2d.from_conv2d`, also for ``width``; as many channels out as in.
+            contraction: c.
+            whole: ``y = conv(x)``: the branch is the convolution less the identity. Else ``y = x + conv(x)``.
+            rescale: multiply the branch by what it takes where its norm exceeds c, instead of refusing it.
+
+        Raises:
+            ValueError: a convolution that attention cannot express, or whose taps have ``sum_h |W_h|_2`` above c.
+        """
+        if conv.in_channels != conv.out_channels or conv.stride != (1, 1):
+            raise ValueError(f'the convolution maps {conv.in_channels} to {conv.out_channels} channels with stride '
+                             f'{conv.stride}; an invertible block keeps both: it takes as many channels out as in, '
+                             'and stride 1')
+        centre_G2, weight_OGC, padding = heads_from_conv(conv)
+        weight_GCC = torch.stack([torch.block_diag(*tap.unflatten(0, (conv.groups, -1))) for tap in
+                                  weight_OGC.unbind(1)])
+        if whole:
+            weight_GCC[len(weight_GCC) // 2] -= torch.eye(conv.in_channels).to(weight_GCC)
+        total = float(spectral_norm_bound(weight_GCC).sum())
+        if total > contraction and not rescale:
+            raise ValueError(f'the norms of the taps add up to {total:.4g}, above contraction={contraction}: the '
+                             'block would not be certain to have an inverse. Multiply the weights by '
+                             f'{contraction / total:.3g} or less, raise contraction (below 1), or pass rescale=True')
+        block = cls(conv.in_channels, len(weight_GCC), padding=padding, contraction=contraction).to(weight_GCC)
+        with torch.no_grad():
+            block.mixing.encoding.centre.copy_(centre_G2)
+            block.mixing.encoding.root.fill_((2 * (width_for(weight_GCC.dtype) if width is None else width))**0.5)
+            block.weight.copy_(weight_GCC)
+            if conv.bias is not None:
+                block.bias.copy_(conv.bias)
+        return block
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, num_heads={len(self.weight)}, contraction={self.contraction}'

@@ -1,0 +1,238 @@
+"""Multi-head self-attention on feature maps with relative position encodings (Cordonnier et al.,
+https://arxiv.org/abs/1911.03584).
+
+    out_i = b + sum_h W_h sum_j P_ij^h v_j^h,      P_i.^h = softmax_j( q_i^h . k_j^h / sqrt(d) + logit_h(p_j - p_i) )
+
+with v = x, or ``v^h = V_h x``. Without content the first term is absent, P is the same for every image, and the layer
+is linear: see :mod:`.mixing` for its evaluation.
+
+Shape suffixes: B batch, G heads, C channels, E value size, N pixels of the output, M those attended to.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...ops.attention import from_windows, softmax_attention, to_windows
+from ..contract import check_features
+from ...ops.attention import pixel_grid
+from ..checks import check_choice, check_count
+from .conversion import conv_from_heads, heads_from_conv, width_for
+from .encoding import build_encoding
+from .mixing import PositionMixing, mix_dense
+
+CONTENT = ('none', 'only', 'both')
+
+
+class RelativeSelfAttention2d(nn.Module):
+    """(B, C, H, W) -> (B, out_channels, H / stride, W / stride), rounded up; for any feature size.
+
+    Position-only attention with a separable encoding costs ``O(N (H + W) C)`` a head. With a full covariance it holds
+    one N x N map for the batch; with content torch's kernel takes the logits of the positions as its bias. Windows keep
+    both small.
+
+    Args:
+        in_channels: C.
+        out_channels: C by default.
+        num_heads: G.
+        encoding: ``'quadratic'`` or ``'learned_2d'``; of no effect with ``content='only'``.
+        covariance: of the quadratic encoding: ``'isotropic'``, ``'axis'`` or ``'full'``.
+        content: ``'none'`` (position only), ``'only'`` or ``'both'``.
+        key_channels: d of queries and keys of a head; C by default, as published.
+        head_channels: E; None: the values of every head are x itself, and W_h has full rank, as published.
+        position_size: offsets of ``'learned_2d'`` with an entry of their own, in each direction.
+        position_channels: size of its embeddings.
+        window: attend within windows of that many pixels a side; None: everywhere.
+        window_shift: pixels by which the windows are shifted.
+        padding: zeros around the map that are attended to and cut off afterwards, as in a zero-padded convolution: a
+            number or (rows, columns). Without it the weights that would go outside stay inside: where heads are shifts
+            that is replicate padding.
+        stride: the output has the pixels 0, stride, 2 stride, ... of that of stride 1.
+        groups: of the output map, as in a convolution.
+        bias: of the output, and of the queries.
+        dropout: of the weights P in training, which takes the N x M map.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int | None = None,
+                 num_heads: int = 9,
+                 encoding: str = 'quadratic',
+                 covariance: str = 'isotropic',
+                 content: str = 'none',
+                 key_channels: int | None = None,
+                 head_channels: int | None = None,
+                 position_size: int = 16,
+                 position_channels: int = 400,
+                 window: int | None = None,
+                 window_shift: int = 0,
+                 padding: int | tuple[int, int] = 0,
+                 stride: int = 1,
+                 groups: int = 1,
+                 bias: bool = True,
+                 dropout: float = 0.0):
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        key_channels = in_channels if key_channels is None else key_channels
+        check_choice('content', content, CONTENT)
+        counts = dict(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, stride=stride,
+                      groups=groups, key_channels=key_channels, position_size=position_size,
+                      position_channels=position_channels, head_channels=head_channels, window=window)
+        for name, value in counts.items():
+            if value is not None or name not in ('head_channels', 'window'):
+                check_count(name, value)
+        self.padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
+        self._check(in_channels, out_channels, groups, head_channels, window, window_shift, dropout)
+        self.in_channels, self.out_channels, self.num_heads = in_channels, out_channels, num_heads
+        self.window, self.window_shift, self.stride = window, window_shift, stride
+        self.content, self.groups, self.dropout = content, groups, dropout
+        self.mixing = self.query = self.key = self.value = None
+        if content != 'only':
+            self.mixing = PositionMixing(
+                build_encoding(encoding, num_heads, covariance, position_size, position_channels), self.padding, stride,
+                window, window_shift)
+        if content != 'none':  # the softmax does not see a bias of the keys
+            self.query = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=bias)
+            self.key = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=False)
+        if head_channels is not None:
+            self.value = nn.Conv2d(in_channels, num_heads * head_channels, 1, bias=False)
+        width = in_channels // groups if head_channels is None else head_channels
+        self.weight = nn.Parameter(torch.empty(out_channels, num_heads, width))
+        nn.init.normal_(self.weight, std=(num_heads * width)**-0.5)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def _check(self, in_channels: int, out_channels: int, groups: int, head_channels: int | None, window: int | None,
+               window_shift: int, dropout: float) -> None:
+        if in_channels % groups or out_channels % groups or (groups > 1 and head_channels is not None):
+            raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}, '
+                             f'and takes the values as they are (head_channels=None, got {head_channels})')
+        if len(self.padding) != 2 or not all(isinstance(p, int) and p >= 0 for p in self.padding):
+            raise ValueError(f'padding={self.padding} is neither a number of pixels nor (rows, columns) of them')
+        if window is not None and any(self.padding):
+            raise ValueError(f'padding={self.padding} belongs to attention over the whole map, and window={window} '
+                             'cuts it into parts: give one of the two')
+        if not 0 <= window_shift < (window or 1):
+            raise ValueError(f'window_shift={window_shift} is outside [0, window={window}): the windows repeat beyond '
+                             'it; half the window is usual')
+        if not 0 <= dropout < 1:
+            raise ValueError(f'dropout={dropout} is outside [0, 1)')
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features(x, self.in_channels)
+        if self.training and self.dropout:
+            p_BGNM = F.dropout(self.attention_probabilities(x), self.dropout).to(x.dtype)
+            v_BGEM = self._values(x).flatten(3)
+            mixed_BGEN = mix_dense(p_BGNM[0], v_BGEM) if self.content == 'none' else v_BGEM @ p_BGNM.mT
+        elif self.content == 'none':
+            mixed_BGEN = self.mixing(self._values(x), self.mixing.weights(x.shape[2:])).flatten(3)
+        else:
+            mixed_BGEN = self._content_attention(x)
+        # the channels of a group stand together, those of its first head first
+        mixed = mixed_BGEN.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(1, 3)
+        mixed = mixed.unflatten(2, (-1, -(-x.shape[3] // self.stride)))
+        return F.conv2d(mixed, self.weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
+
+    def attention_probabilities(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """P, the dense reference: (B, G, N, M), where B is 1 without content, in float32 or higher.
+
+        N are the pixels of the output, row by row, or those of them that ``queries`` lists; M those of x. With padding
+        the rows sum to less than 1 near the border.
+        """
+        size = (x.shape[2], x.shape[3])
+        if self.content == 'none':
+            return self.mixing.probabilities(size, queries)[None]
+        up, left = self.padding
+        x = F.pad(x, (left, left, up, up))
+        wide, rows, columns = tuple(x.shape[2:]), slice(up, up + size[0]), slice(left, left + size[1])
+        place_HW = torch.arange(wide[0] * wide[1], device=x.device).unflatten(0, wide)[rows, columns]
+        place_N = place_HW[::self.stride, ::self.stride].flatten()
+        place_N = place_N if queries is None else place_N[queries]
+        q_BGND, k_BGMD = self.queries_and_keys(x)
+        logits = (q_BGND[:, :, place_N] @ k_BGMD.mT).to(torch.promote_types(x.dtype, torch.float32))
+        grid_M2 = pixel_grid(wide, x)
+        if self.content == 'both':
+            logits = logits + self.mixing.encoding(grid_M2[place_N], grid_M2)
+        if self.window is not None:
+            index = (grid_M2 - self.window_shift).div(self.window, rounding_mode='floor')
+            logits = logits.masked_fill((index[place_N][:, None] != index).any(-1), -torch.inf)
+        return logits.softmax(-1)[..., place_HW.flatten()]
+
+    def _values(self, x: Tensor) -> Tensor:
+        """(B, G or 1, E, H, W)."""
+        return x[:, None] if self.value is None else self.value(x).unflatten(1, (self.num_heads, -1))
+
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, N, d) each, of features (B, C, H, W); queries carry the scale."""
+        q, k = (layer(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT for layer in (self.query, self.key))
+        return q * q.shape[-1]**-0.5, k
+
+    def _content_attention(self, x: Tensor) -> Tensor:
+        up, left = self.padding
+        x = F.pad(x, (left, left, up, up))
+        size = (x.shape[2], x.shape[3])
+        tokens = [*self.queries_and_keys(x), self._values(x).flatten(3).mT.expand(-1, self.num_heads, -1, -1)]
+        if self.window is None:
+            beta = None
+            if self.content == 'both':
+                grid_N2 = pixel_grid(size, x)
+                beta = self.mixing.encoding(grid_N2, grid_N2)
+            mixed_BGNE = softmax_attention(*tokens, beta)
+        else:
+            cut = [to_windows(t, size, self.window, self.window_shift) for t in tokens]
+            real = to_windows(x.new_ones(len(x), 1, size[0] * size[1], 1), size, self.window, self.window_shift)
+            beta = real.new_zeros(real.shape).masked_fill(real == 0, -torch.inf).mT
+            if self.content == 'both':
+                grid_P2 = pixel_grid((self.window, self.window), x)
+                beta = beta + self.mixing.encoding(grid_P2, grid_P2)
+            mixed_BGNE = from_windows(softmax_attention(*cut, beta), size, self.window, self.window_shift)
+        mixed = mixed_BGNE.mT.unflatten(3, size)[..., up:size[0] - up, left:size[1] - left]
+        return mixed[..., ::self.stride, ::self.stride].flatten(3)
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, width: float | None = None) -> 'RelativeSelfAttention2d':
+        """The layer that expresses a convolution with one head for each tap.
+
+        Args:
+            conv: odd kernel, any dilation, stride, groups and bias; ``'zeros'`` padding of half the kernel, or
+                ``'replicate'`` padding.
+            width: alpha of the paper, in 1 / pixel^2: a head puts ``shift_error(width)`` of its weight beside its tap.
+                By default so large that this is below the rounding of the dtype (17 in float32, 37 in float64); the
+                gradients of centres and widths vanish with it, so training from a convolution starts at 2 to 4.
+
+        Raises:
+            ValueError: a convolution that it cannot express.
+        """
+        centre_G2, weight_OGC, padding = heads_from_conv(conv)
+        width = width_for(weight_OGC.dtype) if width is None else width
+        if not width > 0:
+            raise ValueError(f'width={width} is not a positive number of 1 / pixel^2: 46 is the paper\'s')
+        layer = cls(conv.in_channels, conv.out_channels, len(centre_G2), padding=padding, stride=conv.stride[0],
+                    groups=conv.groups, bias=conv.bias is not None).to(weight_OGC)
+        with torch.no_grad():
+            layer.mixing.encoding.centre.copy_(centre_G2)
+            layer.mixing.encoding.root.fill_((2 * width)**0.5)
+            layer.weight.copy_(weight_OGC)
+            if conv.bias is not None:
+                layer.bias.copy_(conv.bias)
+        return layer
+
+    @torch.no_grad()
+    def to_conv2d(self) -> tuple[nn.Conv2d, float]:
+        """The nearest convolution with a tap at the nearest pixel of every head's centre.
+
+        Returns:
+            The convolution, and a bound of ``|layer(x) - conv(x)|_inf2 / |x|_inf2`` away from the border of a map.
+
+        Raises:
+            ValueError: the weights depend on the content or are cut by windows, or values have a projection.
+        """
+        if self.content != 'none' or self.window is not None or self.value is not None:
+            raise ValueError(f'a layer with content={self.content!r}, window={self.window} and head_channels='
+                             f'{None if self.value is None else self.weight.shape[2]} is not near one convolution: '
+                             'this takes content=\'none\', window=None and head_channels=None')
+        return conv_from_heads(self.mixing, self.weight, self.bias, self.groups)
+
+    def extra_repr(self) -> str:
+        return f'{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, content={self.content!r}'

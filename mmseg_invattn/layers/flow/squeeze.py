@@ -1,0 +1,49 @@
+"""Space to depth: trades resolution for channels and keeps every value."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..explicit import ExplicitInverse
+
+
+class Squeeze(ExplicitInverse):
+    """(B, C, H, W) -> (B, C r^2, H/r, W/r): the pixels of an r x r block become the channels of one pixel.
+
+    A permutation: the inverse is exact and the log-determinant 0. A token of y holds r^2 tokens of x, so in the norm
+    inf2 ``Lip(f) = r`` and ``Lip(f^-1) = 1``.
+
+    Args:
+        factor: r.
+
+    Raises:
+        ValueError: height or width is not a multiple of r. Padding inside would not be invertible.
+    """
+
+    def __init__(self, factor: int = 2):
+        super().__init__()
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f'factor={factor!r} is not a positive integer')
+        self.factor = factor
+
+    def transform(self, x: Tensor, weights: tuple) -> Tensor:
+        r, (height, width) = self.factor, x.shape[2:]
+        if height % r or width % r:
+            raise ValueError(f'got a feature map of {height} x {width}; Squeeze({r}) takes multiples of {r}: pad your '
+                             f'images so that it becomes {-(-height // r) * r} x {-(-width // r) * r}')
+        return F.pixel_unshuffle(x, r)
+
+    def solve(self, y: Tensor, weights: tuple) -> Tensor:
+        if y.shape[1] % self.factor**2:
+            raise ValueError(f'got {y.shape[1]} channels; the inverse of Squeeze({self.factor}) takes a multiple of '
+                             f'{self.factor**2}')
+        return F.pixel_shuffle(y, self.factor)
+
+    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
+        exact = torch.zeros(len(y), dtype=y.dtype, device=y.device)
+        return exact, exact
+
+    def bi_lipschitz_bound(self) -> tuple[float, float]:
+        return float(self.factor), 1.0
+
+    def extra_repr(self) -> str:
+        return f'factor={self.factor}'
