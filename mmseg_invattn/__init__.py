@@ -1,1 +1,13 @@
-__version__ = "0.1.0"
+"""Certified invertible attention for MMSegmentation.
+
+``mmseg_invattn.ops`` and ``mmseg_invattn.layers`` need torch alone, and importing them imports nothing else. In a
+program that uses MMSegmentation, importing the package also registers the heads, backbones, data sets, metrics and
+hooks, so that one line in a config is enough::
+
+    custom_imports = dict(imports=['mmseg_invattn'])
+"""
+from . import registration
+
+__version__ = '0.1.0'
+
+registration.follow_mmengine()

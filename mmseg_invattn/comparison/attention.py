@@ -8,9 +8,9 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
-from ..layers import InvChannelAttention, InvertibleModule, InvNonLocal2d, InvRelativeAttention2d
+from ..layers import FORMS, InvChannelAttention, InvRelativeAttention2d, ResidualLayer
 from ..models.recorded_inputs import recorded_inputs
-from ..ops import full_precision, local_lipschitz
+from ..ops import local_lipschitz
 
 # Side of the part of a feature map, from its middle, on which the local constant is measured: the power iteration
 # keeps N x N maps for its derivatives.
@@ -20,7 +20,7 @@ Tokens = Callable[[Tensor], Tensor]
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """Every attention block, invertible or not, by the name of its module."""
-    kinds = (InvNonLocal2d, InvChannelAttention, InvRelativeAttention2d, NonLocal2d, PAM, CAM)
+    kinds = (*FORMS.values(), InvChannelAttention, InvRelativeAttention2d, NonLocal2d, PAM, CAM)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
@@ -50,11 +50,10 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
 def _measure(block: nn.Module, features: list[Tensor]) -> dict:
     tokens = features[0].shape[2] * features[0].shape[3]
     bound = saturation = None
-    if isinstance(block, InvertibleModule):
+    if isinstance(block, ResidualLayer):
         bound = block.lipschitz_bound(tokens)
-    if hasattr(getattr(block, 'block', block), 'saturation'):
-        with full_precision(features[0].device):
-            saturation = float(torch.cat([block.saturation(x) for x in features]).mean())
+    if hasattr(block, 'saturation'):
+        saturation = float(torch.cat([block.saturation(x) for x in features]).mean())
     steep = torch.cat([_steepness(block, _middle(x)) for x in features])
     return dict(bound=bound, local_lipschitz=float(steep.max()) if steep.isfinite().all() else None,
                 saturation=saturation, tokens=tokens)

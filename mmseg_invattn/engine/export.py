@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..layers.derived import derived_as_constants
+from ..layers import constant_weights
 from ..ops import twice_differentiable
 
 NOT_EXPORTED = """Not exported:
@@ -74,10 +74,9 @@ FORMATS = dict(onnx=(export_onnx, '.onnx'), torch_export=(export_torch, '.pt2'))
 
 @torch.no_grad()
 def _traced(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
-    model(image)  # fills in what layers keep of their parameters
     # Two samples: an exporter takes a batch of one for a batch that is always one.
     images = image.repeat(2, 1, 1, 1)
-    with twice_differentiable(), derived_as_constants():
+    with twice_differentiable(), constant_weights(model):
         return torch.export.export(model, (images, ), dynamic_shapes=({0: torch.export.Dim('batch')}, ), strict=False)
 
 

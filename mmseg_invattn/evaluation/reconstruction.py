@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..datasets.generative import DequantisedImages, read_images
 from ..engine.cli import build_runner
+from ..layers import PaperAttention2d
 from ..models import InvReconstruction
 from .convergence import plain_errors, plot_convergence, solver_errors
 from .reconstruction_metric import NOT_RECOVERED
@@ -59,7 +60,7 @@ def draw_convergence(model: InvReconstruction, x: Tensor, out: Path) -> None:
     squeeze, block = model.flow
     x = x.to(model.target.device)
     curves = {'accelerated': solver_errors(model.flow, x)}
-    if block.form == 'paper':
+    if isinstance(block, PaperAttention2d):
         curves['plain, as published'] = plain_errors(block, squeeze(x))
     plot_convergence(out / 'convergence.png', curves)
 

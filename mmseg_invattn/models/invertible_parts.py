@@ -3,13 +3,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .attention_slot import has_inverse
+from ..layers import InvertibleModule
 from .backbones.invertible_backbone import InvertibleBackbone
 
 
 def invertible_parts(module: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
     """The outermost modules with an inverse: backbones, and attention in heads, stages and plugins."""
-    if isinstance(module, InvertibleBackbone) or has_inverse(module):
+    if isinstance(module, InvertibleBackbone | InvertibleModule):
         yield name, module
     else:
         for child, part in module.named_children():

@@ -13,11 +13,19 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
-from ..layers import InvChannelAttention, InvRelativeAttention2d, RelativeSelfAttention2d
-from ..layers.attention import Attention
-from ..layers.forms import Certified, Conditional, Ordinary, Paper
-from ..layers.forms.ordinary import OrdinaryBranch
-from ..layers.forms.paper import FACTOR
+from ..layers import (
+    CertifiedAttention2d,
+    ConditionalAttention2d,
+    InvChannelAttention,
+    InvRelativeAttention2d,
+    NonLocalAttention2d,
+    PaperAttention2d,
+    RelativeSelfAttention2d,
+)
+from ..layers.attention.attention import Attention
+from ..layers.attention.options import AttentionOptions
+from ..layers.attention.ordinary_branch import OrdinaryBranch
+from ..layers.attention.paper import FACTOR
 from ..models.recorded_inputs import recorded_inputs
 from ..ops.attention import l2_attention, pool_tokens, softmax_attention
 from ..ops.attention.concatenation import (
@@ -41,13 +49,23 @@ FORMULAS = {
     elu_concatenation_attention: ('sum', 'elu'),
 }
 MMCV = dict(dot_product=('product', 'mean'), concatenation=('sum', 'relu'))  # by mode; softmax of a product elsewhere
-FORM_TITLES = {Certified: 'certified', Conditional: 'conditional', Paper: 'paper', Ordinary: 'ordinary',
-               OrdinaryBranch: 'half of a coupling'}
+FORM_TITLES = {
+    CertifiedAttention2d: 'certified',
+    ConditionalAttention2d: 'conditional',
+    PaperAttention2d: 'paper',
+    NonLocalAttention2d: 'ordinary',
+    OrdinaryBranch: 'half of a coupling',
+}
 
 
 def attention_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules of the attention over pixels that can be shown, in the order of the model."""
-    return [(name, module) for name, module in model.named_modules() if type(module) in ADAPTERS]
+    blocks = []
+    for name, module in model.named_modules():
+        # the branch of an ordinary block is shown as that block
+        if type(module) in ADAPTERS and not (blocks and name.startswith(f'{blocks[-1][0]}.')):
+            blocks.append((name, module))
+    return blocks
 
 
 def channel_attention_blocks(model: nn.Module) -> list[str]:
@@ -81,18 +99,19 @@ def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[s
     if not seen:
         known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
         raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
-                         f'the types {known}: give a config with InvNonLocal2d, NLHead or DAHead in it')
-    return [(name.removesuffix('.block').removesuffix('.block'), attention_scores(module, x))
+                         f'the types {known}: give a config with InvNLHead, NLHead or DAHead in it')
+    return [(name.removesuffix('.block'), attention_scores(module, x))
             for name, module, x in seen]
 
 
 def _form(form: nn.Module, x: Tensor) -> AttentionView:
-    """Any form of this project: all of them attend through :class:`~mmseg_invattn.layers.attention.Attention`."""
-    attention, mode, spec = form.attention, form.attention.mode, form.attention.spec
+    """Any form of this project: all of them attend through :class:`Attention`."""
+    attention: Attention = (form.branch if isinstance(form, NonLocalAttention2d) else form).attention
+    mode, options = attention.mode, attention.options
     with _recorded(attention) as calls:
         form(x)
     scores, tokens_BHNC, size, kernel = calls[-1]
-    q_BHND, k_BHMD = mode.project(scores, tokens_BHNC, pool_tokens(tokens_BHNC, size, spec.key_pooling))
+    q_BHND, k_BHMD = mode.project(scores, tokens_BHNC, pool_tokens(tokens_BHNC, size, options.key_pooling))
     q_HND, k_HMD = q_BHND[0], k_BHMD[0].expand(q_BHND.shape[1], -1, -1)
     bias_HM = None
     if kernel is l2_attention:
@@ -100,10 +119,10 @@ def _form(form: nn.Module, x: Tensor) -> AttentionView:
         q_HND, k_HMD = 2 * (q_HND - centre), k_HMD - centre
         bias_HM = -k_HMD.square().sum(-1)
     score, rule = FORMULAS[kernel]
-    return AttentionView(_title(form, spec), size, q_HND, k_HMD, score, rule, *cells(size),
-                         cells(size, spec.key_pooling), key_bias_HM=bias_HM, position=attention.position,
-                         neighbourhood=spec.neighbourhood, window=(spec.window_size, spec.window_shift),
-                         factor=1 / FACTOR if isinstance(form, Paper) else 1.0)
+    return AttentionView(_title(form, options), size, q_HND, k_HMD, score, rule, *cells(size),
+                         cells(size, options.key_pooling), key_bias_HM=bias_HM, position=attention.position,
+                         neighbourhood=options.neighbourhood, window=(options.window_size, options.window_shift),
+                         factor=1 / FACTOR if isinstance(form, PaperAttention2d) else 1.0)
 
 
 @contextmanager
@@ -111,9 +130,10 @@ def _recorded(attention: Attention) -> Iterator[list[tuple]]:
     """The arguments of every ``attention.mixer`` inside: (scores, tokens, size, kernel)."""
     calls, mixer = [], attention.mixer
 
-    def recording(scores: tuple, tokens_BGNC: Tensor, size: tuple[int, int], kernel: Callable | None = None):
+    def recording(scores: tuple, tokens_BGNC: Tensor, size: tuple[int, int], beta: object = None,
+                  kernel: Callable | None = None):
         calls.append((scores, tokens_BGNC, size, kernel or attention.mode.attend))
-        return mixer(scores, tokens_BGNC, size, kernel)
+        return mixer(scores, tokens_BGNC, size, beta, kernel)
 
     attention.mixer = recording
     try:
@@ -122,11 +142,11 @@ def _recorded(attention: Attention) -> Iterator[list[tuple]]:
         del attention.mixer
 
 
-def _title(form: nn.Module, spec) -> str:
-    parts = [FORM_TITLES[type(form)], spec.mode]
-    parts += [f'position {spec.position}'] * (spec.position is not None)
-    parts += [f'keys pooled {spec.key_pooling}'] * (spec.key_pooling is not None)
-    parts += [spec.neighbourhood.replace('_', '-')] * (spec.neighbourhood != 'full')
+def _title(form: nn.Module, options: AttentionOptions) -> str:
+    parts = [FORM_TITLES[type(form)], options.mode]
+    parts += [f'position {options.position}'] * (options.position is not None)
+    parts += [f'keys pooled {options.key_pooling}'] * (options.key_pooling is not None)
+    parts += [options.neighbourhood.replace('_', '-')] * (options.neighbourhood != 'full')
     return ', '.join(parts)
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..layers.position import LearnedPosition, QuadraticPosition
+from ..layers.attention.position import LearnedPosition, QuadraticPosition
 from ..ops.attention import pool_tokens
 from .attention_view import AttentionView, cells
 

@@ -78,8 +78,8 @@ def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int
     seen = recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor'))
     if not seen:
         raise ValueError(f'{type(model).__name__} runs nothing that has an inverse; looked for an invertible backbone '
-                         '(InvResNet, RevNet2d) and for invertible layers such as InvNonLocal2d in a form other than '
-                         '\'none\': give a config with one of them')
+                         '(InvResNet, RevNet2d) and for invertible layers, such as attention in a form '
+                         'other than \'none\': give a config with one of them')
     return [_inverted(name, module, x, tol, max_iter) for name, module, x in seen]
 
 
@@ -98,7 +98,7 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         if reached.converged.all() or count == max_iter:
             break
     return Inversion(name, x.cpu(), recovered.cpu(), layer is not module, error, error / norm(x),
-                     float(info.residual.max()), _bound(info), layer.lipschitz_bound(), int(info.iterations.max()),
+                     float(info.residual.max()), _bound(info), layer.lipschitz_bound() or None, int(info.iterations.max()),
                      bool(info.converged.all()), tuple(curve))
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import RelativeSelfAttention2d
-from ..layers.position import pixel_grid
-from ..layers.relative_attention.convolution import offset_weights
-from ..layers.relative_attention.statistics import HeadStatistics, head_statistics
+from ..layers.convolution.conversion import offset_weights
+from ..layers.convolution.statistics import HeadStatistics, head_statistics
 from ..models.recorded_inputs import recorded_inputs
 
 QUERIES = 64

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..layers import InvRelativeAttention2d, RelativeSelfAttention2d
-from ..layers.position import LearnedPosition, QuadraticPosition, pixel_grid
-from ..layers.relative_attention.encoding import Learned2dEncoding, QuadraticEncoding
+from ..layers.attention.position import LearnedPosition, QuadraticPosition
+from ..layers.convolution.encoding import Learned2dEncoding, QuadraticEncoding
 from .attention_view import AttentionView, Cells, cells
 
 

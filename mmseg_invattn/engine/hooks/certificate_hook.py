@@ -1,4 +1,4 @@
-"""Watch the certificates of invertible attention while a model trains, and stop the run where one does not hold."""
+"""Watch the certificates of invertible blocks while a model trains, and stop the run where one does not hold."""
 from __future__ import annotations
 
 import math
@@ -11,16 +11,9 @@ from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
-from ...layers import (
-    InvChannelAttention,
-    InverseInfo,
-    InvertibleModule,
-    InvNonLocal2d,
-    InvRelativeAttention2d,
-)
+from ...layers import ExplicitInverse, InverseInfo, InvertibleModule, ResidualLayer
+from ...layers.checks import check_count
 from ...layers.data_dependent import DataDependentStart
-from ...layers.spec import check_count
-from ...ops import full_precision
 
 # A bound is the contraction and the rounding of a few dozen operations in float32.
 ROUNDING = 128 * torch.finfo(torch.float32).eps
@@ -28,7 +21,7 @@ ROUNDING = 128 * torch.finfo(torch.float32).eps
 
 @HOOKS.register_module()
 class CertificateHook(Hook):
-    """Log what is certified of every invertible attention block, and fail the run where a certificate is broken.
+    """Log what is certified of every invertible block, and fail the run where a certificate is broken.
 
     - Every ``interval`` iterations ``certificate/BLOCK/bound`` (the certified Lipschitz bound), ``/sharpness`` (the
       largest over the heads) and ``/saturated`` (share of the tokens, in the batch of this iteration, that the ball of
@@ -36,9 +29,10 @@ class CertificateHook(Hook):
     - At validation the worst ``inverse_error``, ``relative_error``, ``error_bound`` and ``evaluations`` over the images
       that are inverted stand among the metrics, as ``val/certificate/BLOCK/...``. Errors are in the norm of the block.
 
-    BLOCK is the name of the module in the model. Blocks of a stack count one by one; ``form='none'`` is left out; what
-    a form does not have (``'paper'`` a bound, ``'coupling'`` a sharpness) is left out too, and said once. Only rank 0
-    measures. Without invertible attention in the model the hook does nothing.
+    Blocks are the residual layers (attention in the certified, conditional and paper form, channel attention, residual
+    convolutions) and the couplings; BLOCK is the name of the module in the model, and those of a sequence count one by
+    one. What a block does not have (the paper form a bound, a coupling a sharpness) is left out, and said once. Only
+    rank 0 measures. Without an invertible block in the model the hook does nothing.
 
     Args:
         interval: training iterations between two measurements; nothing is computed in between.
@@ -69,10 +63,10 @@ class CertificateHook(Hook):
         Raises:
             RuntimeError: FSDP shards a block whose normalisation has not started: the start would be lost.
         """
-        for name, block in attention_blocks(runner.model).items():
+        for name, block in invertible_blocks(runner.model).items():
             _check_start(name, block)
-            contraction = _contraction(block)
-            runner.logger.info(f'CertificateHook: {name}, form={getattr(block, "form", "certified")!r}: ' + (
+            contraction = getattr(block, 'contraction', None)
+            runner.logger.info(f'CertificateHook: {name}, {type(block).__name__}: ' + (
                 'no certified bound, the error of its inverse is reported as it is' if contraction is None else
                 f'certified Lipschitz bound {contraction:g}'))
 
@@ -86,7 +80,7 @@ class CertificateHook(Hook):
         """Log what was measured."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return
-        for name, block in attention_blocks(runner.model).items():
+        for name, block in invertible_blocks(runner.model).items():
             # Compiled code does not see hooks that came after it: then there is no share of saturated tokens.
             if name not in self._found and not _sharded(block):
                 self._measure(name, block, None, runner.iter + 1)
@@ -116,7 +110,7 @@ class CertificateHook(Hook):
         self._unwatch()
         if not is_main_process():
             return
-        for name, block in attention_blocks(runner.model).items():
+        for name, block in invertible_blocks(runner.model).items():
             # First in line: where FSDP shards the block, its own hook takes the weights away afterwards.
             self._watched.append(block.register_forward_hook(
                 lambda block, args, y, name=name: measure(name, block, args[0].detach(), y.detach()), prepend=True))
@@ -129,17 +123,16 @@ class CertificateHook(Hook):
     @torch.no_grad()
     def _measure(self, name: str, block: InvertibleModule, x: Tensor | None, iteration: int) -> None:
         """Bound, sharpness and, given what the block saw, the share of saturated tokens."""
-        core = _core(block)
         n_pixels = None if x is None else x.shape[2] * x.shape[3]
         bound, found = block.lipschitz_bound(n_pixels), {}
-        if bound is not None:
+        if isinstance(block, ResidualLayer) and bound is not None:
             found['bound'] = bound
-            _check_bound(name, bound, core.contraction, iteration)
-        if hasattr(core, 'sharpness') and (n_pixels or not core.sharpness.depends_on_n):
-            found['sharpness'] = float(core.sharpness(n_pixels).max())
-        if hasattr(core, 'saturation') and x is not None:
-            with full_precision(x.device):
-                found['saturated'] = float(core.saturation(x).mean())
+            _check_bound(name, bound, block.contraction, iteration)
+        sharpness = getattr(block, 'sharpness', None)
+        if sharpness is not None and (n_pixels or not sharpness.depends_on_n):
+            found['sharpness'] = float(sharpness.at(sharpness(), n_pixels, next(block.parameters())).max())
+        if hasattr(block, 'saturation') and x is not None:
+            found['saturated'] = float(block.saturation(x).mean())
         self._found[name] = [found]
 
     @torch.no_grad()
@@ -159,20 +152,11 @@ class CertificateHook(Hook):
                             evaluations=int(info.iterations.max())))
 
 
-def attention_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
-    """Every attention block of a model that has an inverse, by the name of its module."""
+def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
+    """Every block of a model whose inverse has an error of its own to watch, by the name of its module."""
     model = model.module if is_model_wrapper(model) else model
     return {name: module for name, module in model.named_modules()
-            if isinstance(module, (InvChannelAttention, InvRelativeAttention2d))
-            or (isinstance(module, InvNonLocal2d) and module.form != 'none')}
-
-
-def _core(block: InvertibleModule) -> InvertibleModule:
-    return block.block if isinstance(block, InvNonLocal2d) else block
-
-
-def _contraction(block: InvertibleModule) -> float | None:
-    return getattr(_core(block), 'contraction', None)
+            if isinstance(module, ResidualLayer) or isinstance(module, ExplicitInverse) and module.evaluations}
 
 
 def _sharded(block: InvertibleModule) -> bool:

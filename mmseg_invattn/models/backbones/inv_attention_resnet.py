@@ -10,17 +10,6 @@ from ..attention_slot import AttentionInverse, AttentionSlot
 from ..recorded_inputs import recorded_inputs
 
 
-class StageAttention(AttentionSlot):
-    """Attention on the output of a stage, (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int, attention: Mapping, spread: float, num_blocks: int):
-        super().__init__()
-        self.fill_slot(channels, attention, spread, num_blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attend(x)
-
-
 @MODELS.register_module()
 class InvAttentionResNet(ResNet):
     """ResNet-18 to ResNet-152 with attention behind whole stages.
@@ -48,7 +37,7 @@ class InvAttentionResNet(ResNet):
         for entry in attention:
             self._attach(**entry)
 
-    def _attach(self, stage: int | None = None, spread: float = 1.0, num_blocks: int = 1, **attention) -> None:
+    def _attach(self, stage: int | None = None, **config) -> None:
         """Puts attention behind whatever the stage ends with."""
         if stage not in range(self.num_stages):
             raise ValueError(f'attention has stage={stage!r}, and this network has the stages 0 to '
@@ -58,8 +47,9 @@ class InvAttentionResNet(ResNet):
                              f'it would never learn: lower frozen_stages to {stage} or choose a later stage')
         layer = getattr(self, self.res_layers[stage])
         channels = self.base_channels * 2**stage * self.block.expansion
-        before = sum(isinstance(module, StageAttention) for module in layer)
-        layer.add_module(f'attention{before}', StageAttention(channels, attention, spread, num_blocks))
+        before = sum(isinstance(module, AttentionSlot) for module in layer)
+        slot = {name: config.pop(name) for name in ('spread', 'num_blocks') if name in config}
+        layer.add_module(f'attention{before}', AttentionSlot(channels, config, **slot))
 
     @torch.no_grad()
     def invert_attention(self, x: Tensor, tol: float = 1e-6, max_iter: int = 100,
@@ -77,6 +67,6 @@ class InvAttentionResNet(ResNet):
             TypeError: an attention has no inverse.
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
-        slots = [(name, module) for name, module in self.named_modules() if isinstance(module, StageAttention)]
+        slots = [(name, module) for name, module in self.named_modules() if isinstance(module, AttentionSlot)]
         return {name: slot.invert(seen, tol, max_iter, strict)
                 for name, slot, seen in recorded_inputs(slots, lambda: self(x))}

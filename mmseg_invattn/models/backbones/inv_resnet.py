@@ -5,8 +5,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import nn
 
-from ...layers import ActNorm2d, InvConvResidual, InvertibleModule
-from ...layers.orthogonal_conv1x1 import OrthogonalConv1x1
+from ...layers import ActNorm2d, InvConvResidual, InvertibleModule, OrthogonalConv1x1
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
 # Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many. An error of the
@@ -34,7 +33,7 @@ class InvResNet(InvertibleBackbone):
         in_channels: channels of the image.
         strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
         out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
-        attention: config of the attention, without ``in_channels``: ``InvNonLocal2d`` or another invertible layer.
+        attention: config of the attention, without ``in_channels``: see :func:`~mmseg_invattn.models.attention_slot.build_attention`.
         attention_stages: stages that end with it.
         memory_free: train by recovering the activations rather than storing them.
         stage_blocks: residual blocks of each stage; the depth's by default.

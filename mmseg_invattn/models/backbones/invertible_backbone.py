@@ -130,7 +130,7 @@ def build_attention(attention: dict, channels: int) -> InvertibleModule:
         ValueError: it has none.
     """
     layer = attention_slot.build_attention(channels, attention)
-    if not attention_slot.has_inverse(layer):
+    if not isinstance(layer, InvertibleModule):
         raise ValueError(f'attention={attention} has no inverse, and the backbone would have none: take '
                          'form=\'certified\', \'conditional\' or \'coupling\'')
     return layer

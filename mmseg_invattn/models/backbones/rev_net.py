@@ -11,8 +11,7 @@ from math import gcd
 from mmseg.registry import MODELS
 from torch import nn
 
-from ...layers import InvertibleModule, InvNonLocal2d
-from ...layers.grid import GridCoupling, ToGrid
+from ...layers import CouplingAttention2d, GridCoupling, InvertibleModule, ToGrid
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
 # Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many.
@@ -54,7 +53,7 @@ class RevNet2d(InvertibleBackbone):
         in_channels: channels of the image.
         strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
         out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
-        attention: config of ``InvNonLocal2d`` with ``form='coupling'``, without ``in_channels``.
+        attention: arguments of ``CouplingAttention2d``, without ``in_channels``.
         attention_stages: stages that end with it.
         memory_free: train by recovering the activations rather than storing them.
         stage_blocks: coupling blocks (of two branches) of each stage; the depth's by default.
@@ -104,8 +103,8 @@ class RevNet2d(InvertibleBackbone):
 def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Module]:
     """F and G of the attention in form ``'coupling'``, behind a normalisation as those of convolutions are."""
     layer = build_attention(dict(form='coupling') | attention, channels)
-    if not isinstance(layer, InvNonLocal2d) or layer.form != 'coupling':
-        raise ValueError(f'attention={attention} is not InvNonLocal2d with form=\'coupling\', the only one whose '
-                         'branches are couplings: choose it, or InvResNet for the other forms')
-    first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.block.first, layer.block.second))
+    if not isinstance(layer, CouplingAttention2d):
+        raise ValueError(f'attention={attention} is not of form=\'coupling\', the only one whose branches are '
+                         'couplings: choose it, or InvResNet for the other forms')
+    first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.first, layer.second))
     return first, second

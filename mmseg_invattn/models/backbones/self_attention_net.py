@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ...layers import RelativeSelfAttention2d, Squeeze
-from ...layers.spec import check_count
+from ...layers.checks import check_count
 
 
 class SelfAttentionLayer(nn.Module):

@@ -8,8 +8,8 @@ from mmengine.model import BaseModel
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ...layers import InvertibleSequential, Squeeze
-from ..attention_slot import build_attention, has_inverse
+from ...layers import InvertibleModule, InvertibleSequential, Squeeze
+from ..attention_slot import build_attention
 
 
 @MODELS.register_module()
@@ -41,7 +41,7 @@ class InvReconstruction(BaseModel):
                  init_cfg: dict | None = None):
         super().__init__(data_preprocessor, init_cfg)
         block = build_attention(target_shape[1], attention)
-        if not has_inverse(block):
+        if not isinstance(block, InvertibleModule):
             raise ValueError(f'attention={attention} has no inverse to measure: take form=\'certified\', '
                              '\'conditional\', \'coupling\' or \'paper\'')
         self.flow = InvertibleSequential(Squeeze(2), block)

@@ -3,22 +3,26 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from ..attention_slot import AttentionInverse, AttentionSlot
 
 
-class AttentionHead(AttentionSlot):
-    """Mixin, before a head of MMSegmentation: an :class:`AttentionSlot` of ``channels`` channels, and its inversion.
+class AttentionHead(BaseDecodeHead):
+    """Base, before a head of MMSegmentation: an attention of ``channels`` channels, and its inversion.
 
     Args:
-        attention: config of the attention block, without ``in_channels``: ``dict(type='InvNonLocal2d', mode=...,
-            form=...)``; ``form='none'`` is the ordinary non-local block in the very same place. A list of configs
-            stands for these blocks in a row.
+        attention: config of the attention block, without ``in_channels``: ``dict(form='certified', mode=...)`` with
+            the arguments of that form; ``form='none'`` is the ordinary non-local block in the very same place. A list
+            of configs stands for these blocks in a row.
         spread: start of the gains of loud and quiet channels, at least 1; with 1 there are none, nor under
             ``form='none'``. See :class:`AttentionSlot`.
         num_blocks: the block so many times in a row.
         kwargs: arguments of the head.
+
+    Attributes:
+        attention: an :class:`~mmseg_invattn.models.attention_slot.AttentionSlot`.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -27,7 +31,7 @@ class AttentionHead(AttentionSlot):
     def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0, num_blocks: int = 1,
                  **kwargs):
         super().__init__(**kwargs)
-        self.fill_slot(self.channels, attention, spread, num_blocks)
+        self.attention = AttentionSlot(self.channels, attention, spread, num_blocks)
 
     @abstractmethod
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -46,4 +50,4 @@ class AttentionHead(AttentionSlot):
             TypeError: the attention has no inverse.
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
-        return self.invert(self.attention_input(inputs), tol, max_iter, strict)
+        return self.attention.invert(self.attention_input(inputs), tol, max_iter, strict)

@@ -25,7 +25,7 @@ class InvASPPHead(AttentionHead, ASPPHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H, W)."""
-        return self.attend(self.attention_input(inputs))
+        return self.attention(self.attention_input(inputs))
 
 
 @MODELS.register_module()
@@ -56,7 +56,7 @@ class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Multi-level features of the backbone -> logits (B, num_classes, H, W), in the size of the skip."""
-        output = self.attend(self.attention_input(inputs))
+        output = self.attention(self.attention_input(inputs))
         if self.c1_bottleneck is not None:
             skip = self.c1_bottleneck(inputs[0])
             output = resize(output, size=skip.shape[2:], mode='bilinear', align_corners=self.align_corners)

@@ -7,7 +7,8 @@ from mmseg.models.decode_heads.da_head import CAM
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ..attention_slot import AttentionInverse, forward_and_back, has_inverse
+from ...layers import InvChannelAttention, InvertibleModule
+from ..attention_slot import AttentionInverse, forward_and_back
 from .attention_head import AttentionHead
 
 
@@ -23,7 +24,7 @@ class InvDAHead(AttentionHead, DAHead):
         attention: the position attention, see :class:`AttentionHead`.
         pam_channels: size of its queries, keys and values, a divisor of ``channels``, in place of its ``reduction``.
         channel_attention: config of the channel attention, without ``in_channels``: ``dict(contraction=0.9,
-            sharpness=2.0)`` of ``InvChannelAttention``. Of no effect where the position attention has no inverse.
+            sharpness=2.0)`` of ``InvChannelAttention``; for a position attention with an inverse.
         kwargs: ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of every head.
 
     Raises:
@@ -36,10 +37,13 @@ class InvDAHead(AttentionHead, DAHead):
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))
         super().__init__(attention=attention, pam_channels=1, **kwargs)
         del self.pam, self.cam  # the attentions stand in their places
-        self.channel_attention = CAM()
-        if has_inverse(self.attention):
-            config = dict(type='InvChannelAttention', in_channels=self.channels) | dict(channel_attention or {})
-            self.channel_attention = MODELS.build(config)
+        if isinstance(self.attention.block, InvertibleModule):
+            self.channel_attention = InvChannelAttention(self.channels, **(channel_attention or {}))
+        elif channel_attention is None:
+            self.channel_attention = CAM()
+        else:
+            raise ValueError(f'channel_attention={channel_attention} configures the invertible channel attention, and '
+                             'the position attention has no inverse, which takes DANet\'s own: leave it out')
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
         return self.pam_in_conv(self._transform_inputs(inputs))
@@ -51,7 +55,7 @@ class InvDAHead(AttentionHead, DAHead):
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Multi-level features -> logits (B, num_classes, H, W) of the sum, of the position and the channel branch."""
         x = self._transform_inputs(inputs)
-        position = self.pam_out_conv(self.attend(self.pam_in_conv(x)))
+        position = self.pam_out_conv(self.attention(self.pam_in_conv(x)))
         channel = self.cam_out_conv(self.channel_attention(self.cam_in_conv(x)))
         return self.cls_seg(position + channel), self.pam_cls_seg(position), self.cam_cls_seg(channel)
 

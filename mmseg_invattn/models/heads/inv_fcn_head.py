@@ -27,7 +27,7 @@ class InvFCNHead(AttentionHead, FCNHead):
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H, W)."""
         x = self._transform_inputs(inputs)
-        output = self.attend(self.convs(x))
+        output = self.attention(self.convs(x))
         if self.concat_input:
             output = self.conv_cat(torch.cat([x, output], dim=1))
         return output

@@ -29,7 +29,7 @@ class InvNLHead(AttentionHead, FCNHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Multi-level features of the backbone -> logits (B, num_classes, H, W)."""
         x = self._transform_inputs(inputs)
-        output = self.convs[1](self.attend(self.convs[0](x)))
+        output = self.convs[1](self.attention(self.convs[0](x)))
         if self.concat_input:
             output = self.conv_cat(torch.cat([x, output], dim=1))
         return self.cls_seg(output)

@@ -23,4 +23,4 @@ class InvPSPHead(AttentionHead, PSPHead):
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         """Features before the classifier, (B, channels, H, W)."""
-        return self.attend(self.attention_input(inputs))
+        return self.attention(self.attention_input(inputs))

@@ -1,0 +1,70 @@
+"""When the registries of MMSegmentation learn of this package.
+
+``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in a
+program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
+package registers at once where mmengine is loaded, as it is wherever a config is read, and otherwise as soon as mmseg
+is.
+"""
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+NEEDED = ('mmengine', 'mmcv', 'mmseg')
+PARTS = ('datasets', 'engine', 'evaluation', 'models')  # imported for their registrations
+
+
+def follow_mmengine() -> None:
+    """Registers now, or when mmseg is imported."""
+    # the doctor must run where importing the stack fails, and `python -m` imports the package first
+    if 'mmseg_invattn.doctor' in sys.orig_argv or not all(map(find_spec, NEEDED)):
+        return
+    if 'mmengine' in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _AfterMmseg())
+
+
+def register() -> None:
+    """Imports what registers itself, behind the quirks of the packages that it is registered with."""
+    _prepare()
+    for part in PARTS:
+        importlib.import_module(f'mmseg_invattn.{part}')
+
+
+def _prepare() -> None:
+    from . import compat
+
+    compat.provide_mmcv_ops_stub()
+    compat.provide_in1d()
+
+
+class _AfterMmseg(MetaPathFinder):
+    """Waits for ``import mmseg``: prepares it, lets Python import it, and then registers."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != 'mmseg':
+            return None
+        sys.meta_path.remove(self)
+        _prepare()
+        spec = find_spec(name)
+        spec.loader = _Registering(spec.loader)
+        return spec
+
+
+class _Registering(Loader):
+    """The loader of mmseg, which registers afterwards."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        register()
