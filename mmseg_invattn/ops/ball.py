@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from .second_derivative import transformed
+
 
 def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Maps every token into the open unit ball, smoothly and without expanding distances in units of the scale a.
@@ -17,9 +19,9 @@ def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         Tensor of the shape of ``x``; every token has a norm below 1.
     """
     scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         return _ball(x, scale)[0]
-    return _Ball.apply(x, scale)
+    return _Ball.apply(x, scale)[0]
 
 
 def _ball(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,18 +42,22 @@ class _Ball(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
-        b, inverse = _ball(x, scale)
-        ctx.save_for_backward(x, scale, b, inverse)
-        return b
+    def forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        return _ball(x, scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None]:
+        if grad is None:
+            return None, None
         x, scale, b, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: through the formula
-            inputs = [t for t, wanted in zip((x, scale), ctx.needs_input_grad, strict=True) if wanted]
-            grads = iter(torch.autograd.grad(_ball(x, scale)[0], inputs, grad, create_graph=True))
-            return tuple(next(grads) if wanted else None for wanted in ctx.needs_input_grad)
+        if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
+            b, inverse = _ball(x, scale)
         inner = (grad * b).sum(-1, keepdim=True)
         d_scale = None
         if ctx.needs_input_grad[1]:

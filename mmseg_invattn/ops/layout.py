@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from .second_derivative import transformed
+
 
 def transposed(x: Tensor) -> Tensor:
     """``x.mT`` as a tensor that is contiguous, and so is its gradient.
@@ -9,13 +11,13 @@ def transposed(x: Tensor) -> Tensor:
     Elementwise operations on two tensors that lie the one by channels and the other by pixels take over ten times as
     long as on two that lie alike; a transposed view would leave the backward pass with just that.
     """
-    return _Transposed.apply(x)
+    return x.mT.contiguous() if transformed() else _Transposed.apply(x)
 
 
 class _Transposed(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         if x.device.type != 'cpu' or x.dim() < 3 or torch.compiler.is_compiling():
             return x.mT.contiguous()  # a graph with one matrix for each sample would fix the batch size
         # On the CPU torch transposes matrices in tiles, and batches of them number by number.
@@ -24,5 +26,9 @@ class _Transposed(torch.autograd.Function):
         return out.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2])
 
     @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing to keep: the map is its own transpose."""
+
+    @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return _Transposed.apply(grad)
+        return transposed(grad)

@@ -26,12 +26,14 @@ def local_lipschitz(function: Callable[[Tensor], Tensor],
         n_iter: steps of the power iteration; each costs two passes forwards and backwards.
         n_starts: random starting directions. The result is reproducible: the directions come from a generator of
             their own.
+
+    In inference mode too, where ``function`` uses no tensor made in it: x alone may be one.
     """
     generator = torch.Generator().manual_seed(0)
-    best = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     # J dx is taken as a second derivative, which the fused attention kernels do not have.
-    with torch.enable_grad(), twice_differentiable():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad(), twice_differentiable():
+        best = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         out = to_tokens(function(x))
         # v -> J^T v, kept differentiable in v: its own derivative is v -> J v.
         dummy = torch.zeros_like(out, requires_grad=True)

@@ -8,6 +8,8 @@ bound and never may.
 import torch
 from torch import Tensor
 
+from .second_derivative import transformed
+
 
 def gram_norm(weight: Tensor, n_iter: int = 6) -> Tensor:
     """Differentiable upper bound of the spectral norm, rounding included.
@@ -24,7 +26,7 @@ def gram_norm(weight: Tensor, n_iter: int = 6) -> Tensor:
     if weight.shape[-2] < weight.shape[-1]:
         weight = weight.mT
     info = torch.finfo(weight.dtype)
-    norm = _GramNorm.apply(weight, n_iter)
+    norm = _iterate(weight, n_iter)[0] if transformed() else _GramNorm.apply(weight, n_iter)[0]
     log_norm = norm.detach().clamp(min=info.tiny).log()
     # Rounding. A product of n terms is off by at most n eps |G|_F^2 in the Frobenius norm, which is at most
     # n^1.5 eps of the next |G|_F; the root 1 / 2^(k+1) makes the errors of all steps add up to no more than that.
@@ -59,18 +61,24 @@ class _GramNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight: Tensor, n_iter: int) -> Tensor:
+    def forward(weight: Tensor, n_iter: int) -> tuple[Tensor, ...]:
         norm, grams = _iterate(weight, n_iter)
-        ctx.n_iter = n_iter
-        ctx.save_for_backward(weight, norm, *grams)
-        return norm
+        return norm, *grams
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def setup_context(ctx, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
+        weight, ctx.n_iter = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight, *output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+        if grad is None:
+            return None, None
         weight, norm, *grams = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: through the iteration
-            norm, _ = _iterate(weight, ctx.n_iter)
-            return torch.autograd.grad(norm, weight, grad, create_graph=True)[0], None
+        if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
+            norm, grams = _iterate(weight, ctx.n_iter)
         tiny = torch.finfo(weight.dtype).tiny
         scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
         along = unit = weight / scale[..., None, None]

@@ -13,6 +13,7 @@ from ..layers import RelativeSelfAttention2d
 from ..layers.convolution.conversion import offset_weights
 from ..layers.convolution.statistics import HeadStatistics, head_statistics
 from ..models.recorded_inputs import recorded_inputs
+from ..ops.attention import pixel_grid
 
 QUERIES = 64
 

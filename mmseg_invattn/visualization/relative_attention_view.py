@@ -13,6 +13,7 @@ from torch import Tensor
 from ..layers import InvRelativeAttention2d, RelativeSelfAttention2d
 from ..layers.attention.position import LearnedPosition, QuadraticPosition
 from ..layers.convolution.encoding import Learned2dEncoding, QuadraticEncoding
+from ..ops.attention import pixel_grid
 from .attention_view import AttentionView, Cells, cells
 
 

@@ -22,6 +22,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..second_derivative import once_differentiable
 from .triton_choice import triton_kernels
 
 # Numbers in a block of weights. CPU: a block and its two companions stay in the cache. CUDA: enough work per launch.
@@ -48,7 +49,7 @@ def blocked_positive_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, l
     if beta is not None:
         beta = beta.to(_wide(common)).expand(*beta.shape[:-2], q.shape[2], k.shape[2])
         beta = beta[(None, ) * (4 - beta.dim())]
-    return _blocked_positive(q, k, v, beta, elu)[0].to(dtype)
+    return once_differentiable(_blocked_positive(q, k, v, beta, elu)[0]).to(dtype)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

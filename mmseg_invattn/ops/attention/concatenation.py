@@ -10,7 +10,7 @@ Shape suffixes: B batch, G heads, N queries, M keys, 1 the score's one number, E
 import torch
 from torch import Tensor
 
-from ..second_derivative import second_derivative_wanted
+from ..second_derivative import plain_operators_wanted
 from .positive import elu_attention, log_elu1, positive_attention, positive_attention_dense
 from .sorted_concatenation import sorted_concatenation
 
@@ -24,9 +24,9 @@ def concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tens
                             logits_GNM: Tensor | None = None) -> Tensor:
     """``out_i = sum_j f(alpha_i + gamma_j) v_j / sum_j f(alpha_i + gamma_j)``, ``f = ELU + 1``.
 
-    With logits, and inside :func:`~mmseg_invattn.ops.twice_differentiable`, the N x M map is built.
+    With logits, and where :func:`~mmseg_invattn.ops.plain_operators_wanted`, the N x M map is built.
     """
-    if logits_GNM is not None or second_derivative_wanted():
+    if logits_GNM is not None or plain_operators_wanted():
         return positive_attention(concatenation_log_weights(alpha_BGN1, gamma_BGM1), v_BGME, logits_GNM)
     return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'elu1')
 
@@ -39,7 +39,7 @@ def concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME
 
 def mean_concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = 1/M sum_j ReLU(alpha_i + gamma_j) v_j``, the non-local block's."""
-    if second_derivative_wanted():
+    if plain_operators_wanted():
         return mean_concatenation_attention_dense(alpha_BGN1, gamma_BGM1, v_BGME)
     return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'relu')
 
@@ -51,7 +51,7 @@ def mean_concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v
 
 def elu_concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = sum_j ELU(alpha_i + gamma_j) v_j / sum_j ELU(alpha_i + gamma_j)``, the paper's."""
-    if second_derivative_wanted():
+    if plain_operators_wanted():
         return elu_concatenation_attention_dense(alpha_BGN1, gamma_BGM1, v_BGME)
     return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'elu')
 

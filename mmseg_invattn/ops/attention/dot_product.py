@@ -4,7 +4,7 @@ Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E val
 """
 from torch import Tensor
 
-from ..second_derivative import second_derivative_wanted
+from ..second_derivative import plain_operators_wanted
 from .blocked_positive import blocked_positive_attention
 from .positive import elu_attention, log_elu1, positive_attention, positive_attention_dense
 
@@ -17,9 +17,9 @@ def dot_product_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:
 def dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None) -> Tensor:
     """``out_i = sum_j f(q_i . k_j) v_j / sum_j f(q_i . k_j)``, ``f = ELU + 1``, shape (B, G, N, E), in O(N + M) memory.
 
-    Inside :func:`~mmseg_invattn.ops.twice_differentiable` it holds the N x M map.
+    Where :func:`~mmseg_invattn.ops.plain_operators_wanted` it holds the N x M map.
     """
-    if second_derivative_wanted():
+    if plain_operators_wanted():
         return positive_attention(dot_product_log_weights(q_BGND, k_BGMD), v_BGME, logits_GNM)
     return blocked_positive_attention(q_BGND, k_BGMD, v_BGME, logits_GNM)
 
@@ -37,6 +37,6 @@ def mean_dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -
 
 def elu_dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> Tensor:
     """``out_i = sum_j ELU(q_i . k_j) v_j / sum_j ELU(q_i . k_j)``, the invertible attention paper's, as above."""
-    if second_derivative_wanted():
+    if plain_operators_wanted():
         return elu_attention(q_BGND @ k_BGMD.mT, v_BGME)
     return blocked_positive_attention(q_BGND, k_BGMD, v_BGME, elu=True)

@@ -5,8 +5,9 @@ Shape suffixes: B batch, G heads (channel groups), N queries, M keys, D query an
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..second_derivative import second_derivative_wanted
+from ..second_derivative import once_differentiable, plain_operators_wanted
 
 MAX_PARTS = 8  # of the queries; each takes a copy of the keys and values
 MIN_WIDTH = 64  # narrower parts of the values cost more in repeated softmaxes than they save in channels of zeros
@@ -17,8 +18,8 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
 
     The scale belongs to the caller: scores are ``q . k`` as given. One group of keys serves all groups of queries. The
     fused kernels have neither a second derivative nor a gradient of beta; inside
-    :func:`~mmseg_invattn.ops.twice_differentiable`, and where beta asks for a gradient, torch takes the MATH backend,
-    which has both and holds the N x M map.
+    :func:`~mmseg_invattn.ops.twice_differentiable`, in forward mode, under ``torch.func``, and where beta asks for a
+    gradient, torch takes the MATH backend, which has them all and holds the N x M map.
 
     Returns:
         Tensor of shape (B, G, N, E).
@@ -28,8 +29,11 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     beta = logits_GNM
     if beta is not None:
         beta = beta.to(q_BGND.dtype)[(None, ) * (4 - beta.dim())]  # three dimensions are none of the fused kernels'
-    if second_derivative_wanted() or (beta is not None and beta.requires_grad):
-        return F.scaled_dot_product_attention(q_BGND, k_BGMD, v_BGME, attn_mask=beta, scale=1.0)
+    if plain_operators_wanted():
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q_BGND, k_BGMD, v_BGME, attn_mask=beta, scale=1.0)
+    if beta is not None and beta.requires_grad:
+        return _attend(q_BGND, k_BGMD, v_BGME, beta)
     # The fused kernels take contiguous queries, keys and values of one width, a multiple of 8 on CUDA; with transposed
     # views or another width torch falls back to the N x M map silently. So wide values go in parts, and zeros fill up.
     size, n_values = q_BGND.shape[-1], v_BGME.shape[-1]
@@ -37,12 +41,19 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     q, k = _filled(q_BGND, width), _filled(k_BGMD, width)
     parts = _parts(q) if beta is None else 1
     q, k = _in_parts(q, parts), _for_parts(k, parts)
-    out = [F.scaled_dot_product_attention(q, k, _for_parts(_filled(v, width), parts), attn_mask=beta, scale=1.0)
-           for v in v_BGME.split(width, -1)]
+    out = [_attend(q, k, _for_parts(_filled(v, width), parts), beta) for v in v_BGME.split(width, -1)]
     out = out[0] if len(out) == 1 else torch.cat(out, -1)
     if parts > 1:
         out = out.unflatten(0, (-1, parts)).transpose(1, 2).flatten(2, 3)[:, :, :q_BGND.shape[2]]
     return out[..., :n_values]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None) -> Tensor:
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
+    # Where torch took plain operators the node is that of a product, and has a second derivative.
+    if out.requires_grad and not torch.compiler.is_compiling() and out.grad_fn.name().startswith('ScaledDotProduct'):
+        return once_differentiable(out)
+    return out
 
 
 def _parts(q: Tensor) -> int:

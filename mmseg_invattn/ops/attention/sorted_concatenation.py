@@ -13,6 +13,7 @@ Shape suffixes: R rows (batch and heads), N queries, M keys, 1 the score's one n
 import torch
 from torch import Tensor
 
+from ..second_derivative import once_differentiable
 from .sorted_sum import count_below, sorted_sums
 
 PIECES = {'elu1': (True, 0.0), 'elu': (True, -1.0), 'relu': (False, 0.0)}  # f: exponential and offset of sorted_sum.py
@@ -25,7 +26,7 @@ def sorted_concatenation(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, ki
         kind: f, ``'elu1'`` (ELU + 1), ``'elu'`` or ``'relu'``.
     """
     wants_slope = alpha_RN1.requires_grad and torch.is_grad_enabled()
-    return _forward(alpha_RN1, gamma_RM1, v_RME, kind, wants_slope)[0]
+    return once_differentiable(_forward(alpha_RN1, gamma_RM1, v_RME, kind, wants_slope)[0])
 
 
 @torch.library.custom_op('mmseg_invattn::sorted_concatenation', mutates_args=())
