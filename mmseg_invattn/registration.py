@@ -2,8 +2,8 @@
 
 ``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in a
 program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
-package registers at once where mmengine is loaded, as it is wherever a config is read, and otherwise as soon as mmseg
-is.
+package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
+as mmseg is.
 """
 import importlib
 import sys
@@ -22,7 +22,7 @@ def follow_mmengine() -> None:
     # the doctor must run where importing the stack fails, and `python -m` imports the package first
     if 'mmseg_invattn.doctor' in sys.orig_argv or not all(map(find_spec, NEEDED)):
         return
-    if 'mmengine' in sys.modules:
+    if 'mmengine' in sys.modules or 'mmseg' in sys.modules:
         register()
     else:
         sys.meta_path.insert(0, _AfterMmseg())

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmseg_invattn.layers.position import look_up
+from mmseg_invattn.ops.attention import look_up
 from mmseg_invattn.ops import attention as kernels
 from mmseg_invattn.ops import (
     gram_norm,

@@ -13,7 +13,8 @@ from .embedded_gaussian import softmax_factor
 
 
 class Temperature(NamedTuple):
-    """t, shape (G,); None for 1."""
+    """G, and t, shape (G,); None for 1."""
+    groups: int
     temperature: Tensor | None = None
 
     def swapped(self) -> 'Temperature':
@@ -36,14 +37,16 @@ class Gaussian(Mode):
     def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
                  key_bias: bool | None = None):
         super().__init__()
+        self.groups = groups
 
     def forward(self, scaled: bool = True) -> Temperature:
         """t = 1: mmcv's Gaussian mode, like the paper's, has no scale."""
-        return Temperature()
+        return Temperature(self.groups)
 
     @staticmethod
     def scaled(weights: Temperature, temperature: Tensor) -> Temperature:
-        return Temperature(temperature if weights.temperature is None else weights.temperature * temperature)
+        t = temperature if weights.temperature is None else weights.temperature * temperature
+        return weights._replace(temperature=t)
 
     @staticmethod
     def bounds(weights: Temperature, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
@@ -57,13 +60,16 @@ class Gaussian(Mode):
 
     @staticmethod
     def project(weights: Temperature, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
-        return _scale(queries_BGNC, weights.temperature), keys_BGMC
+        return _scale(queries_BGNC, weights), keys_BGMC
 
     @staticmethod
     def score_gradients(weights: Temperature, tokens_BGNC: Tensor) -> ScoreGradients:
-        scaled = _scale(tokens_BGNC, weights.temperature)
+        scaled = _scale(tokens_BGNC, weights)
         return ScoreGradients(scaled, scaled)
 
 
-def _scale(tokens_BGNC: Tensor, temperature_G: Tensor | None) -> Tensor:
-    return tokens_BGNC if temperature_G is None else tokens_BGNC * temperature_G[:, None, None]
+def _scale(tokens_BGNC: Tensor, weights: Temperature) -> Tensor:
+    """Tokens of every group, times t; one group of them serves all."""
+    if weights.temperature is None:
+        return tokens_BGNC.expand(-1, weights.groups, -1, -1)
+    return tokens_BGNC * weights.temperature[:, None, None]
