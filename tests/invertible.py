@@ -2,12 +2,18 @@
 import copy
 import io
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmseg_invattn.layers import InvertibleModule, InvertibleSequential, MemoryFree
+from mmseg_invattn.layers import (
+    CouplingAttention2d,
+    InvertibleModule,
+    InvertibleSequential,
+    MemoryFree,
+    NonLocalAttention2d,
+    PaperAttention2d,
+)
 from mmseg_invattn.ops import max_token_norm, twice_differentiable
 
 # Relative tolerance asked of the solver in each dtype.
@@ -84,7 +90,7 @@ def check_inverse(layer: InvertibleModule, x: Tensor) -> None:
     # sequence, and in a coupling of steep branches, amplified by that.
     size = torch.stack([max_token_norm(part) for part in (x, *parts(y))]).amax(0)
     allowed = TOLERANCE[x.dtype] * size
-    if type(layer) is InvertibleSequential or getattr(layer, 'form', None) == 'coupling':
+    if isinstance(layer, InvertibleSequential | CouplingAttention2d):
         allowed = allowed.maximum(layer.inverse_error(x, allowed))
     assert (info.error_bound <= 200 * allowed).all(), (info.error_bound, allowed)
 
@@ -117,6 +123,9 @@ def check_log_abs_det(layer: InvertibleModule, x: Tensor) -> None:
                 lambda x: flat(twice(layer)(x)), x[b:b + 1], create_graph=True)[0].flatten(1))[1] for b in range(len(x))
         ])
     torch.testing.assert_close(given, reference, rtol=1e-9, atol=1e-10)
+    with torch.no_grad():
+        y, both = layer.forward_and_log_abs_det(x, n_terms='exact')
+        torch.testing.assert_close((parts(y), both), (parts(layer(x)), given.detach()), rtol=1e-12, atol=1e-12)
     wanted = [x, *layer.parameters()]
     weight = torch.arange(1.0, len(x) + 1, dtype=x.dtype)  # samples count differently
 
@@ -171,27 +180,47 @@ def check_gradients(layer: nn.Module, x: Tensor) -> None:
         assert torch.autograd.gradgradcheck(lambda x: flat(twice(layer)(x)), small)
 
 
-def check_layer(layer: InvertibleModule, x: Tensor) -> None:
-    """Everything that holds for every invertible layer.
+def check_given_weights(layer: InvertibleModule, x: Tensor) -> None:
+    """Weights that are handed in are those that the layer derives: every result is the same, bit for bit."""
+    with torch.no_grad():
+        weights, y = layer.weights(), layer(x)
+        for a, b in zip(parts(layer(x, weights)), parts(y), strict=True):
+            assert torch.equal(a, b)
+        error = layer.error_norm(x) * 1e-3
+        pairs = [(layer.inverse(y, weights=weights), layer.inverse(y)),
+                 ((layer.recover_input(y, 1e-9, 1000, weights), ), (layer.recover_input(y, 1e-9, 1000), )),
+                 ((layer.inverse_error(x, error, weights=weights), ), (layer.inverse_error(x, error), ))]
+        for given, own in pairs:
+            torch.testing.assert_close(given, own, rtol=0, atol=0, equal_nan=True)
+        results = []
+        for options in (dict(weights=weights), dict()):
+            torch.manual_seed(0)
+            results.append(layer.forward_and_log_abs_det(x, 2, **options))
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def check_layer(layer: nn.Module, x: Tensor) -> None:
+    """Everything that holds for every invertible layer; of the ordinary attention block, that it is not one.
 
     Args:
         layer: in float64.
         x: float64, small (the exact Jacobian is formed), shape (B, C, H, W).
     """
     layer = layer.double()
-    if getattr(layer, 'form', None) == 'none':
+    if isinstance(layer, NonLocalAttention2d):
         check_gradients(layer, x)
-        with pytest.raises(TypeError, match="form='none' has no inverse"):
-            layer.inverse(x)
+        assert not isinstance(layer, InvertibleModule) and not hasattr(layer, 'inverse')
         return
     check_inverse(layer, x)
     check_inverse(copy.deepcopy(layer).float(), x.float())
 
     check_gradients(layer, x)
+    check_given_weights(layer, x)
 
     # The certificates against the exact Jacobian.
     bound = layer.lipschitz_bound()
-    assert bound is None or 0 <= bound < 1
+    assert bound is None if any(isinstance(module, PaperAttention2d) for module in layer.modules()) else 0 <= bound < 1
+    assert bound is None or layer.lipschitz_bound(x[0, 0].numel()) <= bound * (1 + 1e-9)
     check_bi_lipschitz(layer, x)
 
     check_log_abs_det(layer, x)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invertible import check_inverse, check_layer
 
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
-from mmseg_invattn.layers.position import LearnedPosition, QuadraticPosition, pixel_grid
+from mmseg_invattn.layers import FORMS, CertifiedAttention2d, ConditionalAttention2d, PaperAttention2d
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.attention.position import LearnedPosition, QuadraticPosition
 from mmseg_invattn.ops import to_ball, twice_differentiable
-from mmseg_invattn.ops.attention import neighbourhood_mask, pool_tokens
+from mmseg_invattn.ops.attention import neighbourhood_mask, pixel_grid, pool_tokens
 
 CONFIGS = [
     dict(heads='shared', num_heads=2), dict(bias=False), dict(bias=False, num_heads=2), dict(sharpness='learned'),
@@ -38,7 +38,7 @@ def pulled(block):
 def test_contract(config):
     torch.manual_seed(0)
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64) * 3 + 1
-    block = pulled(InvNonLocal2d(8, **config).double())
+    block = pulled(CertifiedAttention2d(8, **config).double())
     block.train()(x)
     check_layer(block, x)
 
@@ -47,7 +47,7 @@ def test_contract(config):
 def test_double_backward(mode):
     """The log-determinant's gradient differentiates twice."""
     torch.manual_seed(1)
-    block = InvNonLocal2d(4, mode=mode).double()
+    block = CertifiedAttention2d(4, mode=mode).double()
     x = torch.randn(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
     with twice_differentiable():
         assert torch.autograd.gradgradcheck(block, x)
@@ -60,9 +60,10 @@ def test_double_backward(mode):
 def test_neighbourhood_is_full_attention_under_its_mask(mode, position, options):
     torch.manual_seed(2)
     size = (5, 6)
-    attention = pulled(InvNonLocal2d(4, mode=mode, position=position, num_heads=2, **options).double()).block.attention
+    block = CertifiedAttention2d(4, mode=mode, position=position, num_heads=2, **options)
+    attention = pulled(block.double()).attention
     tokens, values = torch.randn(2, 2, 30, 2, dtype=torch.float64), torch.randn(2, 2, 30, 3, dtype=torch.float64)
-    scores = attention.mode.weights()
+    scores = attention()
     mask = neighbourhood_mask(options['neighbourhood'], size, options.get('window_size', 1),
                               options.get('window_shift', 0))
     beta = torch.zeros(2, 30, 30, dtype=torch.float64)
@@ -71,7 +72,8 @@ def test_neighbourhood_is_full_attention_under_its_mask(mode, position, options)
         beta = attention.position(grid, grid)
     dense = attention.mode.attend(*attention.mode.project(scores, tokens, tokens), values,
                                   beta.masked_fill(~mask, -math.inf))
-    torch.testing.assert_close(attention.mixer(scores, tokens, size)(values), dense, rtol=1e-9, atol=1e-11)
+    mix = attention.mixer(scores, tokens, size, attention.logits(size, tokens))
+    torch.testing.assert_close(mix(values), dense, rtol=1e-9, atol=1e-11)
 
 
 def test_learned_positions_clip_and_interpolate():
@@ -101,36 +103,37 @@ def test_quadratic_positions_look_where_their_centre_is():
 
 def test_position_logits_change_the_output_and_not_the_bound():
     torch.manual_seed(4)
-    block = InvNonLocal2d(8, position='quadratic', num_heads=2).double()
+    block = CertifiedAttention2d(8, position='quadratic', num_heads=2).double()
     x, bound = torch.randn(1, 8, 5, 5, dtype=torch.float64), block.lipschitz_bound()
     before = block(x)
     with torch.no_grad():
-        block.block.attention.position.log_alpha.add_(3)
+        block.attention.position.log_alpha.add_(3)
     assert (block(x) - before).abs().max() > 1e-3 and block.lipschitz_bound() == bound
 
 
 def test_pooled_keys_are_attention_over_the_means():
     torch.manual_seed(5)
-    attention = InvNonLocal2d(4, key_pooling=(1, 2), position='quadratic').double().block.attention
+    attention = CertifiedAttention2d(4, key_pooling=(1, 2), position='quadratic').double().attention
     tokens, values = torch.randn(1, 1, 20, 4, dtype=torch.float64), torch.randn(1, 1, 20, 3, dtype=torch.float64)
-    scores, size, bins = attention.mode.weights(), (4, 5), (1, 2)
+    scores, size, bins = attention(), (4, 5), (1, 2)
     keys, means = pool_tokens(tokens, size, bins), pool_tokens(values, size, bins)
     assert keys.shape == (1, 1, 5, 4)
     beta = attention.position(pixel_grid(size, tokens), pixel_grid(size, tokens, bins))
     q, k = attention.mode.project(scores, tokens, keys)
-    torch.testing.assert_close(attention.mixer(scores, tokens, size)(values), (q @ k.mT + beta).softmax(-1) @ means)
+    mix = attention.mixer(scores, tokens, size, attention.logits(size, tokens))
+    torch.testing.assert_close(mix(values), (q @ k.mT + beta).softmax(-1) @ means)
 
 
 def test_sharpness_log_n_lets_one_token_hold_half_of_the_weight():
     torch.manual_seed(6)
-    block = InvNonLocal2d(4, mode='gaussian', sharpness='log_n', reduction=1).double()
+    block = CertifiedAttention2d(4, mode='gaussian', sharpness='log_n', reduction=1).double()
     for n in (16, 256, 4096):
-        scores, gain = block.block._at(block.block.weights(), n)
+        scores, gain = block._at(block.weights(), n)
         assert scores.temperature.item() == pytest.approx(math.log(n) / 2)
         # One key at the query, the others opposite: e^s against (n - 1) e^-s.
         tokens = -torch.ones(1, 1, n, 4, dtype=torch.float64) / 2
         tokens[0, 0, 0] = 0.5
-        mix = block.block.attention.mixer(scores, tokens, (1, n))
+        mix = block.attention.mixer(scores, tokens, (1, n))
         share = mix(torch.eye(n, dtype=torch.float64)[None, None, :, :1])[0, 0, 0, 0]
         assert share.item() == pytest.approx(n / (2 * n - 1), rel=1e-6)
         assert block.lipschitz_bound(n) == pytest.approx(0.9, rel=1e-3)
@@ -140,10 +143,10 @@ def test_sharpness_log_n_lets_one_token_hold_half_of_the_weight():
 def test_shared_heads_pay_and_grouped_heads_do_not():
     """Equal heads that write to orthogonal channels: the joint bound is sqrt(H), the triangle inequality H."""
     torch.manual_seed(7)
-    grouped = InvNonLocal2d(8, num_heads=4, sharpness=1.0, reduction=1).double().block
+    grouped = CertifiedAttention2d(8, num_heads=4, sharpness=1.0, reduction=1).double()
     gain = grouped._at(grouped.weights(), 9)[1] * grouped.weights().norms.effective
     torch.testing.assert_close(gain, torch.full_like(gain, 0.9 / (1 + 2**0.5)), rtol=0.02, atol=0)
-    shared = InvNonLocal2d(8, num_heads=4, sharpness=1.0, reduction=1, heads='shared', bias=False).double().block
+    shared = CertifiedAttention2d(8, num_heads=4, sharpness=1.0, reduction=1, heads='shared', bias=False).double()
     with torch.no_grad():
         shared.value.weight.copy_(torch.eye(8).reshape(4, 2, 8))
         shared.out.weight.copy_(torch.eye(8).reshape(4, 2, 8).mT)
@@ -152,22 +155,21 @@ def test_shared_heads_pay_and_grouped_heads_do_not():
 
 
 def test_saturation_counts_the_tokens_at_the_rim():
-    for form in ('certified', 'conditional'):
-        block = InvNonLocal2d(8, form=form).double()
+    for form in (CertifiedAttention2d, ConditionalAttention2d):
+        block = form(8).double()
         x = torch.zeros(2, 8, 2, 4, dtype=torch.float64)
         x[0, 4:, 0, :3] = 100.0
         assert block.saturation(x).tolist() == [3 / 8, 0]
         block.train()
         block.saturation(x)
-        assert not block.block.norm.initialised  # a report does not set the normalisation
+        assert not block.norm.initialised  # a report does not set the normalisation
     assert to_ball(torch.tensor([[2.1, 0.0]])).norm() > 0.9 > to_ball(torch.tensor([[2.0, 0.0]])).norm()
-    with pytest.raises(TypeError, match="form='none' has no ball"):
-        InvNonLocal2d(8, form='none').saturation(x)
+    assert not any(hasattr(FORMS[form], 'saturation') for form in ('coupling', 'paper', 'none'))  # they have no ball
 
 
 def test_windows_cost_no_more_pixels_than_they_hold():
     """A change of one pixel stays within its window."""
-    block = InvNonLocal2d(4, neighbourhood='window', window_size=2)
+    block = CertifiedAttention2d(4, neighbourhood='window', window_size=2)
     x = torch.randn(1, 4, 6, 6)
     moved = x.clone()
     moved[0, :, 0, 0] += 1
@@ -186,11 +188,13 @@ def test_windows_cost_no_more_pixels_than_they_hold():
     (dict(key_pooling=()), r'key_pooling=\(\) is neither'),
     (dict(key_pooling=2, neighbourhood='window'), "neighbourhood='window' attends to a part of it"),
     (dict(neighbourhood='window', window_size=4, window_shift=4), r'window_shift=4 is outside \[0, window_size=4\)'),
-    (dict(gamma='matrix', form='paper'), "gamma='matrix' is unknown"),
 ])
 def test_bad_arguments(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        InvNonLocal2d(8, **arguments)
+    for form in (CertifiedAttention2d, ConditionalAttention2d):
+        with pytest.raises(ValueError, match=words):
+            form(8, **arguments)
+    with pytest.raises(ValueError, match="gamma='matrix' is unknown"):
+        PaperAttention2d(8, gamma='matrix')
 
 
 @given(data=st.data(), mode=st.sampled_from(sorted(MODES)), form=st.sampled_from(['certified', 'conditional']),
@@ -200,19 +204,18 @@ def test_any_combination_inverts(data, mode, form, height, width, batch):
     parts = data.draw(st.sampled_from([dict(), dict(key_pooling=2), dict(key_pooling=(1, 3)),
                                        dict(neighbourhood='criss_cross'),
                                        dict(neighbourhood='window', window_size=3, window_shift=2)]))
-    options = dict(heads=data.draw(st.sampled_from(['grouped', 'shared'])),
-                   num_heads=data.draw(st.sampled_from([1, 2])),
+    options = dict(data.draw(st.sampled_from([dict(), dict(num_heads=2), dict(num_heads=2, heads='shared')])),
                    sharpness=data.draw(st.sampled_from([0.1, 3.0, 'learned', 'log_n'])),
                    position=data.draw(st.sampled_from([None, 'learned', 'quadratic'])))
     x = torch.randn(batch, 4, height, width * 2)[..., ::2]
     layout = data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
-    check_inverse(InvNonLocal2d(4, mode=mode, form=form, reduction=1, **options, **parts),
+    check_inverse(FORMS[form](4, mode=mode, reduction=1, **options, **parts),
                   x.contiguous(memory_format=layout))
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_single_pixel_single_channel_and_zero_input(mode):
-    block = pulled(InvNonLocal2d(1, reduction=1, mode=mode))
+    block = pulled(CertifiedAttention2d(1, reduction=1, mode=mode))
     check_inverse(block, torch.randn(2, 1, 1, 1))
     x_hat, info = block.inverse(torch.zeros(1, 1, 2, 2))  # the branch is not 0 there: it has a bias
     assert info.converged.all() and block(x_hat).abs().max() < 1e-5
@@ -221,23 +224,21 @@ def test_single_pixel_single_channel_and_zero_input(mode):
 def test_inverse_is_the_same_in_a_new_process(tmp_path):
     torch.manual_seed(8)
     options = dict(in_channels=8, mode='l2', num_heads=2, position='quadratic', sharpness='learned')
-    block = pulled(InvNonLocal2d(**options))
+    block = pulled(CertifiedAttention2d(**options))
     x = torch.randn(1, 8, 4, 4)
     block.train()(x)
     y = block.eval()(x).detach()
     torch.save(dict(state=block.state_dict(), y=y), tmp_path / 'block.pth')
-    package = Path(sys.modules['mmseg_invattn.layers'].__file__).parents[1]
     script = f'''
-import sys, types, torch
-package = types.ModuleType('mmseg_invattn'); package.__path__ = [{str(package)!r}]
-sys.modules['mmseg_invattn'] = package  # layers need torch alone
-from mmseg_invattn.layers import InvNonLocal2d
+import torch
+from mmseg_invattn.layers import CertifiedAttention2d
 saved = torch.load({str(tmp_path / 'block.pth')!r}, weights_only=True)
-block = InvNonLocal2d(**{options!r}).eval()
+block = CertifiedAttention2d(**{options!r}).eval()
 block.load_state_dict(saved['state'])
 torch.save(block.inverse(saved['y'])[0], {str(tmp_path / 'x.pth')!r})
 '''
-    subprocess.run([sys.executable, '-c', script], check=True)
+    root = Path(sys.modules['mmseg_invattn'].__file__).parents[1]
+    subprocess.run([sys.executable, '-c', script], check=True, cwd=root)
     x_hat = torch.load(tmp_path / 'x.pth', weights_only=True)
     torch.testing.assert_close(x_hat, block.inverse(y)[0], rtol=1e-6, atol=1e-6)
     assert (x_hat - x).abs().max() < 1e-4

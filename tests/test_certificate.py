@@ -6,8 +6,8 @@ import pytest
 import torch
 from invertible import jacobian_norm
 
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import CertifiedAttention2d, PaperAttention2d
+from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.ops import twice_differentiable
 from mmseg_invattn.ops.attention import neighbourhood_mask
 
@@ -17,7 +17,7 @@ NEIGHBOURHOODS = (dict(), dict(neighbourhood='criss_cross'), dict(neighbourhood=
 SHAPES = ((1, 1), (1, 2), (2, 2), (1, 5), (3, 3), (4, 4))
 
 
-def random_block(seed: int, mode: str) -> tuple[InvNonLocal2d, torch.Tensor, dict]:
+def random_block(seed: int, mode: str) -> tuple[CertifiedAttention2d, torch.Tensor, dict]:
     """A random configuration, its weights and its input, inside, on and far outside the ball."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -25,13 +25,13 @@ def random_block(seed: int, mode: str) -> tuple[InvNonLocal2d, torch.Tensor, dic
         return options[int(torch.randint(len(options), (), generator=generator))]
 
     torch.manual_seed(seed)
-    heads = pick(1, 1, 2)
-    options = dict(num_heads=heads, heads=pick('grouped', 'shared'), sharpness=pick(1e-6, 0.3, 1.0, 2.0, 5.0, 16.0,
-                                                                                    'learned', 'log_n'),
+    number, heads = pick(1, 1, 2), pick('grouped', 'shared')
+    options = dict(num_heads=number, heads=heads if number > 1 else 'grouped',
+                   sharpness=pick(1e-6, 0.3, 1.0, 2.0, 5.0, 16.0, 'learned', 'log_n'),
                    position=pick(None, 'learned', 'quadratic'), reduction=pick(1, 2), contraction=pick(0.5, 0.9, 0.99),
                    bias=pick(True, False), **pick(*NEIGHBOURHOODS))
     size = (8, 8) if seed % 25 == 0 else pick(*SHAPES)
-    block = InvNonLocal2d(4, mode=mode, **options).double()
+    block = CertifiedAttention2d(4, mode=mode, **options).double()
     for name, parameter in block.named_parameters():
         if 'norm' not in name:
             torch.nn.init.normal_(parameter, std=pick(0.1, 1.0, 3.0))
@@ -48,9 +48,8 @@ def test_bound_is_never_violated_over_random_configurations(mode):
     ratios = defaultdict(float)
     for seed in range(42):
         block, x, options = random_block(seed, mode)
-        form = block.block
-        weights = form.weights()
-        measured = jacobian_norm(lambda x, form=form, weights=weights: form.branch(x, weights), x, form.groups)
+        weights = block.for_size(block.weights(), options['size'])
+        measured = jacobian_norm(lambda x, block=block, weights=weights: block.branch(x, weights), x, block.groups)
         bound = block.lipschitz_bound(x.shape[2] * x.shape[3])
         assert measured <= bound <= options['contraction'] * (1 + 1e-9), options
         assert bound <= block.lipschitz_bound() * (1 + 1e-9)
@@ -72,8 +71,7 @@ def test_bound_is_never_violated_over_random_configurations(mode):
 def test_gradient_ascent_does_not_find_a_violation(mode, options):
     """Ascent on ``sum_j |J_ij^T u|`` over the input, u, and all weights of the branch."""
     torch.manual_seed(0)
-    block = InvNonLocal2d(4, mode=mode, sharpness=2.0, reduction=1, **options).double()
-    form = block.block
+    block = CertifiedAttention2d(4, mode=mode, sharpness=2.0, reduction=1, **options).double()
     x = torch.randn(1, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     u = torch.randn(4, dtype=torch.float64, requires_grad=True)
     parameters = [p for n, p in block.named_parameters() if 'norm' not in n and 'mix.' not in n]
@@ -81,7 +79,7 @@ def test_gradient_ascent_does_not_find_a_violation(mode, options):
     best = 0.0
     with twice_differentiable():
         for _ in range(60):
-            out = form.branch(x, form.weights())[0, :, 1, 1]
+            out = block.branch(x, block.for_size(block.weights(), (3, 3)))[0, :, 1, 1]
             pulled, = torch.autograd.grad(out @ (u / u.norm()), x, create_graph=True)
             steep = pulled.norm(dim=1).sum()
             optimiser.zero_grad()
@@ -91,20 +89,19 @@ def test_gradient_ascent_does_not_find_a_violation(mode, options):
             best = max(best, steep.item() / block.lipschitz_bound(9))
     print(f'{mode} {options}: reached {best:.3f} of the bound')
     # Weights that ignore the scores reach gain |W|, that is 1 / Lambda of the bound; the ascent finds that or more.
-    weights = form.weights()
-    gain = form._at(weights, 9)[1].max()
+    weights = block.weights()
+    gain = block._at(weights, 9)[1].max()
     assert best > 0.98 * gain * weights.norms.effective.min() / block.lipschitz_bound(9)
 
 
-def on_the_ball(block: InvNonLocal2d, size: tuple[int, int]):
+def on_the_ball(block: CertifiedAttention2d, size: tuple[int, int]):
     """The branch as a map of the bounded tokens b, shape (C, N): what the theorem's constant belongs to."""
-    form = block.block
-    weights = form.weights()
-    scores, gain = form._at(weights, size[0] * size[1])
+    weights = block.weights()
+    scores, gain = block._at(weights, size[0] * size[1])
 
     def function(b_CN):
         t = b_CN.mT[None, None]
-        o = form.attention.mixer(scores, t, size)(t @ weights.value.mT)
+        o = block.attention.mixer(scores, t, size)(t @ weights.value.mT)
         return (o @ (weights.out * gain[:, None, None]).mT)[0, 0].mT
 
     return function
@@ -113,7 +110,7 @@ def on_the_ball(block: InvNonLocal2d, size: tuple[int, int]):
 @pytest.mark.parametrize('mode, least', [('embedded_gaussian', 0.95), ('gaussian', 0.95)])
 def test_bound_is_attained_on_the_extremal_configuration(mode, least):
     """One query on an axis, the other tokens at both ends of a second axis, N = 257, s = 1."""
-    block = InvNonLocal2d(4, reduction=1, mode=mode, sharpness=1.0, contraction=0.9).double()
+    block = CertifiedAttention2d(4, reduction=1, mode=mode, sharpness=1.0, contraction=0.9).double()
     with torch.no_grad():
         for name, parameter in block.named_parameters():
             if name.endswith('weight'):
@@ -130,15 +127,14 @@ def test_bound_is_attained_on_the_extremal_configuration(mode, least):
 
 def test_large_sharpness_makes_the_phi_bound_of_l2_the_smaller():
     torch.manual_seed(1)
-    block = InvNonLocal2d(4, mode='l2', sharpness=16.0).double()
-    form = block.block
-    small, _ = (form._at(form.weights(), n)[1] for n in (16, 10**9))
+    block = CertifiedAttention2d(4, mode='l2', sharpness=16.0).double()
+    small, _ = (block._at(block.weights(), n)[1] for n in (16, 10**9))
     ball = 0.9 / (1 + 3 * 16)
-    norm = form.weights().norms.effective.item()
+    norm = block.weights().norms.effective.item()
     assert small.item() * norm > 1.5 * ball
-    assert form._at(form.weights(), 10**9)[1].item() * norm == pytest.approx(ball, rel=0.05)
+    assert block._at(block.weights(), 10**9)[1].item() * norm == pytest.approx(ball, rel=0.05)
     assert {round(block.lipschitz_bound(n), 3) for n in (1, 2, 16, 4096, 10**9)} == {0.9}
-    with_position = InvNonLocal2d(4, mode='l2', sharpness=16.0, position='learned').double().block
+    with_position = CertifiedAttention2d(4, mode='l2', sharpness=16.0, position='learned').double()
     norm = with_position.weights().norms.effective.item()
     assert with_position._at(with_position.weights(), 16)[1].item() * norm == pytest.approx(ball, rel=0.05)
 
@@ -146,7 +142,7 @@ def test_large_sharpness_makes_the_phi_bound_of_l2_the_smaller():
 @pytest.mark.parametrize('mode', MODES)
 def test_bound_and_iterations_do_not_depend_on_the_number_of_pixels(mode):
     torch.manual_seed(2)
-    block = InvNonLocal2d(8, mode=mode, sharpness=4.0)
+    block = CertifiedAttention2d(8, mode=mode, sharpness=4.0)
     iterations, bounds = [], []
     for size in ((4, 4), (16, 16), (64, 64)):
         x = torch.randn(1, 8, *size)
@@ -160,19 +156,18 @@ def test_bound_and_iterations_do_not_depend_on_the_number_of_pixels(mode):
         assert len(set(bounds)) == 1
 
 
-def paper_counter_example(mode: str) -> tuple[InvNonLocal2d, torch.Tensor]:
+def paper_counter_example(mode: str) -> tuple[PaperAttention2d, torch.Tensor]:
     """Three inputs with one output, maths: scalar tokens along (1, ..., 1), V = .9 I, Gamma = -.9 I, N = 101."""
-    block = InvNonLocal2d(12, reduction=1, mode=mode, form='paper').double().eval()
-    form = block.block
+    block = PaperAttention2d(12, reduction=1, mode=mode).double().eval()
     eye = torch.eye(12, dtype=torch.float64)[None]
     with torch.no_grad():
-        for linear, factor in ((form.value, 0.9), (form.gamma, -0.9)):
+        for linear, factor in ((block.value, 0.9), (block.gamma, -0.9)):
             linear.parametrizations.weight.original.copy_(factor * eye)
             linear.bias.zero_()
             linear.parametrizations.weight[0].u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
             linear.parametrizations.weight[0].v.copy_(linear.parametrizations.weight[0].u * math.copysign(1, factor))
         if mode == 'embedded_gaussian':
-            for linear in (form.attention.mode.query, form.attention.mode.key):
+            for linear in (block.attention.mode.query, block.attention.mode.key):
                 linear.parametrizations.weight.original.copy_(0.9 * eye)
                 linear.bias.zero_()
                 linear.parametrizations.weight[0].u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
@@ -208,7 +203,7 @@ def test_counter_example_of_the_paper(mode):
     assert (y - y[:1]).abs().max() < 1e-13  # with one output
     assert block.lipschitz_bound() is None
     assert block.local_lipschitz(x).max() > 1
-    certified = InvNonLocal2d(12, reduction=1, mode=mode).double()
+    certified = CertifiedAttention2d(12, reduction=1, mode=mode).double()
     y = certified(x).detach()
     assert (y[1:] - y[:1]).abs().amax((1, 2, 3)).min() > 1e-3
     x_hat, info = certified.inverse(y, tol=1e-12)
@@ -218,7 +213,7 @@ def test_counter_example_of_the_paper(mode):
 def test_contraction_holds_at_every_step_of_training_with_learned_sharpness():
     torch.manual_seed(3)
     for mode in MODES:
-        block = InvNonLocal2d(8, mode=mode, sharpness='learned', num_heads=2)
+        block = CertifiedAttention2d(8, mode=mode, sharpness='learned', num_heads=2)
         optimiser = torch.optim.Adam(block.parameters(), lr=0.5)
         for _ in range(10):
             x = torch.randn(2, 8, 3, 3)
@@ -231,7 +226,7 @@ def test_contraction_holds_at_every_step_of_training_with_learned_sharpness():
 def test_zero_weights_have_a_finite_certificate():
     for mode in MODES:
         for heads in ('grouped', 'shared'):
-            block = InvNonLocal2d(4, mode=mode, num_heads=2, heads=heads)
+            block = CertifiedAttention2d(4, mode=mode, num_heads=2, heads=heads)
             for name, parameter in block.named_parameters():
                 if name.endswith('weight'):
                     torch.nn.init.zeros_(parameter)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmseg_invattn.layers import RelativeSelfAttention2d, shift_error
-from mmseg_invattn.layers.relative_attention.convolution import offset_weights, width_for
+from mmseg_invattn.layers.convolution.conversion import offset_weights, width_for
 from mmseg_invattn.ops import max_token_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -4,17 +4,23 @@ import copy
 import pytest
 import torch
 from invertible import TOLERANCE, check_inverse, check_layer, jacobian_norm
+from torch import nn
 
 from mmseg_invattn.layers import (
-    InvAttentionStack,
-    InvDualAttention,
+    FORMS,
+    CertifiedAttention2d,
+    ConditionalAttention2d,
+    CouplingAttention2d,
+    InvChannelAttention,
+    InvConvResidual,
     InvertibleSequential,
-    InvNonLocal2d,
+    InvRelativeAttention2d,
     MemoryFree,
+    NonLocalAttention2d,
+    OrthogonalConv1x1,
     composed_error,
 )
-from mmseg_invattn.layers.forms import FORMS
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.ops import max_token_norm
 
 EXACT = ('conditional', 'coupling')
@@ -30,12 +36,12 @@ def check_round_trip(block, x):
     return error / max_token_norm(x)
 
 
-def started(form: str, mode: str, **options) -> InvNonLocal2d:
+def started(form: str, mode: str, **options) -> nn.Module:
     """A block in float64, away from the identity as which some start; form paper weak enough to be inverted."""
     options = dict(gamma='scalar', **options) if form == 'paper' else options
-    block = InvNonLocal2d(8, mode=mode, form=form, num_heads=2, **options).double()
+    block = FORMS[form](8, mode=mode, num_heads=2, **options).double()
     if form == 'paper':
-        torch.nn.init.constant_(block.block.gamma, 0.01)
+        torch.nn.init.constant_(block.gamma, 0.01)
     if form == 'none':
         for parameter in block.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -43,12 +49,12 @@ def started(form: str, mode: str, **options) -> InvNonLocal2d:
 
 
 @pytest.mark.parametrize('form, heads', [
-    *[(form, 'grouped') for form in FORMS if form != 'certified'],  # that one is in test_layers.py
-    ('certified', 'shared'), ('conditional', 'shared')])
+    *[(form, dict()) for form in FORMS if form != 'certified'],  # that one is in test_layers.py
+    ('certified', dict(heads='shared')), ('conditional', dict(heads='shared'))], ids=str)
 @pytest.mark.parametrize('mode', MODES)
 def test_contract(form, mode, heads):
     torch.manual_seed(0)
-    block = started(form, mode, heads=heads)
+    block = started(form, mode, **heads)
     x = torch.randn(2, 8, 2, 3, dtype=torch.float64) * 2 + 1
     block.train()(x)
     check_layer(block, x)
@@ -59,13 +65,12 @@ def test_contract(form, mode, heads):
 @pytest.mark.parametrize('mode', MODES)
 def test_conditional_is_certified_at_any_sharpness(mode, sharpness, heads):
     torch.manual_seed(1)
-    block = InvNonLocal2d(8, mode=mode, form='conditional', sharpness=sharpness, num_heads=2, heads=heads).double()
-    form = block.block
+    block = ConditionalAttention2d(8, mode=mode, sharpness=sharpness, num_heads=2, heads=heads).double()
     x = torch.randn(1, 8, 3, 3, dtype=torch.float64) * 3
-    weights = form.weights()
+    weights = block.for_size(block.weights(), (3, 3))
     x1, x2 = x.chunk(2, 1)
-    mix = form._mixer(x2, weights)
-    measured = jacobian_norm(lambda x1: form._mixed(x1, mix, weights.weight), x1, form.groups)
+    mix = block._mixer(x2, weights)
+    measured = jacobian_norm(lambda x1: block._mixed(x1, mix, weights.weight), x1, block.groups)
     assert 0.1 < measured <= block.lipschitz_bound() <= 0.9 * (1 + 1e-9)
     assert float(block.local_lipschitz(x)) <= measured * (1 + 1e-9)
 
@@ -75,10 +80,11 @@ PARTS = [dict(key_pooling=2), dict(neighbourhood='criss_cross'),
          dict(neighbourhood='window', window_size=2, window_shift=1), dict(position='quadratic')]
 
 
-def small_block(form: str, options: dict) -> tuple[InvNonLocal2d, torch.Tensor, torch.Tensor]:
+def small_block(form: str, options: dict) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A block, x, and log|det| of the Jacobian there."""
     torch.manual_seed(2)
-    block = InvNonLocal2d(4, form=form, contraction=0.5, **options, reduction=1).double()
+    options = dict(options, contraction=0.5) if form == 'conditional' else options
+    block = FORMS[form](4, **options, reduction=1).double()
     x = torch.randn(2, 4, 2, 3, dtype=torch.float64)
     exact = torch.stack([
         torch.autograd.functional.jacobian(lambda t: block(t[None])[0], sample).reshape(24, 24).slogdet()[1]
@@ -86,8 +92,9 @@ def small_block(form: str, options: dict) -> tuple[InvNonLocal2d, torch.Tensor, 
     return block, x, exact
 
 
-@pytest.mark.parametrize('options', [*HEADS, *PARTS], ids=str)
-@pytest.mark.parametrize('form', EXACT)
+@pytest.mark.parametrize('form, options', [
+    *[('conditional', options) for options in [*HEADS, *PARTS]],
+    *[('coupling', options) for options in [*HEADS[:2], *PARTS]]], ids=str)
 def test_log_determinant_is_that_of_the_jacobian(form, options):
     block, x, exact = small_block(form, options)
     torch.testing.assert_close(block.log_abs_det(x, n_terms=60, n_samples=24), exact, rtol=1e-9, atol=1e-10)
@@ -105,7 +112,7 @@ def test_log_determinant_is_that_of_the_jacobian(form, options):
 
 @pytest.mark.parametrize('options', HEADS, ids=str)
 def test_memory_of_the_conditional_log_determinant_does_not_grow_with_the_terms(options):
-    block = InvNonLocal2d(8, form='conditional', **options)
+    block = ConditionalAttention2d(8, **options)
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
     held = []
     for n_terms in (2, 40):
@@ -133,7 +140,7 @@ def test_estimates_of_the_conditional_log_determinant_have_no_bias(options, n_te
 def test_an_inexact_output_moves_the_inverse_within_the_rule(form, mode):
     """``inverse_error``: y is known up to e, how far is x."""
     torch.manual_seed(4)
-    block = InvNonLocal2d(8, mode=mode, form=form, sharpness=3.0).double()
+    block = FORMS[form](8, mode=mode, **dict(sharpness=3.0) if form == 'conditional' else {}).double()
     x = torch.randn(3, 8, 4, 4, dtype=torch.float64)
     y = block(x).detach()
     for size in (1e-6, 1e-2, 1.0):
@@ -151,7 +158,7 @@ def test_an_inexact_output_moves_the_inverse_within_the_rule(form, mode):
 
 def test_coupling_keeps_its_streams_in_float32():
     torch.manual_seed(5)
-    block = InvNonLocal2d(8, form='coupling')
+    block = CouplingAttention2d(8)
     x = torch.randn(2, 8, 4, 4).bfloat16()
     with torch.autocast('cpu', dtype=torch.bfloat16):
         y = block(x)
@@ -163,7 +170,7 @@ def test_coupling_keeps_its_streams_in_float32():
 def test_halves_need_even_channels():
     for form in EXACT:
         with pytest.raises(ValueError, match=r'in_channels=9 is not a multiple of 2 \* num_heads = 2'):
-            InvNonLocal2d(9, reduction=1, form=form)
+            FORMS[form](9, reduction=1)
 
 
 MMCV = {'theta': 'attention.mode.query', 'phi': 'attention.mode.key', 'g': 'value', 'conv_out': 'out',
@@ -178,15 +185,15 @@ def test_ordinary_block_is_mmcv_non_local(mode):
     theirs = mmcv_cnn.NonLocal2d(8, reduction=2, mode=mode).double()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    ours = InvNonLocal2d(8, reduction=2, mode=mode, form='none').double()
+    ours = NonLocalAttention2d(8, reduction=2, mode=mode).double()
     state = {}
     for name, tensor in theirs.state_dict().items():
         layer, _, kind = name.split('.')
         if kind == 'bias':
-            state['block.bias' if layer == 'conv_out' else f'block.{MMCV[layer]}.bias'] = (
+            state['branch.bias' if layer == 'conv_out' else f'branch.{MMCV[layer]}.bias'] = (
                 tensor if layer == 'conv_out' else tensor[None])
         else:
-            state[f'block.{MMCV[layer]}.weight'] = tensor[None, :, :, 0, 0]
+            state[f'branch.{MMCV[layer]}.weight'] = tensor[None, :, :, 0, 0]
     ours.load_state_dict(state)
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
@@ -195,9 +202,9 @@ def test_ordinary_block_is_mmcv_non_local(mode):
 @pytest.mark.parametrize('form', ['paper', 'none'])
 def test_positions_need_a_softmax_and_parts_need_a_certificate(form):
     with pytest.raises(ValueError, match="position='learned' adds to the logits of a softmax, and mode='dot_product'"):
-        InvNonLocal2d(8, mode='dot_product', form=form, position='learned')
-    with pytest.raises(ValueError, match="neighbourhood='window' needs form='certified', 'conditional' or 'coupling'"):
-        InvNonLocal2d(8, form=form, neighbourhood='window')
+        FORMS[form](8, mode='dot_product', position='learned')
+    with pytest.raises(TypeError, match=f"{FORMS[form].__name__} takes no argument 'neighbourhood'"):
+        FORMS[form](8, neighbourhood='window')
 
 
 @pytest.mark.parametrize('form', ['paper', 'none', 'coupling', 'conditional', 'certified'])
@@ -207,7 +214,7 @@ def test_every_softmax_mode_takes_positions_and_pooled_keys_in_every_form(mode, 
     x = torch.randn(2, 8, 5, 7)
     for position in ('learned', 'quadratic'):
         for pooling in (3, (1, 2)):
-            block = InvNonLocal2d(8, mode=mode, form=form, position=position, key_pooling=pooling, reduction=2)
+            block = FORMS[form](8, mode=mode, position=position, key_pooling=pooling, reduction=2)
             for name, parameter in block.named_parameters():
                 torch.nn.init.normal_(parameter, std=0.5) if 'position' in name or 'out' in name else None
             y = block(x)
@@ -223,7 +230,7 @@ def test_every_softmax_mode_takes_positions_and_pooled_keys_in_every_form(mode, 
 
 def test_check_inverse_covers_the_conditional_form():
     torch.manual_seed(11)
-    check_inverse(InvNonLocal2d(8, form='conditional', num_heads=2), torch.randn(2, 8, 6, 5))
+    check_inverse(ConditionalAttention2d(8, num_heads=2), torch.randn(2, 8, 6, 5))
 
 
 @pytest.mark.parametrize('form', [form for form in FORMS if form != 'none'])
@@ -248,11 +255,61 @@ def test_forward_under_autocast_is_the_map_that_the_inverse_inverts(mode, form):
         assert info.converged.all() and (max_token_norm(x_hat - x) <= info.error_bound).all()
 
 
+RESIDUAL = {
+    **{form: lambda form=form: started(form, 'embedded_gaussian') for form in ('certified', 'conditional', 'paper')},
+    'channel': lambda: InvChannelAttention(8),
+    'convolutions': lambda: InvConvResidual(8),
+    'positions': lambda: InvRelativeAttention2d(8, 3),
+}
+
+
+def check_rounded_once(block, x):
+    """What comes back is the result in float32, rounded; the inverse is that of what was stored, in float32."""
+    wide = copy.deepcopy(block).float()
+    with torch.no_grad():
+        y, other = block(x), wide(x.float())
+        assert torch.equal(y, other.to(x.dtype))
+        (y, log_det), (other, wide_log_det) = (
+            torch.manual_seed(15) and module.forward_and_log_abs_det(features, 3)
+            for module, features in ((block, x), (wide, x.float())))
+    assert torch.equal(y, other.to(x.dtype)) and torch.equal(log_det, wide_log_det)
+    (x_hat, info), (wide_x_hat, wide_info) = block.inverse(y), wide.inverse(y.float())
+    assert x_hat.dtype == torch.float32 and torch.equal(x_hat, wide_x_hat)
+    assert torch.equal(info.residual, wide_info.residual) and torch.equal(info.iterations, wide_info.iterations)
+    if not info.error_bound.isnan().all():
+        assert (block.error_norm(x_hat - x.float()) <= info.error_bound).all()
+
+
+def settled_in_half(name, dtype):
+    torch.manual_seed(14)
+    block, x = RESIDUAL[name]().float(), torch.randn(2, 8, 5, 4).to(dtype)
+    block.train()(x.float())
+    return block.eval(), x
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', RESIDUAL)
+def test_half_precision_features_are_rounded_once(name, dtype):
+    check_rounded_once(*settled_in_half(name, dtype))
+
+
+DERIVED_IN_HALF = pytest.mark.xfail(strict=True, reason='scales, exponentials and sigma are derived in half precision')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', [pytest.param(name, marks=() if name in ('convolutions', 'positions')
+                                               else DERIVED_IN_HALF) for name in RESIDUAL])
+def test_half_precision_parameters_are_computed_in_float32(name, dtype):
+    block, x = settled_in_half(name, dtype)
+    check_rounded_once(block.to(dtype), x)
+
+
 def test_a_sequence_of_every_form_is_memory_free():
     """In training mode, where form paper moves its u and v at every forward pass and must not in the backward pass."""
     torch.manual_seed(13)
     plain = InvertibleSequential(*(started(form, 'embedded_gaussian') for form in FORMS if form != 'none'),
-                                 InvAttentionStack(8, 2), InvDualAttention(8)).double()
+                                 CertifiedAttention2d(8), OrthogonalConv1x1(8), CertifiedAttention2d(8),
+                                 InvChannelAttention(8), CertifiedAttention2d(8)).double()
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
     plain.train()(x)
     results = []

@@ -4,10 +4,9 @@ import torch
 from invertible import check_layer
 from torch import nn
 
-from mmseg_invattn.layers import InvertibleSequential, MemoryFree
-from mmseg_invattn.layers.grid import GridCoupling, ToGrid, grid_step, is_exact, to_grid
-from mmseg_invattn.layers.inv_conv_residual import conv_norm
-from mmseg_invattn.layers.orthogonal_conv1x1 import OrthogonalConv1x1
+from mmseg_invattn.layers import GridCoupling, InvertibleSequential, MemoryFree, OrthogonalConv1x1, ToGrid
+from mmseg_invattn.layers.flow.conv_residual import conv_norm
+from mmseg_invattn.layers.flow.grid import grid_step, is_exact, to_grid
 from mmseg_invattn.ops import max_token_norm, spectral_norm_bound
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from mmseg_invattn.layers import RelativeSelfAttention2d
-from mmseg_invattn.layers.position import pixel_grid
-from mmseg_invattn.layers.relative_attention.statistics import head_statistics
+from mmseg_invattn.layers.convolution.statistics import head_statistics
+from mmseg_invattn.ops.attention import pixel_grid
 from mmseg_invattn.visualization.relative_attention_report import AttentionLayer, layer_statistics, seen_layers
 
 

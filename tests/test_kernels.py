@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from mmseg_invattn.layers.modes import MODES
-from mmseg_invattn.layers.modes.l2 import phi
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.attention.modes.l2 import phi
 from mmseg_invattn.ops import attention as ops
 
 ROW_STOCHASTIC = {

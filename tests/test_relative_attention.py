@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_invattn.layers import RelativeSelfAttention2d
-from mmseg_invattn.layers.relative_attention.encoding import QuadraticEncoding
+from mmseg_invattn.layers.convolution.encoding import QuadraticEncoding
 from mmseg_invattn.ops.attention import separable_attention, separable_weights_dense
 
 KINDS = {

@@ -7,11 +7,12 @@ from invertible import parts
 from mmseg_invattn.layers import (
     ActNorm2d,
     AdditiveCoupling,
+    CertifiedAttention2d,
     InvConv1x1,
     InvConvResidual,
     InvertibleSequential,
-    InvNonLocal2d,
     NotConvergedError,
+    PaperAttention2d,
     Split,
     Squeeze,
 )
@@ -24,7 +25,7 @@ def test_errors_compose():
     x = torch.randn(4, 6, 4, 4, dtype=torch.float64)
     sequence = settled(InvertibleSequential(
         ActNorm2d(6), InvConvResidual(6), AdditiveCoupling(6, Bounded(3, 0.7), lipschitz=0.7), Squeeze(2),
-        InvConv1x1(24), InvNonLocal2d(24, num_heads=2), AdditiveCoupling(24, Bounded(12, 1.3), True, 1.3),
+        InvConv1x1(24), CertifiedAttention2d(24, num_heads=2), AdditiveCoupling(24, Bounded(12, 1.3), True, 1.3),
     ).double(), x)
     with torch.no_grad():
         y = sequence(x)
@@ -115,5 +116,7 @@ def test_composed_certificates():
     sequence = InvertibleSequential(a, b)
     assert sequence.lipschitz_bound() == max(la, lb)  # of the branches: grouped heads mix, so no Lip(f - id)
     assert sequence.bi_lipschitz_bound() == pytest.approx(((1 + la) * (1 + lb), 1 / (1 - la) / (1 - lb)))
-    assert InvertibleSequential(a, Squeeze()).lipschitz_bound() is None
+    # an explicit layer has no branch; form paper no certificate
+    assert InvertibleSequential(a, Squeeze()).lipschitz_bound() == la and Squeeze().lipschitz_bound() == 0.0
+    assert InvertibleSequential(Squeeze(), InvertibleSequential(PaperAttention2d(4)), a).lipschitz_bound() is None
     assert InvertibleSequential(InvertibleSequential(a), b).bi_lipschitz_bound() == sequence.bi_lipschitz_bound()
