@@ -1,7 +1,7 @@
 """When the registries of MMSegmentation learn of this package.
 
-``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in a
-program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
+``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in
+a program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
 package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
 as mmseg is.
 """

@@ -117,7 +117,7 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
         values = torch.cat(inverse, 1)
         # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
         error, relative, bound, iterations = values.amax(1).tolist()
-        result |= dict(lipschitz=head.attention.lipschitz_bound(), error=error, relative=relative, bound=bound,
+        result |= dict(lipschitz=head.attention.block.lipschitz_bound(), error=error, relative=relative, bound=bound,
                        iterations=int(iterations), within=bool((values[0] <= values[2]).all()))
     return result
 

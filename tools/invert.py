@@ -16,6 +16,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
 from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.visualization.inversion import inversions
 from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
@@ -50,7 +51,8 @@ def main() -> int:
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
     refuse_existing(pictures.values(), args.overwrite)
-    results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
+    with constant_weights(model):
+        results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
     args.out.mkdir(parents=True, exist_ok=True)
     for result in results:
         draw_inversion(result, model, pictures[result.name])

@@ -18,6 +18,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from mmseg_invattn.visualization.prediction import Painter
 
@@ -52,10 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     args.out.mkdir(parents=True, exist_ok=True)
     painter = Painter(model, args.out, args.opacity, args.confidence)
-    if video:
-        print(f'{painter.paint_video(video, args.input.stem)} frames: {args.out}')
-        return 0
-    faults = painter.paint_images(images)
+    with constant_weights(model):
+        if video:
+            print(f'{painter.paint_video(video, args.input.stem)} frames: {args.out}')
+            return 0
+        faults = painter.paint_images(images)
     print(f'{len(images) - len(faults)} of {len(images)} images: {args.out}')
     for fault in faults:
         print(f'NOT READ: {fault}', file=sys.stderr)

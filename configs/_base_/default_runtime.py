@@ -23,6 +23,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    constant_weights=dict(type='ConstantWeightsHook'),
     visualization=dict(type='SegVisualizationHook'))
 custom_hooks = [
     dict(type='IterationSeedHook'),

@@ -1,6 +1,6 @@
 # attention behind the last two stages of a network whose blocks take no plugins
 _base_ = '../fcn/fcn_r18-d8_1xb8-20k_camvid-360x480.py'
-attention = dict(type='InvNonLocal2d', mode='embedded_gaussian', form='certified')
+attention = dict(form='certified', mode='embedded_gaussian')
 model = dict(
     backbone=dict(
         type='InvAttentionResNet',

@@ -4,7 +4,7 @@ model = dict(
     backbone=dict(
         plugins=[
             dict(
-                cfg=dict(type='InvNonLocal2d', mode='embedded_gaussian', form='certified'),
+                cfg=dict(type='CertifiedAttention2d', mode='embedded_gaussian'),
                 stages=(False, False, True, False),
                 position='after_conv3')
         ]))

@@ -16,6 +16,7 @@ from ..compat import use_safe_checkpoint_loading
 from ..datasets.checks import check_data_folders
 from ..engine.cli import build_test_runner
 from ..evaluation.complexity import count_flops, count_parameters
+from ..layers import constant_weights
 from . import metric  # noqa: F401  (registers the metric that the config below names)
 from .attention import measure_attention
 from .folder import write_json
@@ -42,6 +43,8 @@ def evaluate(folder: Path) -> None:
     runner = build_test_runner(cfg, str(checkpoint_of(folder)))
     runner.val()
     model, image = runner.model.eval(), next(_batches(runner, 1))
+    with constant_weights(model):
+        attention = measure_attention(model, _batches(runner, MEASURED_IMAGES))
     areas = np.load(out / 'areas.npz')
     found = scores(Areas(areas['counts']).total())
     meta = runner.val_dataloader.dataset.metainfo
@@ -50,7 +53,7 @@ def evaluate(folder: Path) -> None:
         classes=list(meta['classes']), palette=[list(map(int, colour)) for colour in meta['palette']],
         images=areas['images'].tolist(), parameters=count_parameters(model),
         flops=count_flops(lambda: model.test_step(image)),
-        attention=measure_attention(model, _batches(runner, MEASURED_IMAGES)), inverse=_inverse(runner)))
+        attention=attention, inverse=_inverse(runner)))
 
 
 def evaluation_config(folder: Path, out: Path) -> Config:

@@ -83,6 +83,6 @@ def weights_of(layer: InvertibleModule) -> Any:
 
 
 def started_weights(layer: InvertibleModule, x: torch.Tensor) -> Any:
-    """The weights for a forward pass of x that was given none: :meth:`~.contract.InvertibleModule.start` comes first."""
+    """The weights for a forward pass of x that was given none; what starts from the data comes first."""
     layer.start(x)
     return weights_of(layer)

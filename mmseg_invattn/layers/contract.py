@@ -53,7 +53,7 @@ class InvertibleModule(nn.Module, ABC):
         """All that the layer derives from its parameters, as nested tuples of tensors; () where that is nothing."""
         return ()
 
-    def start(self, x: Tensor) -> None:  # noqa: B027  (most layers have nothing to start)
+    def start(self, x: Tensor) -> None:
         """What changes the state of the layer before a forward pass in training mode: a start from the first batch."""
 
     @abstractmethod

@@ -98,8 +98,8 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         if reached.converged.all() or count == max_iter:
             break
     return Inversion(name, x.cpu(), recovered.cpu(), layer is not module, error, error / norm(x),
-                     float(info.residual.max()), _bound(info), layer.lipschitz_bound() or None, int(info.iterations.max()),
-                     bool(info.converged.all()), tuple(curve))
+                     float(info.residual.max()), _bound(info), layer.lipschitz_bound() or None,
+                     int(info.iterations.max()), bool(info.converged.all()), tuple(curve))
 
 
 def _inverse_of(module: nn.Module, x: Tensor, tol: float) -> Callable[[int], tuple[Tensor, InverseInfo]]:

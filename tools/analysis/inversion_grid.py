@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from mmseg_invattn.evaluation.doc_table import replace_table
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import FORMS as CLASSES
+from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.ops import max_token_norm
 
 SOUND = ('certified', 'conditional', 'coupling')  # these promise their inverse
@@ -78,7 +78,7 @@ def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome
     """Builds, trains and inverts one cell; the same numbers at every call."""
     torch.manual_seed(CHANNELS.index(setting.channels) * 100 + SCALES.index(setting.scale) * 10)
     reduction = 4 if setting.form == 'paper' else 2
-    block = InvNonLocal2d(setting.channels, reduction, setting.mode, setting.form).to(setting.dtype)
+    block = CLASSES[setting.form](setting.channels, reduction=reduction, mode=setting.mode).to(setting.dtype)
     shape = (samples, setting.channels, *SIZE)
     x = torch.randn(shape, dtype=setting.dtype) * setting.scale
     target = torch.randn(shape, dtype=setting.dtype) * setting.scale

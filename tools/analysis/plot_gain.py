@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from mmseg_invattn.layers.modes.l2 import phi
+from mmseg_invattn.layers.attention.modes.l2 import phi
 
 CONTRACTION = 0.9
 N = 8192  # pixels of a 512 x 1024 crop at stride 8

@@ -16,13 +16,7 @@ model = dict(
     backbone=dict(
         type='InvResNet',
         depth='18',
-        attention=dict(
-            type='InvNonLocal2d',
-            mode='embedded_gaussian',
-            form='certified',
-            reduction=2,
-            contraction=0.9,
-            sharpness=2.0),
+        attention=dict(form='certified', mode='embedded_gaussian'),
         attention_stages=(3, )),
     decode_head=dict(
         type='FCNHead',

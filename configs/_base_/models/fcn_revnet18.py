@@ -16,11 +16,7 @@ model = dict(
     backbone=dict(
         type='RevNet2d',
         depth='18',
-        attention=dict(
-            type='InvNonLocal2d',
-            mode='embedded_gaussian',
-            form='coupling',
-            reduction=2),
+        attention=dict(form='coupling', mode='embedded_gaussian'),
         attention_stages=(3, )),
     decode_head=dict(
         type='FCNHead',

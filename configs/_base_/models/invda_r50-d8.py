@@ -30,12 +30,7 @@ model = dict(
         channels=512,
         pam_channels=64,
         dropout_ratio=0.1,
-        attention=dict(
-            type='InvNonLocal2d',
-            mode='embedded_gaussian',
-            form='certified',
-            contraction=0.9,
-            sharpness=2.0),
+        attention=dict(form='certified', mode='embedded_gaussian'),
         num_classes=19,
         norm_cfg=norm_cfg,
         align_corners=False,

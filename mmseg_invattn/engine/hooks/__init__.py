@@ -1,11 +1,12 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
+from .constant_weights_hook import ConstantWeightsHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'IterationSeedHook', 'MatchingCheckpointHook',
-    'NonFiniteLossHook'
+    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'ConstantWeightsHook', 'IterationSeedHook',
+    'MatchingCheckpointHook', 'NonFiniteLossHook'
 ]

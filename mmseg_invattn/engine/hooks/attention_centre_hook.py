@@ -10,8 +10,8 @@ from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 from torch import nn
 
-from ...layers.convolution.encoding import QuadraticEncoding
 from ...layers.checks import check_count
+from ...layers.convolution.encoding import QuadraticEncoding
 
 FILE = 'attention_centres.jsonl'
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...layers import ExplicitInverse, InverseInfo, InvertibleModule, ResidualLayer
 from ...layers.checks import check_count
 from ...layers.data_dependent import DataDependentStart
+from ..sharding import is_sharded
 
 # A bound is the contraction and the rounding of a few dozen operations in float32.
 ROUNDING = 128 * torch.finfo(torch.float32).eps
@@ -82,7 +83,7 @@ class CertificateHook(Hook):
             return
         for name, block in invertible_blocks(runner.model).items():
             # Compiled code does not see hooks that came after it: then there is no share of saturated tokens.
-            if name not in self._found and not _sharded(block):
+            if name not in self._found and not is_sharded(block):
                 self._measure(name, block, None, runner.iter + 1)
         scalars = {f'certificate/{name}/{key}': value for name, found in self._found.items()
                    for key, value in found[-1].items()}
@@ -159,15 +160,9 @@ def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
             if isinstance(module, ResidualLayer) or isinstance(module, ExplicitInverse) and module.evaluations}
 
 
-def _sharded(block: InvertibleModule) -> bool:
-    """Whether FSDP has the weights spread over the processes, where only a forward pass sees them whole."""
-    flat = getattr(block, '_is_fsdp_managed_module', False)  # FullyShardedDataParallel; fully_shard has placements
-    return flat or any(hasattr(p, 'placements') for p in block.parameters())
-
-
 def _check_start(name: str, block: InvertibleModule) -> None:
     starts = (module for module in block.modules() if isinstance(module, DataDependentStart))
-    if _sharded(block) and not all(module.initialised for module in starts):
+    if is_sharded(block) and not all(module.initialised for module in starts):
         raise RuntimeError(
             f'{name}: its normalisation starts from the first training batch, and FSDP loses what a forward pass '
             'writes into parameters: start from a checkpoint (load_from) of one iteration of training without FSDP, or '

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all, full_precision, max_token_norm
+from ...ops import cast_all, full_precision, local_lipschitz, max_token_norm
 from ..constant_weights import weights_of
+from ..contract import check_features
 from ..explicit import ExplicitInverse
 from ..residual import compute_dtype
 from .options import LocalAttentionOptions, read_options
@@ -107,6 +108,14 @@ class CouplingAttention2d(ExplicitInverse):
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """Neither is bounded: attention is as steep as its input is large. See :meth:`inverse_error`."""
         return math.inf, math.inf
+
+    def local_lipschitz(self, x: Tensor) -> Tensor:
+        """Measured lower bound of the Lipschitz constant of ``y - x`` at x, shape (B,); nothing bounds it."""
+        check_features(x, self.channels)
+        with torch.inference_mode(False), full_precision(x.device):
+            x = (x.clone() if x.is_inference() else x).to(self.working_dtype(x))
+            weights = self.weights()
+            return local_lipschitz(lambda x: self.transform(x, weights) - x, x, lambda t: t.flatten(2).mT)
 
     def extra_repr(self) -> str:
         return f'{self.channels}, mode={self.first.attention.options.mode!r}'

@@ -58,7 +58,8 @@ def local_bound(attention: Attention, scores: Any, tokens_B1NC: Tensor, v_BGNE: 
         centre = kappa.mean(2, keepdim=True)
         kappa, alpha = kappa - centre, alpha - centre if tied else alpha
     values = (v, _square(v), kappa, _square(kappa))
-    moments = attention.mixer(scores, tokens_B1NC, size, attention.logits(size, tokens_B1NC))(torch.cat(values, -1)).double()
+    mix = attention.mixer(scores, tokens_B1NC, size, attention.logits(size, tokens_B1NC))
+    moments = mix(torch.cat(values, -1)).double()
     mean_v, square_v, mean_k, square_k = moments.split([value.shape[-1] for value in values], -1)
     square_v, square_k = (square * (1 + ROUNDINGS * eps) for square in (square_v, square_k))
     S = (square_v - _square(mean_v)).clamp(min=0).sqrt()

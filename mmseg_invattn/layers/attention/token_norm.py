@@ -55,7 +55,7 @@ class TokenNorm(DataDependentStart):
         return NormWeights(self.centre[:, None], torch.exp(self.log_scale)[:, None, None])
 
     def start_from(self, tokens: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """:meth:`start` from ``tokens(x)``, (B, G, N, C), which is evaluated where there is something to start alone."""
+        """:meth:`start` from ``tokens(x)``, (B, G, N, C), which is evaluated only where there is one."""
         if self.waits():
             self.start(tokens(x.to(torch.promote_types(x.dtype, torch.float32))))
 

@@ -28,6 +28,7 @@ from .conversion import heads_from_conv, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing
 
+
 class BranchWeights(NamedTuple):
     """W_h at the contraction and b, in float32 or higher; P where a size is given."""
     weight: Tensor

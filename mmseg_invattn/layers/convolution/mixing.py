@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import at_least_float32
-from ...ops.attention import from_windows, separable_attention, to_windows, window_padding
-from ...ops.attention import pixel_grid
+from ...ops.attention import from_windows, pixel_grid, separable_attention, to_windows, window_padding
 
 
 class PositionMixing(nn.Module):

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops.attention import from_windows, softmax_attention, to_windows
-from ..contract import check_features
-from ...ops.attention import pixel_grid
+from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows
 from ..checks import check_choice, check_count
+from ..contract import check_features
 from .conversion import conv_from_heads, heads_from_conv, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing, mix_dense

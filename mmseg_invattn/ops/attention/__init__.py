@@ -41,6 +41,6 @@ __all__ = [
     'elu_concatenation_attention', 'elu_concatenation_attention_dense', 'elu_dot_product_attention', 'from_windows',
     'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'look_up', 'mean_concatenation_attention',
     'mean_concatenation_attention_dense', 'mean_dot_product_attention', 'mix_criss_cross', 'neighbourhood_mask',
-    'pixel_grid', 'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention', 'softmax_attention_dense',
-    'softmax_log_weights', 'to_windows', 'window_padding'
+    'pixel_grid', 'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention',
+    'softmax_attention_dense', 'softmax_log_weights', 'to_windows', 'window_padding'
 ]

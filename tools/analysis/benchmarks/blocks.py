@@ -2,8 +2,8 @@
 import torch
 from torch import Tensor, nn
 
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import CertifiedAttention2d, NonLocalAttention2d
+from mmseg_invattn.layers.attention.modes import MODES
 
 from .growth import grow
 from .memory import Side
@@ -50,19 +50,19 @@ def mmcv_block(channels: int, size: tuple[int, int], dtype: str, device: str) ->
 
 def ordinary(channels: int, size: tuple[int, int], dtype: str, device: str) -> Step:
     """This project's kernel without a certificate, with the weights of :func:`mmcv_block`."""
-    block = InvNonLocal2d(channels, reduction=2, mode='embedded_gaussian', form='none')
+    block = NonLocalAttention2d(channels, reduction=2, mode='embedded_gaussian')
     state = {}
     for name, tensor in build_mmcv(channels).state_dict().items():
         layer, _, kind = name.split('.')
         weight = tensor[None, :, :, 0, 0] if kind == 'weight' else tensor if layer == 'conv_out' else tensor[None]
-        state['block.bias' if (layer, kind) == ('conv_out', 'bias') else f'block.{MMCV[layer]}.{kind}'] = weight
+        state['branch.bias' if (layer, kind) == ('conv_out', 'bias') else f'branch.{MMCV[layer]}.{kind}'] = weight
     block.load_state_dict(state)
     return training_step(block.to(device, getattr(torch, dtype)), feature_map(channels, size, dtype, device))
 
 
 def certified(channels: int, size: tuple[int, int], dtype: str, device: str, mode: str = 'embedded_gaussian') -> Step:
     torch.manual_seed(0)
-    block = InvNonLocal2d(channels, reduction=2, mode=mode).to(device, getattr(torch, dtype))
+    block = CertifiedAttention2d(channels, reduction=2, mode=mode).to(device, getattr(torch, dtype))
     return training_step(block, feature_map(channels, size, dtype, device))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.layers import CertifiedAttention2d
 from mmseg_invattn.ops import max_token_norm, twice_differentiable
 
 from .report import Line, compared
@@ -25,7 +25,7 @@ SHARPNESS, CONTRACTION = 4.0, 0.9
 
 class Case(NamedTuple):
     """A block in evaluation mode, its output for a batch, and the true inverse of that output."""
-    block: InvNonLocal2d
+    block: CertifiedAttention2d
     y: Tensor
     solution: Tensor
 
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 @torch.no_grad()
-def solved(block: InvNonLocal2d, x: Tensor) -> Case:
+def solved(block: CertifiedAttention2d, x: Tensor) -> Case:
     block.eval()
     y = block(x)
     solution, _ = copy.deepcopy(block).double().inverse(y.double(), tol=1e-12, max_iter=1000)
@@ -49,7 +49,7 @@ def solved(block: InvNonLocal2d, x: Tensor) -> Case:
 
 
 @torch.no_grad()
-def plain(block: InvNonLocal2d, y: Tensor, iterations: int) -> Tensor:
+def plain(block: CertifiedAttention2d, y: Tensor, iterations: int) -> Tensor:
     """``x <- y - g(x)`` from x = y, so often; as the paper's code does it."""
     x = y
     for _ in range(iterations):
@@ -70,7 +70,7 @@ def plain_evaluations(case: Case, reach: Tensor, most: int = 1000) -> Tensor:
     return torch.where(count == 0, most, count)
 
 
-def trained(block: InvNonLocal2d, x: Tensor, steps: int) -> InvNonLocal2d:
+def trained(block: CertifiedAttention2d, x: Tensor, steps: int) -> CertifiedAttention2d:
     """The block after training towards random targets."""
     target = torch.randn_like(x)
     optimiser = torch.optim.Adam(block.parameters(), lr=0.03)
@@ -89,12 +89,13 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
     Returns:
         The case, and the steepness that was reached.
     """
-    block = InvNonLocal2d(channels, 1, mode, contraction=CONTRACTION, sharpness=SHARPNESS).double()
+    block = CertifiedAttention2d(channels, reduction=1, mode=mode, contraction=CONTRACTION, sharpness=SHARPNESS)
+    block = block.double()
     x = torch.randn(1, channels, *size, dtype=torch.float64, requires_grad=True)
     u = torch.randn(channels, dtype=torch.float64, requires_grad=True)
     block(x)
     block.eval()
-    torch.nn.init.normal_(block.block.bias)  # or the worst x might be where g is 0, and y the solution
+    torch.nn.init.normal_(block.bias)  # or the worst x might be where g is 0, and y the solution
     weights = [p for name, p in block.named_parameters() if 'norm' not in name]
     optimiser = torch.optim.Adam([x, u, *weights], lr=0.03)
     steepest, best = -1.0, None
@@ -134,7 +135,7 @@ def run(session: Session) -> None:
     channels, size, steps = (8, (4, 4), 5) if session.quick else (64, (32, 32), 200)
     sizes = dict(B=4, C=channels, N=size[0] * size[1], contraction=CONTRACTION, sharpness=SHARPNESS, tol=TOLERANCE)
     for name, training in (('random weights', 0), (f'{steps} training steps', steps)):
-        block = InvNonLocal2d(channels, contraction=CONTRACTION, sharpness=SHARPNESS).to(session.device)
+        block = CertifiedAttention2d(channels, contraction=CONTRACTION, sharpness=SHARPNESS).to(session.device)
         x = torch.randn(4, channels, *size).to(session.device)
         block(x)
         case = solved(trained(block, x, training), x)

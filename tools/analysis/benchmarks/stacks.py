@@ -1,7 +1,7 @@
 """Memory that does not grow with depth: stacks of blocks with :class:`MemoryFree`, against one block and autograd."""
 import torch
 
-from mmseg_invattn.layers import InvertibleSequential, InvNonLocal2d, MemoryFree
+from mmseg_invattn.layers import FORMS, InvertibleSequential, MemoryFree
 
 from .blocks import feature_map, training_step
 from .memory import Side
@@ -15,7 +15,7 @@ TIME_LIMITS = {'coupling': 2.5, 'certified': 6.0}  # over plain autograd's
 def stack(form: str, depth: int, memory_free: bool, batch: int, channels: int, size: tuple[int, int], dtype: str,
           device: str) -> Step:
     torch.manual_seed(0)
-    blocks = InvertibleSequential(*(InvNonLocal2d(channels, form=form) for _ in range(depth)))
+    blocks = InvertibleSequential(*(FORMS[form](channels) for _ in range(depth)))
     blocks.to(device, getattr(torch, dtype))
     x = feature_map(channels, size, dtype, device, batch)
     return training_step(MemoryFree(blocks) if memory_free else blocks, x)
