@@ -8,10 +8,11 @@ import torch
 from invertible import jacobian_norm, token_norm
 from torch import Tensor
 
-from mmseg_invattn.layers import InvertibleSequential, InvNonLocal2d, MemoryFree
-from mmseg_invattn.layers.forms.local_bound import local_bound
-from mmseg_invattn.layers.forms.ordinary import OrdinaryBranch
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import CouplingAttention2d, InvertibleSequential, MemoryFree
+from mmseg_invattn.layers.attention.linear import grouped_linear
+from mmseg_invattn.layers.attention.local_bound import local_bound
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.attention.ordinary_branch import OrdinaryBranch
 from mmseg_invattn.ops import max_token_norm
 
 PARTS = [dict(), dict(num_heads=2), dict(key_pooling=2), dict(key_pooling=(1, 2)),
@@ -22,7 +23,7 @@ SIZE = (3, 4)
 
 def steep_branch(mode: str, gain: float = 4.0, **parts) -> OrdinaryBranch:
     """One branch of a coupling, with scores of about ``gain`` squared times their usual size."""
-    branch = InvNonLocal2d(8, reduction=1, mode=mode, form='coupling', **parts).double().block.first
+    branch = CouplingAttention2d(8, reduction=1, mode=mode, **parts).double().first
     with torch.no_grad():
         for parameter in branch.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -39,14 +40,18 @@ def features(scale: float = 1.0) -> Tensor:
 def only_the_ball() -> Iterator[None]:
     """As if there were no local bound."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmseg_invattn.layers.forms.ordinary.local_bound',
+        patch.setattr('mmseg_invattn.layers.attention.ordinary_branch.local_bound',
                       lambda *_: torch.full((1, 1, 1), torch.inf, dtype=torch.float64))
         yield
 
 
+def difference(branch: OrdinaryBranch, x: Tensor, distance: Tensor, within: Tensor | float = 0.0) -> Tensor:
+    return branch.difference(x, distance, within, branch.weights())
+
+
 def ball_bound(branch: OrdinaryBranch, x: Tensor, tiny: Tensor) -> float:
     with only_the_ball():
-        return float(branch.difference(x, tiny) / tiny)
+        return float(difference(branch, x, tiny) / tiny)
 
 
 @pytest.mark.parametrize('parts', PARTS, ids=str)
@@ -56,7 +61,7 @@ def test_bound_is_above_the_jacobian(mode, parts):
     tiny = torch.tensor([1e-9])
     for scale in (0.1, 1.0, 3.0):
         branch, x = steep_branch(mode, **parts), features(scale)
-        true, bound = jacobian_norm(branch, x), float(branch.difference(x, tiny) / tiny)
+        true, bound = jacobian_norm(branch, x), float(difference(branch, x, tiny) / tiny)
         assert 0 < true <= bound * (1 + 1e-6)
         assert bound <= ball_bound(branch, x, tiny) * (1 + 1e-9)
 
@@ -69,7 +74,7 @@ def test_bound_is_near_the_jacobian_of_scores_that_training_makes_steep(mode):
         torch.manual_seed(seed)
         branch, x = steep_branch(mode, gain=1.5 if mode in ('dot_product', 'concatenation') else 3.0), features(0.6)
         true = jacobian_norm(branch, x)
-        near.append(float(branch.difference(x, tiny) / tiny) / true)
+        near.append(float(difference(branch, x, tiny) / tiny) / true)
         far.append(ball_bound(branch, x, tiny) / true)
     assert mean(near) < (3.5 if branch.attention.mode.softmax else 7.0)
     assert mean(near) < mean(far) / (5 if mode in ('embedded_gaussian', 'l2') else 2)
@@ -82,7 +87,7 @@ def test_outputs_differ_by_no_more_anywhere_within_the_reach(mode, distance):
     torch.manual_seed(2)
     branch, x = steep_branch(mode, gain=2.0), features()
     within = torch.tensor([2 * distance])
-    allowed = float(branch.difference(x, torch.tensor([distance]), within))
+    allowed = float(difference(branch, x, torch.tensor([distance]), within))
     largest = 0.0
     for _ in range(5):
         start = torch.randn_like(x)
@@ -104,7 +109,7 @@ def attention_of(mode: str, tokens: list[list[float]], reach: float = 0.0) -> tu
 
     The first token moves towards 0 by the reach.
     """
-    branch = InvNonLocal2d(4, reduction=1, mode=mode, form='coupling', bias=False).double().block.first
+    branch = CouplingAttention2d(4, reduction=1, mode=mode, bias=False).double().first
     with torch.no_grad():
         branch.value.weight.copy_(torch.eye(2))
         if mode == 'concatenation':  # t_ij = 10 x_i2 + x_j1 / 10
@@ -112,13 +117,14 @@ def attention_of(mode: str, tokens: list[list[float]], reach: float = 0.0) -> tu
                 linear.weight.copy_(torch.eye(2))
             branch.attention.mode.join.weight.copy_(torch.tensor([0.0, 10.0, 0.1, 0.0]))
     x_B1NC, size, one = torch.tensor(tokens, dtype=torch.float64)[None, None], (1, len(tokens)), torch.ones(1)
-    bound = local_bound(branch.attention, x_B1NC, branch.value(x_B1NC), size, one, 10 * one[None], reach * one)[0, 0, 0]
+    scores, v_B1NC = branch.attention(), grouped_linear(x_B1NC, *branch.value())
+    bound = local_bound(branch.attention, scores, x_B1NC, v_B1NC, size, one, 10 * one[None], reach * one)[0, 0, 0]
     moved = x_B1NC.clone()
     moved[..., 0, :] *= 1 - reach / max(float(moved[..., 0, :].norm()), 1e-9)
 
     def first(x_1CHW: Tensor) -> Tensor:
         tokens = x_1CHW.flatten(2).mT[:, None]
-        return branch.attention.mixer(branch.attention.mode.weights(), tokens, size)(tokens).mT.reshape(x_1CHW.shape)
+        return branch.attention.mixer(scores, tokens, size)(tokens).mT.reshape(x_1CHW.shape)
 
     x_1CHW = moved[:, 0].mT.reshape(1, 2, 1, -1)
     jacobian = torch.autograd.functional.jacobian(lambda x: first(x)[..., 0], x_1CHW)  # (1, 2, 1, 1, 2, 1, N)
@@ -148,16 +154,16 @@ def test_a_long_reach_leaves_the_bound_of_the_ball():
     torch.manual_seed(3)
     branch, x = steep_branch('embedded_gaussian'), features()
     for distance in (1e2, 1e30, float('inf')):
-        found = branch.difference(x, torch.tensor([distance]))
+        found = difference(branch, x, torch.tensor([distance]))
         assert not found.isnan() and (found > 0).all()
-    assert branch.difference(x, torch.tensor([0.0])) == 0
-    assert branch.difference(0 * x, torch.tensor([1e-3])).isfinite()
+    assert difference(branch, x, torch.tensor([0.0])) == 0
+    assert difference(branch, 0 * x, torch.tensor([1e-3])).isfinite()
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_error_bound_of_a_steep_coupling_is_of_use(mode):
     torch.manual_seed(4)
-    block = InvNonLocal2d(12, reduction=1, mode=mode, form='coupling')
+    block = CouplingAttention2d(12, reduction=1, mode=mode)
     with torch.no_grad():
         for name, parameter in block.named_parameters():
             if '.mode.' in name and 'join' not in name:
@@ -174,7 +180,7 @@ def test_error_bound_of_a_steep_coupling_is_of_use(mode):
 
 def test_backward_without_activations_asks_for_no_bound(monkeypatch):
     torch.manual_seed(5)
-    block = InvNonLocal2d(8, form='coupling')
+    block = CouplingAttention2d(8)
     free, x = MemoryFree(InvertibleSequential(block, block)), torch.randn(2, 8, 4, 4)
     monkeypatch.setattr(OrdinaryBranch, 'difference', None)
     grads = []

@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 
-from mmseg_invattn.layers import InvConvResidual, InvNonLocal2d
+from mmseg_invattn.layers import CertifiedAttention2d, InvConvResidual
 from mmseg_invattn.ops import (
     Roulette,
-    residual_log_abs_det,
-    second_derivative_wanted,
+    branch_and_log_abs_det,
+    plain_operators_wanted,
     truncation_bound,
     twice_differentiable,
 )
@@ -16,19 +16,18 @@ from mmseg_invattn.ops import (
 SEED = 0
 
 
-def attention(channels: int = 4, contraction: float = 0.9) -> InvNonLocal2d:
+def attention(channels: int = 4, contraction: float = 0.9) -> CertifiedAttention2d:
     torch.manual_seed(SEED)
-    block = InvNonLocal2d(channels, reduction=1, num_heads=2, sharpness=3.0, contraction=contraction).double()
+    block = CertifiedAttention2d(channels, reduction=1, num_heads=2, sharpness=3.0, contraction=contraction).double()
     block.train()(torch.randn(4, channels, 3, 3, dtype=torch.float64))
     return block
 
 
-def expanding_attention() -> InvNonLocal2d:
+def expanding_attention() -> CertifiedAttention2d:
     """Output matrices of identities: the traces do not cancel, so that the determinant is far from 1."""
     block = attention()
-    form = block.block
     with torch.no_grad():
-        for weight in (form.value.weight, form.out.weight):
+        for weight in (block.value.weight, block.out.weight):
             weight.copy_(torch.eye(*weight.shape[1:]).expand_as(weight))
     return block
 
@@ -93,7 +92,8 @@ def test_truncated_series_and_its_bound(slope, n_terms):
     """One dimension has no scatter: the estimate is the series, its gradient the derivative of the series."""
     x = torch.randn(4, 1, 1, 1, dtype=torch.float64, requires_grad=True)
     slope = torch.tensor(slope, dtype=torch.float64, requires_grad=True)
-    value = residual_log_abs_det(lambda x: slope * x.sin(), x, n_terms)
+    g, value = branch_and_log_abs_det(lambda x: slope * x.sin(), x, n_terms)
+    assert torch.equal(g, slope * x.sin())
     j = (slope * x.cos()).flatten()
     series = sum((-1)**(k + 1) / k * j**k for k in range(1, n_terms + 1))
     torch.testing.assert_close(value, series)
@@ -156,7 +156,7 @@ def test_gradient_of_the_series_in_expectation(n_terms):
         series = series + (-1)**(k + 1) / k * power.trace()
     want = torch.autograd.grad(series, weight)[0]
     draws = torch.stack([torch.autograd.grad(
-        residual_log_abs_det(branch, x.expand(200, -1, -1, -1), n_terms).mean(), weight)[0] for _ in range(100)])
+        branch_and_log_abs_det(branch, x.expand(200, -1, -1, -1), n_terms)[1].mean(), weight)[0] for _ in range(100)])
     error = draws.std(0) / len(draws)**0.5
     assert ((draws.mean(0) - want).abs() <= 4 * error).all() and error.max() < 0.05 * want.abs().max()
 
@@ -192,15 +192,15 @@ def test_fused_kernels_have_no_second_derivative_and_the_context_gives_one():
         (gradient, ) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
         return torch.autograd.grad(gradient.square().sum(), x)
 
-    with pytest.raises(RuntimeError, match='derivative for .* is not implemented'):
+    with pytest.raises(RuntimeError, match='has no second derivative: run the forward pass inside'):
         penalty()
-    assert not second_derivative_wanted()
+    assert not plain_operators_wanted()
     with twice_differentiable():
-        assert second_derivative_wanted()
+        assert plain_operators_wanted()
         with twice_differentiable(False):  # leaves it to the surroundings
-            assert second_derivative_wanted()
+            assert plain_operators_wanted()
         penalty()
-    assert not second_derivative_wanted()
+    assert not plain_operators_wanted()
 
 
 @pytest.mark.parametrize('n_terms', [3, 'roulette', 'exact'])
@@ -244,6 +244,23 @@ def test_exact_form_is_for_small_inputs():
         InvConvResidual(2).log_abs_det(torch.zeros(1, 2, 64, 64), n_terms='exact')
 
 
-def test_ordinary_block_has_no_determinant():
-    with pytest.raises(TypeError, match="form='none' has no inverse"):
-        InvNonLocal2d(4, form='none').log_abs_det(torch.randn(1, 4, 2, 2))
+@pytest.mark.parametrize('n_terms', [3, 'roulette', 'exact'])
+@pytest.mark.parametrize('grad', [True, False])
+def test_one_evaluation_gives_the_branch_and_the_determinant(n_terms, grad):
+    torch.manual_seed(4)
+    weight = (torch.randn(3, 3) * 0.2).requires_grad_()
+    x, calls = torch.randn(2, 3, 1, 2, requires_grad=True), []
+
+    def branch(x):
+        calls.append(torch.is_inference(x))
+        return torch.einsum('oc,bchw->bohw', weight, x).tanh()
+
+    with torch.set_grad_enabled(grad):
+        g, log_det = branch_and_log_abs_det(branch, x, n_terms, n_samples=3)
+    assert calls == [False]
+    torch.testing.assert_close(g, branch(x), rtol=0, atol=0)
+    assert g.requires_grad == log_det.requires_grad == grad
+    if grad:  # both are differentiable together
+        together = torch.autograd.grad(g.square().sum() + 0 * log_det.sum(), (x, weight), retain_graph=True)
+        torch.testing.assert_close(together, torch.autograd.grad(branch(x).square().sum(), (x, weight)))
+        assert all(d.abs().max() > 0 for d in torch.autograd.grad(log_det.sum(), (x, weight)))

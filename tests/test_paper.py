@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from mmseg_invattn.layers import InvNonLocal2d, NotConvergedError, convert_paper_weights
-from mmseg_invattn.layers.modes import MODES
-from mmseg_invattn.layers.soft_spectral_norm import SoftSpectralNorm
+from mmseg_invattn.layers import NotConvergedError, PaperAttention2d, convert_paper_weights
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.attention.soft_spectral_norm import SoftSpectralNorm
 from mmseg_invattn.ops import max_token_norm
 
 
@@ -64,7 +64,7 @@ def authors_state(mode, channels, convolution):
 def test_paper_is_its_formulas_with_the_authors_weights(mode, convolution):
     torch.manual_seed(7)
     state = authors_state(mode, 12, convolution)
-    block = InvNonLocal2d(12, reduction=4, mode=mode, form='paper', gamma='conv' if convolution else 'scalar').double()
+    block = PaperAttention2d(12, reduction=4, mode=mode, gamma='conv' if convolution else 'scalar').double()
     block.load_state_dict(convert_paper_weights({f'res_branch.{k}': v for k, v in state.items()}))
     x = torch.randn(2, 12, 4, 5, dtype=torch.float64) * 0.5
     torch.testing.assert_close(block.eval()(x), reference_paper(state, x, mode, convolution), rtol=1e-9, atol=1e-10)
@@ -75,11 +75,11 @@ def test_paper_is_its_formulas_with_the_authors_weights(mode, convolution):
 @pytest.mark.parametrize('mode', MODES)
 def test_paper_iterates_in_training_and_saves_its_vectors(mode):
     torch.manual_seed(8)
-    block = InvNonLocal2d(8, reduction=4, mode=mode, form='paper')
+    block = PaperAttention2d(8, reduction=4, mode=mode)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(1, 8, 3, 3)
-    chain = block.block.value.parametrizations.weight
+    chain = block.value.parametrizations.weight
     u, expected = chain[0].u.clone(), chain[0].u[0].clone()
     block.eval()(x)
     assert torch.equal(chain[0].u, u)
@@ -91,19 +91,19 @@ def test_paper_iterates_in_training_and_saves_its_vectors(mode):
     for _ in range(30):
         y = block(x)
     coefficient = 0.5 if mode == 'dot_product' else 0.9
-    assert torch.linalg.matrix_norm(block.block.value.weight[0], 2).item() == pytest.approx(coefficient, rel=1e-3)
+    assert torch.linalg.matrix_norm(block.value.weight[0], 2).item() == pytest.approx(coefficient, rel=1e-3)
     y.sum().backward()
-    other = InvNonLocal2d(8, reduction=4, mode=mode, form='paper')
+    other = PaperAttention2d(8, reduction=4, mode=mode)
     other.load_state_dict(block.state_dict())
     assert torch.equal(other.eval()(x), block.eval()(x))
     # Soft: a weight of a smaller norm is left alone.
     with torch.no_grad():
         chain.original.mul_(1e-3)
-    torch.testing.assert_close(block.block.value.weight, chain.original)
+    torch.testing.assert_close(block.value.weight, chain.original)
 
 
 def test_paper_scalar_gamma_starts_as_the_identity():
-    block = InvNonLocal2d(8, form='paper', gamma='scalar')
+    block = PaperAttention2d(8, gamma='scalar')
     x = torch.randn(2, 8, 3, 3)
     assert torch.equal(block(x), x)
     x_hat, info = block.inverse(x)
@@ -113,7 +113,7 @@ def test_paper_scalar_gamma_starts_as_the_identity():
 def violent_paper(mode, scale):
     """Random weights of size 1 before normalisation, well within what training reaches."""
     torch.manual_seed(9)
-    block = InvNonLocal2d(12, reduction=4, mode=mode, form='paper')
+    block = PaperAttention2d(12, reduction=4, mode=mode)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter)
     for _ in range(10):
