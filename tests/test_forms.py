@@ -293,12 +293,8 @@ def test_half_precision_features_are_rounded_once(name, dtype):
     check_rounded_once(*settled_in_half(name, dtype))
 
 
-DERIVED_IN_HALF = pytest.mark.xfail(strict=True, reason='scales, exponentials and sigma are derived in half precision')
-
-
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', [pytest.param(name, marks=() if name in ('convolutions', 'positions')
-                                               else DERIVED_IN_HALF) for name in RESIDUAL])
+@pytest.mark.parametrize('name', RESIDUAL)
 def test_half_precision_parameters_are_computed_in_float32(name, dtype):
     block, x = settled_in_half(name, dtype)
     check_rounded_once(block.to(dtype), x)

@@ -53,6 +53,19 @@ def test_the_bound_knows_where_exactness_ends():
     assert info.error_bound.isnan().tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_y_that_was_rounded_when_it_was_stored_is_not_exact(dtype):
+    """Numbers of few bits lie on the grid, but they are not those that forward had."""
+    torch.manual_seed(5)
+    coupling, x = GridCoupling(4, nn.Conv2d(2, 2, 1)), torch.randn(8, 4, 1, 1).to(dtype)
+    x = (x * 8).round() / 8
+    with torch.no_grad():
+        y = coupling(x)
+        x_hat, info = coupling.inverse(y)
+    error = max_token_norm(x_hat - x.float())
+    assert is_exact(y.float(), x_hat).any() and (error > 0).any() and (error <= info.error_bound).all()
+
+
 def test_gradients_pass_the_rounding():
     torch.manual_seed(2)
     x = torch.randn(1, 4, 3, 3, dtype=torch.float64, requires_grad=True)

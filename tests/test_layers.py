@@ -259,12 +259,8 @@ def frames_of(call) -> int:
     return deepest[0]
 
 
-ONE_MORE = pytest.mark.xfail(strict=True, reason='a frame between branch and kernel: 4')
-
-
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('form', [pytest.param(form, marks=ONE_MORE if form in ('conditional', 'coupling') else ())
-                                  for form in FORMS])
+@pytest.mark.parametrize('form', FORMS)
 def test_forward_branch_and_kernel_are_all_frames(form, mode):
     assert 2 <= frames_of(FORMS[form](8, mode=mode).forward) <= 3
 

@@ -5,21 +5,31 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
+from block_cases import net
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmseg_invattn.layers import (
     ActNorm2d,
     AdditiveCoupling,
+    AffineCoupling,
+    CertifiedAttention2d,
+    ConditionalAttention2d,
+    CouplingAttention2d,
+    GridCoupling,
     InvConv1x1,
     InvConvResidual,
     InvertibleSequential,
-    InvNonLocal2d,
     MemoryFree,
     NotConvergedError,
+    OrthogonalConv1x1,
+    PaperAttention2d,
     Split,
     Squeeze,
+    ToGrid,
 )
+from mmseg_invattn.ops import max_token_norm
 
 
 def flow(channels: int = 4) -> InvertibleSequential:
@@ -28,7 +38,7 @@ def flow(channels: int = 4) -> InvertibleSequential:
     return InvertibleSequential(
         shared, ActNorm2d(channels), shared,
         InvertibleSequential(Squeeze(), InvConv1x1(4 * channels), Split(4 * channels),
-                             InvNonLocal2d(2 * channels, num_heads=2)),
+                             CertifiedAttention2d(2 * channels, num_heads=2)),
         AdditiveCoupling(2 * channels, nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(),
                                                      nn.Conv2d(6, channels, 1))))
 
@@ -113,7 +123,7 @@ def test_wrong_use_is_refused():
     y = module(x)
     with torch.no_grad():
         module.module.convs[0].weight.mul_(2)
-    with pytest.raises(RuntimeError, match='changed in place between forward and backward'):
+    with pytest.raises(RuntimeError, match='changed between forward and backward'):
         y.sum().backward()
     with pytest.raises(RuntimeError, match='cannot be differentiated again'):
         torch.autograd.grad(module(x).sum(), x, create_graph=True)
@@ -121,6 +131,63 @@ def test_wrong_use_is_refused():
     y.mul_(2)  # autograd's own check of saved tensors
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         y.sum().backward()
+
+
+def step_of(parameters: list[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+    """An optimiser whose next step moves every parameter."""
+    optimiser = torch.optim.AdamW(parameters, lr=0.1, fused=fused)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    return optimiser
+
+
+CHANGES = {
+    'fused AdamW': lambda module: step_of(list(module.parameters()), True).step(),
+    'AdamW': lambda module: step_of(list(module.parameters()), False).step(),
+    'data': lambda module: next(module.parameters()).data.add_(2),
+    'a view': lambda module: next(module.parameters()).detach().flatten()[:1].add_(1),
+    'a buffer': lambda module: next(module.buffers()).add_(0.5),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_any_change_between_forward_and_backward_is_refused(change):
+    """Also those that raise no version counter."""
+    torch.manual_seed(3)
+    module = MemoryFree(InvertibleSequential(InvConv1x1(4), PaperAttention2d(4, reduction=1, gamma='scalar'))).eval()
+    loss = module(torch.randn(1, 4, 4, 4)).square().sum()
+    with torch.no_grad():
+        CHANGES[change](module.module[1])
+    with pytest.raises(RuntimeError, match='was changed between forward and backward'):
+        loss.backward()
+
+
+def test_parameters_that_were_replaced_are_refused():
+    torch.manual_seed(3)
+    module, x = MemoryFree(InvConvResidual(3)), torch.randn(1, 3, 4, 4)
+    others = {name: p.detach() + 1 for name, p in module.named_parameters()}
+    y = torch.func.functional_call(module, {name: p.requires_grad_() for name, p in others.items()}, (x, ))
+    with pytest.raises(RuntimeError, match='were replaced between forward and backward'):
+        y.sum().backward()
+    y = module(x)
+    module.load_state_dict({name: p.detach() for name, p in others.items()}, assign=True)
+    with pytest.raises(RuntimeError, match='were replaced between forward and backward'):
+        y.sum().backward()
+
+
+def test_a_second_forward_pass_that_iterates_is_refused():
+    """Form paper moves its u and v in every training pass; in eval mode it may run as often as wanted."""
+    torch.manual_seed(3)
+    module, x = MemoryFree(PaperAttention2d(4, reduction=1)), torch.randn(1, 4, 3, 3)
+    with torch.no_grad():  # weak enough to be inverted, and u and v not yet where the iteration ends
+        module.module.gamma.parametrizations.weight.original.mul_(0.01)
+        module.module.value.parametrizations.weight.original.normal_()
+    y, _ = module(x), module(x)
+    with pytest.raises(RuntimeError, match='changed between forward and backward.*before another forward pass'):
+        y.sum().backward()
+    module(x).sum().backward()
+    y, _ = module.eval()(x), module(x)
+    y.sum().backward()
 
 
 def test_no_gradient_rather_than_a_wrong_one():
@@ -173,8 +240,8 @@ def test_compiled_surroundings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('layer', [InvConvResidual, InvConv1x1, ActNorm2d, InvNonLocal2d, lambda c: AdditiveCoupling(
-    c, nn.Conv2d(c // 2, c // 2, 3, padding=1))])
+@pytest.mark.parametrize('layer', [InvConvResidual, InvConv1x1, ActNorm2d, CertifiedAttention2d,
+                                   lambda c: AdditiveCoupling(c, nn.Conv2d(c // 2, c // 2, 3, padding=1))])
 def test_plain_layers_compile(layer):
     torch.manual_seed(7)
     model = nn.Sequential(layer(4), nn.Tanh())
@@ -182,6 +249,125 @@ def test_plain_layers_compile(layer):
     model(x)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(model, backend='aot_eager')(x), model(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, as backbones have it: the branch of some samples, in training."""
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = torch.rand(len(x), 1, 1, 1, dtype=x.dtype) < 0.6
+        return x * keep / 0.6
+
+
+class FunctionalDropout(nn.Module):
+
+    def forward(self, x):
+        return F.dropout(x, 0.3, self.training)
+
+
+RANDOM = {'stochastic depth': DropPath, 'functional dropout': FunctionalDropout, 'RReLU': nn.RReLU}
+
+
+def random_coupling(kind: str, coupling: type, swap: bool) -> nn.Module:
+    outputs = 2 if coupling is AffineCoupling else 1
+    return coupling(4, nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 2 * outputs, 1),
+                                     RANDOM[kind]()), swap)
+
+
+@pytest.mark.parametrize('coupling', [AdditiveCoupling, AffineCoupling, GridCoupling])
+@pytest.mark.parametrize('kind', RANDOM)
+def test_random_numbers_are_drawn_again(kind, coupling):
+    torch.manual_seed(11)
+    module = InvertibleSequential(ToGrid(), random_coupling(kind, coupling, False), InvertibleSequential(Squeeze(1)),
+                                  random_coupling(kind, coupling, True), random_coupling(kind, coupling, False))
+    module, x = module.double(), torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    results = []
+    for run in (module, MemoryFree(module), MemoryFree(module)):
+        torch.manual_seed(12 if len(results) < 2 else 13)
+        results.append(gradients(run, x) | dict(next=torch.rand(3)))
+    for name in results[0]:
+        if coupling is GridCoupling:  # x comes back bit for bit, and so does everything else
+            assert torch.equal(results[0][name], results[1][name]), name
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-11, atol=1e-11, msg=name)
+    assert not torch.allclose(results[0]['x'], results[2]['x'], rtol=1e-3)  # other numbers, other gradients
+
+
+@pytest.mark.parametrize('coupling', [AdditiveCoupling, AffineCoupling, GridCoupling])
+@pytest.mark.parametrize('kind', RANDOM)
+def test_the_inverse_of_a_random_sub_network_is_refused(kind, coupling):
+    torch.manual_seed(14)
+    module, x = random_coupling(kind, coupling, False), torch.randn(8, 4, 5, 5)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=f'the sub-network of {coupling.__name__} gave two outputs for one input'):
+            module.inverse(module(x))
+        with pytest.raises(ValueError, match='Switch that off, by eval'):
+            MemoryFree(InvertibleSequential(module)).inverse(module(x))
+        x_hat, info = module.eval().inverse(module(x))
+    assert info.converged.all() and (max_token_norm(x_hat - x) <= info.error_bound.clamp(min=1e-5)).all()
+
+
+COUPLINGS = {
+    'additive': lambda: AdditiveCoupling(8, net(8)),
+    'affine': lambda: AffineCoupling(8, net(8, 2)),
+    'grid': lambda: GridCoupling(8, net(8)),
+    'attention': lambda: CouplingAttention2d(8, num_heads=2, position='learned', position_size=3),
+}
+
+
+@pytest.mark.parametrize('stored', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', COUPLINGS)
+def test_couplings_with_parameters_in_half_precision(name, dtype, stored):
+    """Forward, inverse and recovered gradients; the sub-network runs in its own precision on either way."""
+    torch.manual_seed(15)
+    coupling = COUPLINGS[name]()
+    coupling = coupling.half() if dtype == torch.float16 else coupling.bfloat16()
+    x = torch.randn(2, 8, 6, 5).to(stored).requires_grad_()
+    y = coupling(x)
+    assert y.dtype == (torch.float32 if name == 'attention' else stored)
+    with torch.no_grad():
+        x_hat, info = coupling.inverse(y)
+    assert x_hat.dtype == torch.float32 and info.converged.all() and info.error_bound.isfinite().all()
+    # What passes was not rounded further, so the sub-network sees what it saw: the error is that of the sum as stored.
+    assert (max_token_norm(x_hat - x.detach().float()) <= info.error_bound).all()
+    allowed = torch.finfo(y.dtype).eps * max_token_norm(y.float())
+    if name == 'attention':  # as steep as it is around the features
+        allowed = coupling.inverse_error(x_hat, allowed)
+    assert (info.error_bound <= 100 * allowed).all()
+    wide = x.detach().float().requires_grad_()
+    plain = gradients(coupling, wide)
+    for name, gradient in gradients(MemoryFree(coupling), wide).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-2 * float(plain[name].abs().max()),
+                                   msg=name)
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_training_ends_where_plain_backpropagation_ends(fused):
+    """60 steps, evaluations without gradients between them: the same losses to the accuracy of the inverse."""
+    torch.manual_seed(16)
+    start = InvertibleSequential(CertifiedAttention2d(6, num_heads=3, sharpness='learned'), OrthogonalConv1x1(6),
+                                 ConditionalAttention2d(6, reduction=1), OrthogonalConv1x1(6),
+                                 CouplingAttention2d(6, reduction=1)).double()
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    target = x.roll(1, 3) + 0.5
+    losses = []
+    for module in (copy.deepcopy(start), MemoryFree(copy.deepcopy(start))):
+        optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, fused=fused)
+        course = []
+        for step in range(60):
+            optimiser.zero_grad()
+            loss = (module.train()(x) - target).square().mean()
+            loss.backward()
+            optimiser.step()
+            course.append(loss.detach())
+            if step % 7 == 0:
+                with torch.no_grad():
+                    course.append((module.eval()(x) - target).square().mean())
+        losses.append(torch.stack(course))
+    assert losses[0][-1] < 0.7 * losses[0][0]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-7, atol=0)
 
 
 def peak_bytes(module: nn.Module, x: torch.Tensor) -> int:
