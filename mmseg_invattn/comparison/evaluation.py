@@ -45,14 +45,14 @@ def evaluate(folder: Path) -> None:
     model, image = runner.model.eval(), next(_batches(runner, 1))
     with constant_weights(model):
         attention = measure_attention(model, _batches(runner, MEASURED_IMAGES))
+        flops = count_flops(lambda: model.test_step(image))
     areas = np.load(out / 'areas.npz')
     found = scores(Areas(areas['counts']).total())
     meta = runner.val_dataloader.dataset.metainfo
     write_json(folder / 'evaluation.json', dict(
         miou=float(found.miou), aacc=float(found.aacc), iou=[_plain(value) for value in found.iou],
         classes=list(meta['classes']), palette=[list(map(int, colour)) for colour in meta['palette']],
-        images=areas['images'].tolist(), parameters=count_parameters(model),
-        flops=count_flops(lambda: model.test_step(image)),
+        images=areas['images'].tolist(), parameters=count_parameters(model), flops=flops,
         attention=attention, inverse=_inverse(runner)))
 
 

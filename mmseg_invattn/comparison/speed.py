@@ -1,5 +1,7 @@
 """Latency and throughput of all heads side by side: they take turns, so that a busy machine slows all of them alike.
 
+What layers derive from their weights is derived before, as in a validation.
+
 In a process of its own: ``python -m mmseg_invattn.comparison.speed FILE NAME=FOLDER ...``, each a trained run.
 """
 from __future__ import annotations
@@ -7,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +20,7 @@ from mmseg.registry import DATASETS
 from torch import nn
 
 from ..apis import init_model
+from ..layers import constant_weights
 from .environment import device_name
 from .folder import write_json
 from .plan import config_of
@@ -67,27 +71,32 @@ def measure(folders: Mapping[str, Path]) -> dict:
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
     heads: dict[str, dict] = {name: {} for name in folders}
     steps: dict[int, dict[str, Step]] = {1: {}, batch: {}}
-    shape = None
+    models, shape = {}, None
     for name, folder in folders.items():
         try:
             model = init_model(str(config_of(folder)), str(checkpoint_of(folder)), device)
             init_default_scope(model.cfg.get('default_scope', 'mmseg'))
             dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
-            for size in steps:
-                step, shape = _prediction(model, dataset, size)
-                heads[name]['peak_bytes'] = _warm_up(step, model, device)
-                steps[size][name] = step
+            with constant_weights(model):
+                for size in steps:
+                    step, shape = _prediction(model, dataset, size)
+                    heads[name]['peak_bytes'] = _warm_up(step, model, device)
+                    steps[size][name] = step
+            models[name] = model
         except (RuntimeError, OSError) as error:  # out of memory, or a checkpoint that was removed
             heads[name] = dict(error=str(error).splitlines()[0])
             for size in steps:
                 steps[size].pop(name, None)
-    for size, taking_turns in steps.items():
-        if not taking_turns:
-            continue
-        for name, times in interleave(taking_turns, wait).items():
-            typical = median(times)
-            heads[name].update({'latency': typical, 'rounds': len(times)} if size == 1 else
-                               {'throughput': size / typical})
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(constant_weights(model))
+        for size, taking_turns in steps.items():
+            if not taking_turns:
+                continue
+            for name, times in interleave(taking_turns, wait).items():
+                typical = median(times)
+                heads[name].update({'latency': typical, 'rounds': len(times)} if size == 1 else
+                                   {'throughput': size / typical})
     return dict(device=device_name(), batch=batch, shape=shape, heads=heads)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..layers import InverseInfo
+from ..layers import InverseInfo, constant_weights
 from ..models.invertible_parts import invertible_parts
 from ..models.recorded_inputs import recorded_inputs
 
@@ -51,11 +51,10 @@ def _formulas() -> dict:
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating point operations of a call. A call before it lets the layers normalise the weights that they keep."""
-    with torch.no_grad():
+    """Floating point operations of a call. What layers derive from their weights is left out where the caller has
+    entered :func:`~mmseg_invattn.layers.constant_weights`."""
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         function()
-        with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-            function()
     return counter.get_total_flops()
 
 
@@ -87,7 +86,7 @@ class InverseCost:
 
 @torch.no_grad()
 def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int = 1000) -> list[InverseCost]:
-    """Cost of inverting each invertible part, at the features that an image has there.
+    """Cost of inverting each invertible part, at the features that an image has there, with its weights derived.
 
     Args:
         model: in evaluation mode.
@@ -97,7 +96,8 @@ def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: 
     seen = {}  # the first call of each
     for name, module, x in recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor')):
         seen.setdefault(name, (module, x))
-    return [_cost(name, module, x, tol, max_iter) for name, (module, x) in seen.items()]
+    with constant_weights(model):
+        return [_cost(name, module, x, tol, max_iter) for name, (module, x) in seen.items()]
 
 
 def _cost(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int) -> InverseCost:

@@ -115,6 +115,6 @@ class Attention(nn.Module):
         # Cut tokens, not projections: padded queries are finite whatever the mode, and are cut off again.
         cut = to_windows(tokens_BGNC, size, window, shift)
         q, k = self.mode.project(scores, cut, cut)
-        beta = beta.repeat(len(tokens_BGNC), 1, 1, 1)
+        beta = beta.repeat(tokens_BGNC.shape[0], 1, 1, 1)
         return lambda values: from_windows(kernel(q, k, to_windows(values, size, window, shift), logits_GNM=beta),
                                            size, window, shift)

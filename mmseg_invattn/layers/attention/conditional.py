@@ -159,11 +159,9 @@ class ConditionalAttention2d(ResidualLayer):
         weights = started_weights(self, x) if weights is None else weights
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
-            return self._joined(wide, self.branch(wide, cast)).to(x.dtype)
-
-    def _joined(self, x: Tensor, g: Tensor) -> Tensor:
-        x1, x2 = x.chunk(2, 1)
-        return torch.cat([x2, x1 + g], 1)
+            x1, x2 = wide.chunk(2, 1)
+            g = self._mixed(x1, self._mixer(x2, cast), cast.weight)
+            return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
     @torch.no_grad()
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
@@ -214,20 +212,20 @@ class ConditionalAttention2d(ResidualLayer):
         weights = started_weights(self, x) if weights is None else weights
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
+            x1, x2 = wide.chunk(2, 1)
             if isinstance(n_terms, str) and n_terms == 'exact':
                 def padded(x: Tensor) -> Tensor:  # x -> (g, 0): the output of the block but for the swap, less x
                     g = self.branch(x, cast)
                     return torch.cat([g, torch.zeros_like(g)], 1)
 
                 g, log_det = branch_and_log_abs_det(padded, wide, n_terms, n_samples)
-                return self._joined(wide, g.chunk(2, 1)[0]).to(x.dtype), log_det
+                return torch.cat([x2, x1 + g.chunk(2, 1)[0]], 1).to(x.dtype), log_det
             coefficients = series_coefficients(n_terms, n_samples, lambda: self._bound(weights, None))
-            x1, x2 = wide.chunk(2, 1)
             mix = self._mixer(x2, cast)
             shape = (len(x), len(cast.weight), x.shape[2] * x.shape[3])
             series = factorised_log_det if self.groups == len(cast.weight) else joint_log_det
             log_det = series(mix, cast.weight, shape, coefficients, n_samples)
-            return self._joined(wide, self._mixed(x1, mix, cast.weight)).to(x.dtype), log_det
+            return torch.cat([x2, x1 + self._mixed(x1, mix, cast.weight)], 1).to(x.dtype), log_det
 
     @torch.no_grad()
     def saturation(self, x: Tensor) -> Tensor:

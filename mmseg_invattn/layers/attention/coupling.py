@@ -62,11 +62,17 @@ class CouplingAttention2d(ExplicitInverse):
     def working_dtype(self, x: Tensor) -> torch.dtype:
         return compute_dtype(self, x)
 
+    def forward(self, x: Tensor, weights: CouplingWeights | None = None) -> Tensor:
+        check_features(x, self.channels)
+        x = x.to(self.working_dtype(x))
+        cast = cast_all(weights_of(self) if weights is None else weights, x.dtype)
+        with full_precision(x.device):
+            x1, x2 = x.chunk(2, 1)
+            y1 = x1 + self.first(x2, cast.first)
+            return torch.cat([y1, x2 + self.second(y1, cast.second)], 1)
+
     def transform(self, x: Tensor, weights: CouplingWeights) -> Tensor:
-        weights = cast_all(weights, x.dtype)
-        x1, x2 = x.chunk(2, 1)
-        y1 = x1 + self.first(x2, weights.first)
-        return torch.cat([y1, x2 + self.second(y1, weights.second)], 1)
+        return self.forward(x, weights)
 
     def solve(self, y: Tensor, weights: CouplingWeights) -> Tensor:
         weights = cast_all(weights, y.dtype)
@@ -80,7 +86,7 @@ class CouplingAttention2d(ExplicitInverse):
         rounding = (2 * here + (eps if eps > here else 0)) * (max_token_norm(y) + max_token_norm(x))
         error = self._error(y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, cast_all(weights, y.dtype),
                             self._evaluation(y))
-        return max_token_norm(y - self.transform(x, weights)), error
+        return max_token_norm(y - self.forward(x, weights)), error
 
     def _evaluation(self, y: Tensor) -> float:
         """Rounding of an evaluation of A, as a relative change of its input: sums over channels and over pixels."""
@@ -114,8 +120,7 @@ class CouplingAttention2d(ExplicitInverse):
         check_features(x, self.channels)
         with torch.inference_mode(False), full_precision(x.device):
             x = (x.clone() if x.is_inference() else x).to(self.working_dtype(x))
-            weights = self.weights()
-            return local_lipschitz(lambda x: self.transform(x, weights) - x, x, lambda t: t.flatten(2).mT)
+            return local_lipschitz(lambda x: self.forward(x) - x, x, lambda t: t.flatten(2).mT)
 
     def extra_repr(self) -> str:
         return f'{self.channels}, mode={self.first.attention.options.mode!r}'

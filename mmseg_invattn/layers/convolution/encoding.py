@@ -1,7 +1,7 @@
 """Relative position encodings (Cordonnier et al., https://arxiv.org/abs/1911.03584): logits of an offset for each head.
 
 An encoding gives logits for any queries and keys, ``encoding(query_N2, key_M2) -> (G, N, M)``. A separable one is a
-sum over the two axes, ``axis_logits(0, rows, rows) + axis_logits(1, columns, columns)``.
+sum over the two axes, ``encoding(rows, rows, axis=0) + encoding(columns, columns, axis=1)``.
 
 Shape suffixes: G heads, N queries, M keys, S entries of a table, D embedding size; the last 2 is (row, column).
 """
@@ -42,15 +42,20 @@ class QuadraticEncoding(nn.Module):
             return torch.diag_embed(self.root.square().expand(-1, 2))
         return self.root.mT @ self.root
 
-    def axis_logits(self, axis: int, query_N: Tensor, key_M: Tensor) -> Tensor:
-        """Share of one axis, (G, N, M): 0 for rows, 1 for columns."""
-        offset_GNM = key_M - query_N[:, None] - self.centre[:, axis, None, None]
-        return -(self.root.expand(-1, 2)[:, axis, None, None] * offset_GNM).square() / 2
+    def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
+        """Logits (G, N, M) of places (N, 2) and (M, 2), or the share of one axis of coordinates (N,) and (M,) along it.
 
-    def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
+        Args:
+            query: the places.
+            key: likewise.
+            axis: 0 for rows, 1 for columns, of a separable encoding; None for both.
+        """
+        if axis is not None:
+            offset_GNM = key - query[:, None] - self.centre[:, axis, None, None]
+            return -(self.root.expand(-1, 2)[:, axis, None, None] * offset_GNM).square() / 2
         if self.separable:
-            return sum(self.axis_logits(axis, query_N2[:, axis], key_M2[:, axis]) for axis in (0, 1))
-        offset_GNM2 = key_M2 - query_N2[:, None] - self.centre[:, None, None]
+            return sum(self.forward(query[:, axis], key[:, axis], axis) for axis in (0, 1))
+        offset_GNM2 = key - query[:, None] - self.centre[:, None, None]
         return -torch.einsum('gkl,gnml->gnmk', self.root, offset_GNM2).square().sum(-1) / 2
 
 
@@ -73,13 +78,12 @@ class Learned2dEncoding(nn.Module):
         self.embedding = nn.Parameter(torch.randn(2, 2 * size - 1, channels))
         self.reader = nn.Parameter(0.02 * torch.randn(2, heads, channels))
 
-    def axis_logits(self, axis: int, query_N: Tensor, key_M: Tensor) -> Tensor:
-        """Share of one axis, (G, N, M): 0 for rows, 1 for columns."""
+    def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
+        """As of :class:`QuadraticEncoding`."""
+        if axis is None:
+            return sum(self.forward(query[:, axis], key[:, axis], axis) for axis in (0, 1))
         table_GS = self.reader[axis] @ self.embedding[axis].mT
-        return look_up(table_GS, key_M - query_N[:, None])
-
-    def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
-        return sum(self.axis_logits(axis, query_N2[:, axis], key_M2[:, axis]) for axis in (0, 1))
+        return look_up(table_GS, key - query[:, None])
 
 
 ENCODINGS = ('quadratic', 'learned_2d')

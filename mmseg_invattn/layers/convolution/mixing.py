@@ -87,7 +87,7 @@ class PositionMixing(nn.Module):
         like, pad = at_least_float32(next(self.encoding.parameters())), self.padding[axis]
         key = torch.arange(-pad, length + pad, dtype=like.dtype, device=like.device)
         query = key[pad:pad + length:self.stride]
-        logits = self.encoding.axis_logits(axis, query, key)
+        logits = self.encoding(query, key, axis)
         if self.window is not None:
             logits = logits.masked_fill(self._apart(query, key), -torch.inf)
         return logits.softmax(-1)[..., pad:pad + length]

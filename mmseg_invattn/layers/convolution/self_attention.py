@@ -180,7 +180,7 @@ class RelativeSelfAttention2d(nn.Module):
             mixed_BGNE = softmax_attention(*tokens, beta)
         else:
             cut = [to_windows(t, size, self.window, self.window_shift) for t in tokens]
-            real = to_windows(x.new_ones(len(x), 1, size[0] * size[1], 1), size, self.window, self.window_shift)
+            real = to_windows(x.new_ones(x.shape[0], 1, size[0] * size[1], 1), size, self.window, self.window_shift)
             beta = real.new_zeros(real.shape).masked_fill(real == 0, -torch.inf).mT
             if self.content == 'both':
                 grid_P2 = pixel_grid((self.window, self.window), x)

@@ -54,7 +54,7 @@ class Coupling(ExplicitInverse):
         """The sub-network of what passes: computed in the dtype of its parameters, returned in that of the features."""
         first = next(self.net.parameters(), passed)
         out = self.net(passed.to(first.dtype))
-        want = (len(changed), self.outputs * changed.shape[1], *changed.shape[2:])
+        want = (changed.shape[0], self.outputs * changed.shape[1], *changed.shape[2:])  # len() would fix it in exports
         if out.shape != want:
             raise ValueError(f'the sub-network turned features of shape {tuple(passed.shape)} into '
                              f'{tuple(out.shape)}; {type(self).__name__}({self.channels}, swap={self.swap}) needs '

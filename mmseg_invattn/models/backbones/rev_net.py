@@ -3,7 +3,7 @@
     y1 = x1 + F(x2),    y2 = x2 + G(y1)          inverse    x2 = y2 - G(y1),    x1 = y1 - F(x2)
 
 F and G are ordinary residual branches, of convolutions or of attention. The streams live on a grid
-(:mod:`mmseg_invattn.layers.grid`), so the inverse is exact to the last bit; log-determinant 0.
+(:mod:`mmseg_invattn.layers.flow.grid`), so the inverse is exact to the last bit; log-determinant 0.
 """
 from collections.abc import Sequence
 from math import gcd

@@ -47,7 +47,7 @@ class InvReconstruction(BaseModel):
         self.flow = InvertibleSequential(Squeeze(2), block)
         self.tol, self.max_iter = tol, max_iter
         generator = torch.Generator().manual_seed(target_seed)
-        self.register_buffer('target', torch.randn(tuple(target_shape), generator=generator), persistent=False)
+        self.register_buffer('target', torch.randn(tuple(target_shape), generator=generator))
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Tensor | dict | list[dict]:
         """By ``mode``: ``'tensor'`` the features, ``'loss'`` the loss, ``'predict'`` what came back of every image.
