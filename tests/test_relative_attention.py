@@ -150,7 +150,7 @@ def test_full_covariance_of_one_axis_is_the_axis_form():
 
 def test_logits_keep_their_precision_far_away():
     """The square of the difference, not the expanded form, which is off by 0.1 here."""
-    encoding = QuadraticEncoding(1)
+    encoding = QuadraticEncoding(1, 'isotropic')
     with torch.no_grad():
         encoding.centre.fill_(2000.0)
         encoding.root.fill_(10.0)

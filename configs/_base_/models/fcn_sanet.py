@@ -20,7 +20,7 @@ model = dict(
         num_layers=6,
         num_heads=9,
         feedforward_channels=512,
-        attention=dict(encoding='quadratic', covariance='isotropic'),
+        attention=dict(encoding='quadratic'),
         pool_after=(1, 3),
         out_indices=(1, 3, 5),
         dropout=0.0),

@@ -14,7 +14,7 @@ model = dict(
         num_layers=6,
         num_heads=9,
         feedforward_channels=512,
-        attention=dict(encoding='quadratic', covariance='isotropic', dropout=0.1),
+        attention=dict(encoding='quadratic', dropout=0.1),
         dropout=0.1),
     in_channels=400,
     num_classes=10)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.attention import look_up
-from ..checks import check_choice
+from ..checks import check_choice, check_count, check_takes
 
 COVARIANCES = {'isotropic': (1, ), 'axis': (2, ), 'full': (2, 2)}
 
@@ -28,7 +28,7 @@ class QuadraticEncoding(nn.Module):
 
     reach = 64  # offsets that a head is followed to where it is looked at by itself: a map of 129 x 129 pixels
 
-    def __init__(self, heads: int, covariance: str = 'isotropic'):
+    def __init__(self, heads: int, covariance: str):
         super().__init__()
         check_choice('covariance', covariance, COVARIANCES)
         self.separable = covariance != 'full'
@@ -72,7 +72,7 @@ class Learned2dEncoding(nn.Module):
 
     separable = True
 
-    def __init__(self, heads: int, size: int = 16, channels: int = 400):
+    def __init__(self, heads: int, size: int, channels: int):
         super().__init__()
         self.reach = size - 1
         self.embedding = nn.Parameter(torch.randn(2, 2 * size - 1, channels))
@@ -86,12 +86,30 @@ class Learned2dEncoding(nn.Module):
         return look_up(table_GS, key - query[:, None])
 
 
-ENCODINGS = ('quadratic', 'learned_2d')
+def build_encoding(heads: int, encoding: str | None = None, covariance: str | None = None,
+                   position_size: int | None = None, position_channels: int | None = None) -> nn.Module:
+    """The encoding of that name, ``'quadratic'`` by default; what it does not take is refused.
 
+    Args:
+        heads: G.
+        encoding: ``'quadratic'`` or ``'learned_2d'``.
+        covariance: of the quadratic one, ``'isotropic'`` by default.
+        position_size: of the learned one, 16 by default.
+        position_channels: of the learned one, 400 by default.
 
-def build_encoding(encoding: str, heads: int, covariance: str, position_size: int, position_channels: int) -> nn.Module:
-    """The encoding of that name; each takes what it needs of the rest."""
-    check_choice('encoding', encoding, ENCODINGS)
+    Raises:
+        ValueError: an argument breaks its rule, or has no effect.
+    """
+    encoding = 'quadratic' if encoding is None else encoding
+    check_choice('encoding', encoding, ('quadratic', 'learned_2d'))
+    setting = f'encoding={encoding!r}'
     if encoding == 'quadratic':
-        return QuadraticEncoding(heads, covariance)
-    return Learned2dEncoding(heads, position_size, position_channels)
+        check_takes('position_size', position_size, setting, 'encoding=\'learned_2d\'')
+        check_takes('position_channels', position_channels, setting, 'encoding=\'learned_2d\'')
+        return QuadraticEncoding(heads, 'isotropic' if covariance is None else covariance)
+    check_takes('covariance', covariance, setting, 'encoding=\'quadratic\'')
+    size = 16 if position_size is None else position_size
+    channels = 400 if position_channels is None else position_channels
+    check_count('position_size', size)
+    check_count('position_channels', channels)
+    return Learned2dEncoding(heads, size, channels)

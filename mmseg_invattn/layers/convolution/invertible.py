@@ -42,12 +42,9 @@ class InvRelativeAttention2d(ResidualLayer):
     Args:
         in_channels: C.
         num_heads: G.
-        encoding: ``'quadratic'`` or ``'learned_2d'``; see :mod:`.encoding`, as for the next three.
-        covariance: of the quadratic encoding.
-        position_size: of the learned one.
-        position_channels: of the learned one.
         padding: zeros around the map that are attended to, (rows, columns).
         contraction: c, in (0, 1).
+        encoding: those of :func:`.encoding.build_encoding`: encoding, covariance, position_size, position_channels.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -55,17 +52,16 @@ class InvRelativeAttention2d(ResidualLayer):
 
     memory = 10  # the branch is linear: a longer memory of the acceleration pays
 
-    def __init__(self, in_channels: int, num_heads: int = 9, encoding: str = 'quadratic', covariance: str = 'isotropic',
-                 position_size: int = 16, position_channels: int = 400, padding: tuple[int, int] = (0, 0),
-                 contraction: float = 0.9):
+    def __init__(self, in_channels: int, num_heads: int = 9, *, padding: tuple[int, int] = (0, 0),
+                 contraction: float = 0.9, encoding: str | None = None, covariance: str | None = None,
+                 position_size: int | None = None, position_channels: int | None = None):
         super().__init__()
-        for name, value in (('in_channels', in_channels), ('num_heads', num_heads),
-                            ('position_size', position_size), ('position_channels', position_channels)):
+        for name, value in (('in_channels', in_channels), ('num_heads', num_heads)):
             check_count(name, value)
         check_contraction(contraction)
         self.channels, self.contraction = in_channels, contraction
         self.mixing = PositionMixing(
-            build_encoding(encoding, num_heads, covariance, position_size, position_channels), tuple(padding))
+            build_encoding(num_heads, encoding, covariance, position_size, position_channels), tuple(padding))
         self.weight = nn.Parameter(torch.randn(num_heads, in_channels, in_channels) * in_channels**-0.5)
         self.bias = nn.Parameter(torch.zeros(in_channels))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows
-from ..checks import check_choice, check_count
+from ..checks import check_choice, check_count, check_takes
 from ..contract import check_features
 from .conversion import conv_from_heads, heads_from_conv, width_for
 from .encoding import build_encoding
@@ -33,13 +33,13 @@ class RelativeSelfAttention2d(nn.Module):
         in_channels: C.
         out_channels: C by default.
         num_heads: G.
-        encoding: ``'quadratic'`` or ``'learned_2d'``; of no effect with ``content='only'``.
-        covariance: of the quadratic encoding: ``'isotropic'``, ``'axis'`` or ``'full'``.
+        encoding: ``'quadratic'`` (the default) or ``'learned_2d'``, unless ``content='only'``.
+        covariance: of the quadratic encoding: ``'isotropic'`` (the default), ``'axis'`` or ``'full'``.
         content: ``'none'`` (position only), ``'only'`` or ``'both'``.
-        key_channels: d of queries and keys of a head; C by default, as published.
+        key_channels: d of queries and keys of a head where there is content; C by default, as published.
         head_channels: E; None: the values of every head are x itself, and W_h has full rank, as published.
-        position_size: offsets of ``'learned_2d'`` with an entry of their own, in each direction.
-        position_channels: size of its embeddings.
+        position_size: offsets of ``'learned_2d'`` with an entry of their own, in each direction; 16 by default.
+        position_channels: size of its embeddings; 400 by default, as published.
         window: attend within windows of that many pixels a side; None: everywhere.
         window_shift: pixels by which the windows are shifted.
         padding: zeros around the map that are attended to and cut off afterwards, as in a zero-padded convolution: a
@@ -58,13 +58,13 @@ class RelativeSelfAttention2d(nn.Module):
                  in_channels: int,
                  out_channels: int | None = None,
                  num_heads: int = 9,
-                 encoding: str = 'quadratic',
-                 covariance: str = 'isotropic',
+                 encoding: str | None = None,
+                 covariance: str | None = None,
                  content: str = 'none',
                  key_channels: int | None = None,
                  head_channels: int | None = None,
-                 position_size: int = 16,
-                 position_channels: int = 400,
+                 position_size: int | None = None,
+                 position_channels: int | None = None,
                  window: int | None = None,
                  window_shift: int = 0,
                  padding: int | tuple[int, int] = 0,
@@ -74,11 +74,17 @@ class RelativeSelfAttention2d(nn.Module):
                  dropout: float = 0.0):
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        key_channels = in_channels if key_channels is None else key_channels
         check_choice('content', content, CONTENT)
+        if content == 'none':
+            check_takes('key_channels', key_channels, 'content=\'none\'', 'content=\'only\' or \'both\'')
+        positions = dict(encoding=encoding, covariance=covariance, position_size=position_size,
+                         position_channels=position_channels)
+        if content == 'only':
+            for name, value in positions.items():
+                check_takes(name, value, 'content=\'only\'', 'content=\'none\' or \'both\'')
+        key_channels = in_channels if key_channels is None else key_channels
         counts = dict(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, stride=stride,
-                      groups=groups, key_channels=key_channels, position_size=position_size,
-                      position_channels=position_channels, head_channels=head_channels, window=window)
+                      groups=groups, key_channels=key_channels, head_channels=head_channels, window=window)
         for name, value in counts.items():
             if value is not None or name not in ('head_channels', 'window'):
                 check_count(name, value)
@@ -89,9 +95,8 @@ class RelativeSelfAttention2d(nn.Module):
         self.content, self.groups, self.dropout = content, groups, dropout
         self.mixing = self.query = self.key = self.value = None
         if content != 'only':
-            self.mixing = PositionMixing(
-                build_encoding(encoding, num_heads, covariance, position_size, position_channels), self.padding, stride,
-                window, window_shift)
+            self.mixing = PositionMixing(build_encoding(num_heads, **positions), self.padding, stride, window,
+                                         window_shift)
         if content != 'none':  # the softmax does not see a bias of the keys
             self.query = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=bias)
             self.key = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=False)
