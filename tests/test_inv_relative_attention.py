@@ -114,6 +114,8 @@ def test_in_a_head():
 @pytest.mark.parametrize('arguments, words', [
     (dict(contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'), (dict(num_heads=0), 'num_heads=0'),
     (dict(encoding='content'), "encoding='content' is unknown"),
+    (dict(position_channels=4), "position_channels=4 has no effect with encoding='quadratic'"),
+    (dict(encoding='learned_2d', covariance='full'), "covariance='full' has no effect with encoding='learned_2d'"),
 ])
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):

@@ -188,6 +188,13 @@ def test_half_precision_takes_its_softmax_in_single():
     (dict(window=4, window_shift=4), 'window_shift=4 is outside'),
     (dict(window_shift=1), 'window_shift=1 is outside'),
     (dict(dropout=1.0), r'dropout=1.0 is outside \[0, 1\)'),
+    (dict(position_size=4), "position_size=4 has no effect with encoding='quadratic': it belongs to encoding='learned"),
+    (dict(position_channels=4), "position_channels=4 has no effect with encoding='quadratic'"),
+    (dict(encoding='learned_2d', covariance='axis'), "covariance='axis' has no effect with encoding='learned_2d'"),
+    (dict(encoding='learned_2d', position_size=0), 'position_size=0 is not a positive integer'),
+    (dict(key_channels=4), "key_channels=4 has no effect with content='none': it belongs to content='only' or 'both'"),
+    (dict(content='only', encoding='quadratic'), "encoding='quadratic' has no effect with content='only'"),
+    (dict(content='only', position_size=4), "position_size=4 has no effect with content='only'"),
 ])
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
