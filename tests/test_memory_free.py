@@ -1,5 +1,6 @@
 """Backpropagation with recovered activations: what is held, and that it is right in every setting."""
 import copy
+import gc
 
 import pytest
 import torch
@@ -407,6 +408,9 @@ def _distributed_worker(rank: int, folder: str) -> None:
         model.zero_grad()
         sum(part.square().sum() for part in model(mine)).backward()
     torch.save(dict(state=model.module.state_dict(), grads=[p.grad for p in model.parameters()]), f'{folder}/{rank}.pt')
+    # were the model the last owner of the group, its destructor would hold the GIL and wait for a thread that wants it
+    del model
+    gc.collect()
     dist.destroy_process_group()
 
 
