@@ -162,16 +162,16 @@ def paper_counter_example(mode: str) -> tuple[PaperAttention2d, torch.Tensor]:
     eye = torch.eye(12, dtype=torch.float64)[None]
     with torch.no_grad():
         for linear, factor in ((block.value, 0.9), (block.gamma, -0.9)):
-            linear.parametrizations.weight.original.copy_(factor * eye)
+            linear.weight.copy_(factor * eye)
             linear.bias.zero_()
-            linear.parametrizations.weight[0].u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
-            linear.parametrizations.weight[0].v.copy_(linear.parametrizations.weight[0].u * math.copysign(1, factor))
+            linear.u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
+            linear.v.copy_(linear.u * math.copysign(1, factor))
         if mode == 'embedded_gaussian':
             for linear in (block.attention.mode.query, block.attention.mode.key):
-                linear.parametrizations.weight.original.copy_(0.9 * eye)
+                linear.weight.copy_(0.9 * eye)
                 linear.bias.zero_()
-                linear.parametrizations.weight[0].u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
-                linear.parametrizations.weight[0].v.copy_(linear.parametrizations.weight[0].u)
+                linear.u.copy_(torch.nn.functional.normalize(torch.ones(1, 12), dim=1))
+                linear.v.copy_(linear.u)
     root = {'gaussian': 0.779198, 'embedded_gaussian': 0.620120}[mode]
     sensitivity = {'gaussian': 1.0, 'embedded_gaussian': 0.81}[mode]
     a = torch.tensor([1.68] * 50 + [-1.68] * 50, dtype=torch.float64)

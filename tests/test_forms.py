@@ -190,7 +190,7 @@ def test_ordinary_block_is_mmcv_non_local(mode):
     for name, tensor in theirs.state_dict().items():
         layer, _, kind = name.split('.')
         if kind == 'bias':
-            state['branch.bias' if layer == 'conv_out' else f'branch.{MMCV[layer]}.bias'] = (
+            state['branch.bias.vector' if layer == 'conv_out' else f'branch.{MMCV[layer]}.bias'] = (
                 tensor if layer == 'conv_out' else tensor[None])
         else:
             state[f'branch.{MMCV[layer]}.weight'] = tensor[None, :, :, 0, 0]

@@ -181,8 +181,8 @@ def test_a_second_forward_pass_that_iterates_is_refused():
     torch.manual_seed(3)
     module, x = MemoryFree(PaperAttention2d(4, reduction=1)), torch.randn(1, 4, 3, 3)
     with torch.no_grad():  # weak enough to be inverted, and u and v not yet where the iteration ends
-        module.module.gamma.parametrizations.weight.original.mul_(0.01)
-        module.module.value.parametrizations.weight.original.normal_()
+        module.module.gamma.weight.mul_(0.01)
+        module.module.value.weight.normal_()
     y, _ = module(x), module(x)
     with pytest.raises(RuntimeError, match='changed between forward and backward.*before another forward pass'):
         y.sum().backward()

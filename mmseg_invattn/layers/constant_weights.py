@@ -46,7 +46,8 @@ def constant_weights(model: nn.Module) -> Iterator[None]:
     with holding((layer, weights_of(layer)) for layer in layers):
         yield
     now = [*model.parameters(), *model.buffers()]
-    if not all(a is b for a, b in zip(state, now, strict=True)) or not same(before, fingerprint(now)):
+    known = len(state) == len(now) and all(a is b for a, b in zip(state, now, strict=True))
+    if not known or not same(before, fingerprint(now)):
         raise RuntimeError('a parameter or buffer was changed inside constant_weights(): what ran after that used the '
                            'old weights. Leave the context before an optimiser steps, a checkpoint is loaded or a '
                            'training batch starts a normalisation')

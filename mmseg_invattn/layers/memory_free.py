@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Roulette, Step, at_least_float32, memory_free
+from .constant_weights import weights_of
 from .contract import InverseInfo, InvertibleModule, check_features, outputs
 from .sequential import InvertibleSequential
 
@@ -25,6 +26,7 @@ class MemoryFree(InvertibleModule):
     * Under DistributedDataParallel gradients arrive as usual. Under ``torch.compile`` of the surrounding model the call
       is a graph break. A second derivative through it is refused. Without gradients, in an exported program and inside
       transforms of ``torch.func`` it is the plain module.
+    * In the replicas of DataParallel it is the plain module too.
     * Random numbers of a sub-network (stochastic depth, dropout) are drawn again in the backward pass.
 
     Args:
@@ -46,14 +48,15 @@ class MemoryFree(InvertibleModule):
         self.extra_outputs = module.extra_outputs
 
     def weights(self) -> Any:
-        return self.module.weights()
+        return weights_of(self.module)
 
     @torch.compiler.disable
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
         wide = at_least_float32(x)
+        # replicas of DataParallel have no parameters to ask for
         if (weights is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or torch._C._are_functorch_transforms_active()):
+                or torch._C._are_functorch_transforms_active() or getattr(self, '_is_replica', False)):
             return self.module(wide, weights)
         y = memory_free(self._steps(self.module), wide)
         return y if self.extra_outputs else y[0]

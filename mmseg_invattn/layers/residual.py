@@ -20,6 +20,7 @@ from ..ops import (
     Roulette,
     branch_and_log_abs_det,
     cast_all,
+    differentiable_copies,
     full_precision,
     local_lipschitz,
     max_token_norm,
@@ -119,12 +120,12 @@ class ResidualLayer(InvertibleModule):
                                 weights: Any = None) -> tuple[Tensor, Tensor]:
         check_features(x, self.channels)
         weights = started_weights(self, x) if weights is None else weights
+        wide = x.to(compute_dtype(self, x))
         with full_precision(x.device):
-            wide, cast = self._widened(x, weights)
+            g, log_det = branch_and_log_abs_det(self.branch_of(weights), wide, n_terms, n_samples,
+                                                lambda: self._bound(weights, None))
             # U is orthogonal: its logarithm is 0
-            g, log_det = branch_and_log_abs_det(lambda x: self.branch(x, cast), wide, n_terms, n_samples,
-                                                lambda: self._bound(weights, x.shape[2] * x.shape[3]))
-            return rotate(wide + g, self.rotation(cast)).to(x.dtype), log_det
+            return rotate(wide + g, self.rotation(weights)).to(x.dtype), log_det
 
     @torch.no_grad()
     def lipschitz_bound(self, n: int | None = None) -> float | None:
@@ -151,17 +152,32 @@ class ResidualLayer(InvertibleModule):
         check_features(x, self.channels)
         # not of inference mode: it is differentiated
         with torch.inference_mode(False), full_precision(x.device):
-            x, weights = self._widened(x.clone() if x.is_inference() else x, self.weights())
+            x, weights = self._widened(differentiable_copies(x), self.weights())
             return local_lipschitz(lambda x: self.branch(x, weights), x, self.as_tokens)
 
     def as_tokens(self, x: Tensor) -> Tensor:
         """The tokens of features, (B, C, H, W) -> (B, T, D)."""
         return x.unflatten(1, (self.groups, -1)).flatten(3).mT.flatten(1, 2)
 
+    def branch_of(self, weights: Any) -> Callable[[Tensor], Tensor]:
+        """g as a function of x, in whose derivatives the weights count where gradients are enabled now."""
+        learns = torch.is_grad_enabled()
+
+        def branch(x: Tensor) -> Tensor:
+            with torch.set_grad_enabled(learns):
+                sized = self._sized(differentiable_copies(weights), x)
+            return self.branch(x, sized)
+
+        return branch
+
     def _widened(self, x: Tensor, weights: Any) -> tuple[Tensor, Any]:
         """x, and what the branch needs for maps of its size, both in the dtype that is computed in."""
-        dtype = compute_dtype(self, x)
-        return x.to(dtype), self.for_size(cast_all(weights, dtype), (x.shape[2], x.shape[3]))
+        x = x.to(compute_dtype(self, x))
+        return x, self._sized(weights, x)
+
+    def _sized(self, weights: Any, x: Tensor) -> Any:
+        """What the branch needs for maps of the size and dtype of x."""
+        return self.for_size(cast_all(weights, x.dtype), (x.shape[2], x.shape[3]))
 
     @torch.no_grad()
     def _bound(self, weights: Any, n: int | None) -> float | None:

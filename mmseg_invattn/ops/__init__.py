@@ -8,13 +8,13 @@ from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
 from .norms import max_channel_norm, max_token_norm
-from .precision import at_least_float32, cast_all, full_precision
+from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
 __all__ = [
-    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'branch_and_log_abs_det', 'cast_all', 'fingerprint',
-    'full_precision', 'gram_norm', 'local_lipschitz', 'max_channel_norm', 'max_token_norm', 'memory_free',
-    'plain_operators_wanted', 'same', 'softmax_attention', 'softmax_attention_dense', 'solve_fixed_point',
-    'spectral_norm_bound', 'to_ball', 'transposed', 'truncation_bound', 'twice_differentiable'
+    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'branch_and_log_abs_det', 'cast_all',
+    'differentiable_copies', 'fingerprint', 'full_precision', 'gram_norm', 'local_lipschitz', 'max_channel_norm',
+    'max_token_norm', 'memory_free', 'plain_operators_wanted', 'same', 'softmax_attention', 'softmax_attention_dense',
+    'solve_fixed_point', 'spectral_norm_bound', 'to_ball', 'transposed', 'truncation_bound', 'twice_differentiable'
 ]

@@ -3,7 +3,7 @@
 Autocast and TF32 round the branch to 8 to 11 bits. A forward pass under them and an inverse without them are inverses
 of different maps, and an error bound in float32 would not hold.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -35,14 +35,24 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def cast_all(weights: Any, dtype: torch.dtype | None = None) -> Any:
-    """Every tensor of nested tuples in ``dtype``, or where None in float32 or higher; what is no tensor stays."""
+def map_tensors(function: Callable[[Tensor], Tensor], weights: Any) -> Any:
+    """The function of every tensor in nested tuples; what is no tensor stays."""
     if isinstance(weights, Tensor):
-        return at_least_float32(weights) if dtype is None else weights.to(dtype)
+        return function(weights)
     if isinstance(weights, tuple):
-        parts = [cast_all(part, dtype) for part in weights]
+        parts = [map_tensors(function, part) for part in weights]
         return type(weights)(*parts) if hasattr(weights, '_fields') else tuple(parts)
     return weights
+
+
+def cast_all(weights: Any, dtype: torch.dtype) -> Any:
+    """Every tensor of nested tuples in the dtype."""
+    return map_tensors(lambda tensor: tensor.to(dtype), weights)
+
+
+def differentiable_copies(weights: Any) -> Any:
+    """Tensors made in inference mode, which autograd refuses, as copies of it; the others stay. Call it outside."""
+    return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, weights)
 
 
 @torch.compiler.disable  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises

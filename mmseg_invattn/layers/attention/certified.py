@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
+from ...ops import at_least_float32, cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
 from ..checks import check_contraction, check_sharpness
 from ..orthogonal import OrthogonalMatrix
 from ..residual import ResidualLayer
@@ -117,10 +117,10 @@ class CertifiedAttention2d(ResidualLayer):
 
     def weights(self) -> CertifiedWeights:
         with full_precision(self.out.weight.device):
-            scores, sharpness, norm, value, out, bias = cast_all(
-                (self.attention(), self.sharpness(), self.norm(), self.value()[0], self.out()[0], self.bias))
-            return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), sharpness, norm, value, out,
-                                    self.heads.norms(out, value, gram_norm), bias,
+            scores, value, out = self.attention(), self.value()[0], self.out()[0]
+            return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), self.sharpness(),
+                                    self.norm(), value, out, self.heads.norms(out, value, gram_norm),
+                                    None if self.bias is None else at_least_float32(self.bias),
                                     None if self.mix is None else self.mix())
 
     def for_size(self, weights: CertifiedWeights, size: tuple[int, int]) -> SizedWeights:

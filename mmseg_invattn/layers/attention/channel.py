@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, max_channel_norm, to_ball
+from ...ops import at_least_float32, max_channel_norm, to_ball
 from ...ops.attention import softmax_attention
 from ..checks import check_contraction, check_count, check_sharpness
 from ..residual import ResidualLayer
@@ -64,10 +64,10 @@ class InvChannelAttention(ResidualLayer):
         self.norm.start_from(_pixels, x)
 
     def weights(self) -> ChannelWeights:
-        learned, norm, raw = cast_all((self.sharpness(), self.norm(), self.raw))
-        s = self.sharpness.at(learned, None, raw)
+        raw = at_least_float32(self.raw)
+        s = self.sharpness.at(self.sharpness(), None, raw)
         gain = self.contraction / (s + (1 + s.square()).sqrt())
-        return ChannelWeights(self.sign * s, gain * torch.tanh(raw), norm)
+        return ChannelWeights(self.sign * s, gain * torch.tanh(raw), self.norm())
 
     def _tokens(self, x: Tensor, weights: ChannelWeights) -> Tensor:
         """b, shape (B, 1, C, N)."""

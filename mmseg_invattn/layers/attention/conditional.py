@@ -18,7 +18,7 @@ from torch import Tensor
 from ...ops import (
     Roulette,
     branch_and_log_abs_det,
-    cast_all,
+    differentiable_copies,
     full_precision,
     gram_norm,
     local_lipschitz,
@@ -107,11 +107,10 @@ class ConditionalAttention2d(ResidualLayer):
 
     def weights(self) -> ConditionalWeights:
         with full_precision(self.weight.weight.device):
-            scores, sharpness, norm, weight = cast_all((self.attention(), self.sharpness(), self.norm(),
-                                                        self.weight()[0]))
+            scores, weight = self.attention(), self.weight()[0]
             total = self._total(gram_norm(weight))
-            return ConditionalWeights(scores, self.attention.mode.bounds(scores, gram_norm), sharpness, norm,
-                                      weight * (self.contraction / total.clamp(min=SMALL)))
+            return ConditionalWeights(scores, self.attention.mode.bounds(scores, gram_norm), self.sharpness(),
+                                      self.norm(), weight * (self.contraction / total.clamp(min=SMALL)))
 
     def _total(self, norm_H: Tensor) -> Tensor:
         """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
@@ -214,8 +213,10 @@ class ConditionalAttention2d(ResidualLayer):
             wide, cast = self._widened(x, weights)
             x1, x2 = wide.chunk(2, 1)
             if isinstance(n_terms, str) and n_terms == 'exact':
+                branch = self.branch_of(weights)
+
                 def padded(x: Tensor) -> Tensor:  # x -> (g, 0): the output of the block but for the swap, less x
-                    g = self.branch(x, cast)
+                    g = branch(x)
                     return torch.cat([g, torch.zeros_like(g)], 1)
 
                 g, log_det = branch_and_log_abs_det(padded, wide, n_terms, n_samples)
@@ -236,7 +237,7 @@ class ConditionalAttention2d(ResidualLayer):
         """Measured lower bound of the Lipschitz constant of ``x_1 -> g`` at x, shape (B,)."""
         check_features(x, self.channels)
         with torch.inference_mode(False), full_precision(x.device), twice_differentiable():
-            x, weights = self._widened(x.clone() if x.is_inference() else x, self.weights())
+            x, weights = self._widened(differentiable_copies(x), self.weights())
             x1, x2 = x.chunk(2, 1)
             mix = self._mixer(x2, weights)
             return local_lipschitz(lambda x1: self._mixed(x1, mix, weights.weight), x1, self.as_tokens)

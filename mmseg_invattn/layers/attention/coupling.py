@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all, full_precision, local_lipschitz, max_token_norm
+from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm
 from ..constant_weights import weights_of
 from ..contract import check_features
 from ..explicit import ExplicitInverse
@@ -25,7 +25,7 @@ from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
 
 
 class CouplingWeights(NamedTuple):
-    """Of A and of B, as they are stored."""
+    """Of A and of B."""
     first: OrdinaryWeights
     second: OrdinaryWeights
 
@@ -57,7 +57,8 @@ class CouplingAttention2d(ExplicitInverse):
         self.second = OrdinaryBranch(half, options, as_mmcv=False)
 
     def weights(self) -> CouplingWeights:
-        return CouplingWeights(self.first.weights(), self.second.weights())
+        with full_precision(self.first.out.weight.device):
+            return CouplingWeights(self.first.weights(), self.second.weights())
 
     def working_dtype(self, x: Tensor) -> torch.dtype:
         return compute_dtype(self, x)
@@ -119,7 +120,7 @@ class CouplingAttention2d(ExplicitInverse):
         """Measured lower bound of the Lipschitz constant of ``y - x`` at x, shape (B,); nothing bounds it."""
         check_features(x, self.channels)
         with torch.inference_mode(False), full_precision(x.device):
-            x = (x.clone() if x.is_inference() else x).to(self.working_dtype(x))
+            x = differentiable_copies(x).to(self.working_dtype(x))
             return local_lipschitz(lambda x: self.forward(x) - x, x, lambda t: t.flatten(2).mT)
 
     def extra_repr(self) -> str:

@@ -1,6 +1,8 @@
-"""Linear maps of tokens, one for each channel group."""
+"""Linear maps of tokens, one for each channel group, and vectors to add."""
 import torch
 from torch import Tensor, nn
+
+from ...ops import at_least_float32
 
 
 def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = None) -> Tensor:
@@ -9,8 +11,25 @@ def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = 
     return y if bias_GE is None else y + bias_GE[:, None]
 
 
+class Bias(nn.Module):
+    """A learned vector that starts at 0; calling the module gives it in float32 or higher.
+
+    Args:
+        features: its size.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(features))
+
+    def forward(self) -> Tensor:
+        return at_least_float32(self.vector)
+
+
 class GroupedLinear(nn.Module):
-    """Weights of :func:`grouped_linear`; calling the module gives (W, b), so that its hooks see every use of them.
+    """Weights of :func:`grouped_linear`; calling the module gives (W, b) in float32 or higher.
+
+    Its hooks see every use of them so.
 
     Args:
         in_features: C.
@@ -27,4 +46,4 @@ class GroupedLinear(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight, self.bias
+        return at_least_float32(self.weight), None if self.bias is None else at_least_float32(self.bias)

@@ -6,7 +6,7 @@ concat_project = join. The dot product and the concatenation are divided by the 
 import torch
 from torch import Tensor, nn
 
-from ...ops import full_precision, local_lipschitz
+from ...ops import differentiable_copies, full_precision, local_lipschitz
 from ..contract import check_features
 from ..residual import compute_dtype
 from .options import AttentionOptions, read_options
@@ -42,7 +42,7 @@ class NonLocalAttention2d(nn.Module):
         """Measured lower bound of the branch's Lipschitz constant at x, shape (B,)."""
         check_features(x, self.channels)
         with torch.inference_mode(False), full_precision(x.device):
-            x = (x.clone() if x.is_inference() else x).to(compute_dtype(self, x))
+            x = differentiable_copies(x).to(compute_dtype(self, x))
             return local_lipschitz(self.branch, x, lambda t: t.flatten(2).mT)
 
     def extra_repr(self) -> str:

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from ...ops import cast_all, max_token_norm, spectral_norm_bound
 from .attention import Attention
-from .linear import GroupedLinear, grouped_linear
+from .linear import Bias, GroupedLinear, grouped_linear
 from .local_bound import local_bound
 from .options import AttentionOptions
 
 
 class OrdinaryWeights(NamedTuple):
-    """Weights of the scores and of the maps around them, as they are stored."""
+    """Weights of the scores and of the maps around them, in float32 or higher."""
     scores: Any
     value: Tensor
     value_bias: Tensor | None
@@ -38,17 +38,19 @@ class OrdinaryBranch(nn.Module):
         self.kernel = self.attention.mode.ordinary if as_mmcv else self.attention.mode.attend
         self.value = GroupedLinear(channels, inter, heads, options.bias and as_mmcv)
         self.out = GroupedLinear(inter, channels, heads, bias=False)
-        self.bias = nn.Parameter(torch.zeros(channels)) if options.bias else None
+        self.bias = Bias(channels) if options.bias else None
         if as_mmcv:
             for module in (*self.attention.mode.children(), self.value):
                 nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(self.out.weight)
 
     def weights(self) -> OrdinaryWeights:
-        return OrdinaryWeights(self.attention(), *self.value(), self.out()[0], self.bias)
+        bias = None if self.bias is None else self.bias()
+        return OrdinaryWeights(self.attention(), *self.value(), self.out()[0], bias)
 
     def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
-        weights = self.weights() if weights is None else weights
+        # on its own the branch is computed in the precision of its parameters, as ordinary layers are
+        weights = cast_all(self.weights(), self.out.weight.dtype) if weights is None else weights
         x_B1NC, size = _tokens(x)
         mix = self.attention.mixer(weights.scores, x_B1NC, size, self.attention.logits(size, x), self.kernel)
         v_BGNE = grouped_linear(x_B1NC, weights.value, weights.value_bias)

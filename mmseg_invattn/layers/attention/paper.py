@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, full_precision
+from ...ops import at_least_float32, full_precision
 from ..checks import check_choice
 from ..residual import ResidualLayer
 from .attention import Attention
 from .linear import GroupedLinear, grouped_linear
 from .options import AttentionOptions, read_options
-from .soft_spectral_norm import iterate_all, soften
+from .soft_spectral_norm import SoftSpectralLinear, iterate_all
 
 FACTOR = 1.5
 
@@ -74,10 +74,10 @@ class PaperAttention2d(ResidualLayer):
         self.gamma = GroupedLinear(in_channels, in_channels, 1, options.bias) if gamma == 'conv' else nn.Parameter(
             torch.zeros(1))
         for name, coefficient in mode.paper_coefficients.items():
-            soften(getattr(mode, name), coefficient)
-        soften(self.value, mode.paper_value_coefficient)
+            setattr(mode, name, SoftSpectralLinear(getattr(mode, name), coefficient))
+        self.value = SoftSpectralLinear(self.value, mode.paper_value_coefficient)
         if gamma == 'conv':
-            soften(self.gamma, 0.9)
+            self.gamma = SoftSpectralLinear(self.gamma, 0.9)
 
     def start(self, x: Tensor) -> None:
         if self.training:
@@ -86,9 +86,9 @@ class PaperAttention2d(ResidualLayer):
 
     def weights(self) -> PaperWeights:
         gamma = self.gamma
-        with full_precision(self.value.parametrizations.weight.original.device):
-            last = gamma() if isinstance(gamma, GroupedLinear) else (torch.tanh(gamma), None)
-            return cast_all(PaperWeights(self.attention(scaled=False).swapped(), *self.value(), *last))
+        with full_precision(self.value.weight.device):
+            last = gamma() if isinstance(gamma, GroupedLinear) else (torch.tanh(at_least_float32(gamma)), None)
+            return PaperWeights(self.attention(scaled=False).swapped(), *self.value(), *last)
 
     def for_size(self, weights: PaperWeights, size: tuple[int, int]) -> PaperWeights:
         return weights._replace(beta=self.attention.logits(size, weights.value), size=size)

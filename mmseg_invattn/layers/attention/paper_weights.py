@@ -6,8 +6,8 @@
 | ``concat_conv``                           | ``attention.mode.join``                                              |
 | ``value_conv``, ``gamma`` (convolution)   | ``value``, ``gamma``                                                 |
 | ``gamma`` (a number)                      | ``gamma``                                                            |
-| ``.weight_orig`` (E, C, 1, 1)             | ``.parametrizations.weight.original`` (1, E, C)                      |
-| ``.weight_u`` (E,), ``.weight_v`` (C,)    | ``.parametrizations.weight.0.u`` (1, E), ``.v`` (1, C)               |
+| ``.weight_orig`` (E, C, 1, 1)             | ``.weight`` (1, E, C)                                                |
+| ``.weight_u`` (E,), ``.weight_v`` (C,)    | ``.u`` (1, E), ``.v`` (1, C)                                         |
 | ``.bias`` (E,)                            | ``.bias`` (1, E)                                                     |
 | ``.weight_sigma``                         | dropped: a log of the last sigma                                     |
 
@@ -23,9 +23,9 @@ LAYERS = {
     'gamma': 'gamma',
 }
 TENSORS = {
-    'weight_orig': 'parametrizations.weight.original',
-    'weight_u': 'parametrizations.weight.0.u',
-    'weight_v': 'parametrizations.weight.0.v',
+    'weight_orig': 'weight',
+    'weight_u': 'u',
+    'weight_v': 'v',
     'bias': 'bias',
 }
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...ops import at_least_float32
+
 START = 2.0
 
 
@@ -25,7 +27,7 @@ class Sharpness(nn.Module):
 
     def forward(self) -> Tensor | None:
         """s where it is learned, else None."""
-        return None if self.raw is None else F.softplus(self.raw)
+        return None if self.raw is None else F.softplus(at_least_float32(self.raw))
 
     def at(self, learned_G: Tensor | None, n_pixels: int | None, like: Tensor) -> Tensor:
         """s for so many pixels, in the dtype and on the device of ``like``.

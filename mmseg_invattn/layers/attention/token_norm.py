@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import to_ball
+from ...ops import at_least_float32, to_ball
 from ..data_dependent import DataDependentStart, sum_of_processes
 
 # RMS norm of the tokens at the start, in radii of the ball. The few tokens that stand out are the ones that attention
@@ -34,7 +34,7 @@ class NormWeights(NamedTuple):
 
 
 class TokenNorm(DataDependentStart):
-    """m and a, learned, set from the first training batch; calling the module gives them.
+    """m and a, learned, set from the first training batch; calling the module gives them in float32 or higher.
 
     They start so that the ``(x - m) / a`` have an RMS norm of 1/3.
 
@@ -52,12 +52,13 @@ class TokenNorm(DataDependentStart):
         self.log_scale = nn.Parameter(torch.zeros(groups))
 
     def forward(self) -> NormWeights:
-        return NormWeights(self.centre[:, None], torch.exp(self.log_scale)[:, None, None])
+        return NormWeights(at_least_float32(self.centre)[:, None],
+                           torch.exp(at_least_float32(self.log_scale))[:, None, None])
 
     def start_from(self, tokens: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """:meth:`start` from ``tokens(x)``, (B, G, N, C), which is evaluated only where there is one."""
         if self.waits():
-            self.start(tokens(x.to(torch.promote_types(x.dtype, torch.float32))))
+            self.start(tokens(at_least_float32(x)))
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
         x = x.to(torch.promote_types(self.centre.dtype, torch.float32))

@@ -58,7 +58,7 @@ def offset_weights(mixing: PositionMixing) -> Tensor:
 
     The reach is that of the encoding: what a map beyond it would add is nothing or unknown.
     """
-    like, reach = next(mixing.encoding.parameters()), mixing.encoding.reach
+    like, reach = mixing.encoding.like, mixing.encoding.reach
     axis = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
     offset_M2 = torch.stack(torch.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)
     weights = mixing.encoding(torch.zeros_like(offset_M2[:1]), offset_M2).flatten(1).softmax(-1)

@@ -36,6 +36,11 @@ class QuadraticEncoding(nn.Module):
         start = torch.ones(heads, *COVARIANCES[covariance]) if self.separable else torch.eye(2).repeat(heads, 1, 1)
         self.root = nn.Parameter(start + 0.01 * torch.randn_like(start))
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor in whose dtype and on whose device places are given."""
+        return self.centre
+
     def precision(self) -> Tensor:
         """Inverse covariance ``A^T A`` of each head, (G, 2, 2), in 1 / pixel^2."""
         if self.separable:
@@ -77,6 +82,11 @@ class Learned2dEncoding(nn.Module):
         self.reach = size - 1
         self.embedding = nn.Parameter(torch.randn(2, 2 * size - 1, channels))
         self.reader = nn.Parameter(0.02 * torch.randn(2, heads, channels))
+
+    @property
+    def like(self) -> Tensor:
+        """As of :class:`QuadraticEncoding`."""
+        return self.embedding
 
     def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
         """As of :class:`QuadraticEncoding`."""

@@ -70,7 +70,7 @@ class PositionMixing(nn.Module):
 
     def _grid(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Coordinates of the queries and of the keys, padding included."""
-        like = at_least_float32(next(self.encoding.parameters()))
+        like = at_least_float32(self.encoding.like)
         (up, left), (height, width) = self.padding, size
         query_HW2 = pixel_grid(size, like).unflatten(0, size)[::self.stride, ::self.stride]
         key_M2 = pixel_grid((height + 2 * up, width + 2 * left), like) - like.new_tensor(self.padding)
@@ -84,7 +84,7 @@ class PositionMixing(nn.Module):
         return (place - self.window_shift).div(self.window, rounding_mode='floor')
 
     def _axis_weights(self, axis: int, length: int) -> Tensor:
-        like, pad = at_least_float32(next(self.encoding.parameters())), self.padding[axis]
+        like, pad = at_least_float32(self.encoding.like), self.padding[axis]
         key = torch.arange(-pad, length + pad, dtype=like.dtype, device=like.device)
         query = key[pad:pad + length:self.stride]
         logits = self.encoding(query, key, axis)
@@ -94,7 +94,7 @@ class PositionMixing(nn.Module):
 
     def _window_weights(self, size: tuple[int, int]) -> Tensor:
         """(K, G, P, P). Padding that fills up the windows at the border is not attended to; without any, K is 1."""
-        like = at_least_float32(next(self.encoding.parameters()))
+        like = at_least_float32(self.encoding.like)
         grid_P2 = pixel_grid((self.window, self.window), like)
         logits_KGPP = self.encoding(grid_P2, grid_P2)[None]
         if any(window_padding(size, self.window, self.window_shift)):

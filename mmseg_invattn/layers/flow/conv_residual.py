@@ -87,9 +87,13 @@ class InvConvResidual(ResidualLayer):
                 raise ValueError(f'{name}={value} is not a positive integer')
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
-        self.share = contraction**(1 / len(kernel_sizes))  # of a convolution
         self.convs = nn.ModuleList(
             ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
+
+    @property
+    def share(self) -> float:
+        """The contraction of one convolution."""
+        return self.contraction**(1 / len(self.convs))
 
     def weights(self) -> BranchWeights:
         with full_precision(self.convs[0].weight.device):
