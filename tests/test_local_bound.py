@@ -25,7 +25,8 @@ def steep_branch(mode: str, gain: float = 4.0, **parts) -> OrdinaryBranch:
     """One branch of a coupling, with scores of about ``gain`` squared times their usual size."""
     branch = CouplingAttention2d(8, reduction=1, mode=mode, **parts).double().first
     with torch.no_grad():
-        for parameter in branch.parameters():
+        parameters = sorted(branch.named_parameters(), key=lambda pair: not pair[0].startswith('bias'))
+        for _, parameter in parameters:  # the bias of the output first, whatever the order in which they are held
             parameter.add_(0.3 * torch.randn_like(parameter))
         for name, parameter in branch.attention.mode.named_parameters():
             parameter.mul_(gain if 'join' not in name else 1.0)
