@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from mmseg_invattn.layers import NotConvergedError, PaperAttention2d, convert_paper_weights
-from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.linear import GroupedLinear
+from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.soft_spectral_norm import SoftSpectralLinear
 from mmseg_invattn.ops import max_token_norm
 
