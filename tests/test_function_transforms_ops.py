@@ -6,7 +6,6 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmseg_invattn.ops.attention import look_up
 from mmseg_invattn.ops import attention as kernels
 from mmseg_invattn.ops import (
     gram_norm,
@@ -16,6 +15,7 @@ from mmseg_invattn.ops import (
     transposed,
     twice_differentiable,
 )
+from mmseg_invattn.ops.attention import look_up
 
 B, G, N, M, D, E = 2, 2, 4, 5, 2, 3
 SIZE = (2, 2)  # of the maps with N pixels

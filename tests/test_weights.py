@@ -584,3 +584,15 @@ def test_inference_mode_and_compilation_leave_nothing_behind():
         torch.testing.assert_close(layer(x), inside)
     assert not HELD and all(p.grad is not None for p in layer.parameters())
     assert all(isinstance(part, Tensor) for part in parts(inside))
+
+
+@pytest.mark.parametrize('name', ['certified-gaussian', 'conditional-l2', 'convolutions', 'positions', 'sequence'])
+def test_other_parameters_count_inside_too(name):
+    """``functional_call`` puts parameters in place for a moment: what is held belongs to the ones before."""
+    layer = build(name)
+    other = {name: p.detach() + 0.3 for name, p in layer.named_parameters()}
+    with torch.no_grad():
+        want, own = torch.func.functional_call(layer, other, (features(), )), layer(features())
+        with constant_weights(layer):
+            assert torch.equal(torch.func.functional_call(layer, other, (features(), )), want)
+            assert torch.equal(layer(features()), own)

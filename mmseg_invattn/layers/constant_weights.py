@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops import fingerprint, same
 from .contract import InvertibleModule
@@ -20,6 +20,7 @@ from .contract import InvertibleModule
 class Held:
     """What is constant of a layer."""
     weights: Any
+    parameters: list[Tensor]  # that they were derived from
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
 
 
@@ -61,7 +62,7 @@ def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
         with torch.no_grad():
             for layer, weights in pairs:
                 if layer not in _HELD:
-                    _HELD[layer] = Held(weights)
+                    _HELD[layer] = Held(weights, list(layer.parameters()))
                     new.append(layer)
         yield
     finally:
@@ -72,9 +73,12 @@ def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
 def held_weights(layer: InvertibleModule) -> Held | None:
     """What a surrounding :func:`constant_weights` holds of the layer; None where it is to be derived."""
     held = _HELD.get(layer)
-    if held is not None and torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters()):
+    if held is None:
         return None
-    return held
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in held.parameters)
+    # functional_call puts others in their place for a moment
+    replaced = any(p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False))
+    return None if learns or replaced else held
 
 
 def weights_of(layer: InvertibleModule) -> Any:
@@ -83,7 +87,7 @@ def weights_of(layer: InvertibleModule) -> Any:
     return layer.weights() if held is None else held.weights
 
 
-def started_weights(layer: InvertibleModule, x: torch.Tensor) -> Any:
+def started_weights(layer: InvertibleModule, x: Tensor) -> Any:
     """The weights for a forward pass of x that was given none; what starts from the data comes first."""
     layer.start(x)
     return weights_of(layer)

@@ -30,6 +30,7 @@ from ..ops import (
 from .constant_weights import held_weights, started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, check_converged, check_features
 from .orthogonal import rotate
+from .parameters import parameters_of
 
 
 class Roundings(NamedTuple):
@@ -191,7 +192,7 @@ class ResidualLayer(InvertibleModule):
 
 def compute_dtype(layer: InvertibleModule, x: Tensor) -> torch.dtype:
     """The widest dtype of the features and the parameters, at least float32."""
-    return reduce(torch.promote_types, (p.dtype for p in layer.parameters()),
+    return reduce(torch.promote_types, (p.dtype for p in parameters_of(layer)),
                   torch.promote_types(x.dtype, torch.float32))
 
 

@@ -62,8 +62,8 @@ def attention_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules of the attention over pixels that can be shown, in the order of the model."""
     blocks = []
     for name, module in model.named_modules():
-        # the branch of an ordinary block is shown as that block
-        if type(module) in ADAPTERS and not (blocks and name.startswith(f'{blocks[-1][0]}.')):
+        inside = blocks and (not blocks[-1][0] or name.startswith(f'{blocks[-1][0]}.'))
+        if type(module) in ADAPTERS and not inside:  # the branch of an ordinary block is shown as that block
             blocks.append((name, module))
     return blocks
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
+from ...ops import cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
 from ..checks import check_contraction, check_sharpness
 from ..orthogonal import OrthogonalMatrix
+from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
 from .heads import SMALL, HeadNorms, build_heads
@@ -120,7 +121,7 @@ class CertifiedAttention2d(ResidualLayer):
             scores, value, out = self.attention(), self.value()[0], self.out()[0]
             return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), self.sharpness(),
                                     self.norm(), value, out, self.heads.norms(out, value, gram_norm),
-                                    None if self.bias is None else at_least_float32(self.bias),
+                                    None if self.bias is None else given_out(self.bias),
                                     None if self.mix is None else self.mix())
 
     def for_size(self, weights: CertifiedWeights, size: tuple[int, int]) -> SizedWeights:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, max_channel_norm, to_ball
+from ...ops import max_channel_norm, to_ball
 from ...ops.attention import softmax_attention
 from ..checks import check_contraction, check_count, check_sharpness
+from ..parameters import given_out
 from ..residual import ResidualLayer
 from .saturation import saturated_share
 from .sharpness import Sharpness
@@ -64,7 +65,7 @@ class InvChannelAttention(ResidualLayer):
         self.norm.start_from(_pixels, x)
 
     def weights(self) -> ChannelWeights:
-        raw = at_least_float32(self.raw)
+        raw = given_out(self.raw)
         s = self.sharpness.at(self.sharpness(), None, raw)
         gain = self.contraction / (s + (1 + s.square()).sqrt())
         return ChannelWeights(self.sign * s, gain * torch.tanh(raw), self.norm())

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32
+from ..parameters import given_out
 
 
 def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = None) -> Tensor:
@@ -23,7 +23,7 @@ class Bias(nn.Module):
         self.vector = nn.Parameter(torch.zeros(features))
 
     def forward(self) -> Tensor:
-        return at_least_float32(self.vector)
+        return given_out(self.vector)
 
 
 class GroupedLinear(nn.Module):
@@ -46,4 +46,4 @@ class GroupedLinear(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        return at_least_float32(self.weight), None if self.bias is None else at_least_float32(self.bias)
+        return given_out(self.weight), None if self.bias is None else given_out(self.bias)

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, full_precision
+from ...ops import full_precision
 from ..checks import check_choice
+from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
 from .linear import GroupedLinear, grouped_linear
@@ -87,7 +88,7 @@ class PaperAttention2d(ResidualLayer):
     def weights(self) -> PaperWeights:
         gamma = self.gamma
         with full_precision(self.value.weight.device):
-            last = gamma() if isinstance(gamma, GroupedLinear) else (torch.tanh(at_least_float32(gamma)), None)
+            last = gamma() if isinstance(gamma, GroupedLinear) else (torch.tanh(given_out(gamma)), None)
             return PaperWeights(self.attention(scaled=False).swapped(), *self.value(), *last)
 
     def for_size(self, weights: PaperWeights, size: tuple[int, int]) -> PaperWeights:

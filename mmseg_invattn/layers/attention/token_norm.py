@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...ops import at_least_float32, to_ball
 from ..data_dependent import DataDependentStart, sum_of_processes
+from ..parameters import given_out
 
 # RMS norm of the tokens at the start, in radii of the ball. The few tokens that stand out are the ones that attention
 # looks for, and they are several times as large: at a typical norm of 1 the ball makes all of them alike, and the block
@@ -52,8 +53,8 @@ class TokenNorm(DataDependentStart):
         self.log_scale = nn.Parameter(torch.zeros(groups))
 
     def forward(self) -> NormWeights:
-        return NormWeights(at_least_float32(self.centre)[:, None],
-                           torch.exp(at_least_float32(self.log_scale))[:, None, None])
+        return NormWeights(given_out(self.centre)[:, None],
+                           torch.exp(given_out(self.log_scale))[:, None, None])
 
     def start_from(self, tokens: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """:meth:`start` from ``tokens(x)``, (B, G, N, C), which is evaluated only where there is one."""

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Roulette, at_least_float32, full_precision, gram_norm, spectral_norm_bound
+from ...ops import Roulette, full_precision, gram_norm, spectral_norm_bound
 from ...ops.conditional_log_det import joint_log_det
 from ...ops.log_det import series_coefficients
 from ..checks import check_contraction, check_count
 from ..constant_weights import started_weights
 from ..contract import check_features
+from ..parameters import given_out
 from ..residual import ResidualLayer, Roundings
 from .conversion import heads_from_conv, width_for
 from .encoding import build_encoding
@@ -67,10 +68,10 @@ class InvRelativeAttention2d(ResidualLayer):
 
     def weights(self) -> BranchWeights:
         with full_precision(self.weight.device):
-            weight = at_least_float32(self.weight)
+            weight = given_out(self.weight)
             total = gram_norm(weight).sum()
             return BranchWeights(weight * (self.contraction / total.clamp(min=self.contraction)),
-                                 at_least_float32(self.bias))
+                                 given_out(self.bias))
 
     def for_size(self, weights: BranchWeights, size: tuple[int, int]) -> BranchWeights:
         return weights._replace(positions=self.mixing.weights(size))

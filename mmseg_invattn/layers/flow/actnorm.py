@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ...ops import at_least_float32, max_token_norm
 from ..data_dependent import DataDependentStart, sum_of_processes
 from ..explicit import ExplicitInverse, rounding
+from ..parameters import given_out
 
 
 class Affine(NamedTuple):
@@ -34,7 +35,7 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
         DataDependentStart.start(self, at_least_float32(x))
 
     def weights(self) -> Affine:
-        return Affine(at_least_float32(self.centre), at_least_float32(self.log_scale))
+        return Affine(given_out(self.centre), given_out(self.log_scale))
 
     def transform(self, x: Tensor, weights: Affine) -> Tensor:
         return (x - weights.centre) * torch.exp(-weights.log_scale)

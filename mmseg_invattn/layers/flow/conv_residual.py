@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, full_precision, gram_norm
+from ...ops import full_precision, gram_norm
+from ..parameters import given_out
 from ..residual import ResidualLayer, Roundings
 
 # name -> phi; the largest slope of h sigmoid(h) is 1.09984, that of ELU 1
@@ -43,7 +44,7 @@ class ConvWeights(nn.Conv2d):
     """The weight and bias of a convolution that others evaluate: calling the module gives (W, b)."""
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        return at_least_float32(self.weight), at_least_float32(self.bias)
+        return given_out(self.weight), given_out(self.bias)
 
 
 class BranchWeights(NamedTuple):

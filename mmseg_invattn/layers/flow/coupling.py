@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ...ops import max_token_norm
 from ..explicit import ExplicitInverse, rounding
+from ..parameters import parameters_of
 
 # Two outputs of one sub-network for one input that differ by more than so many rounding errors are no accident of the
 # order in which a device sums.
@@ -52,7 +53,7 @@ class Coupling(ExplicitInverse):
 
     def call_net(self, passed: Tensor, changed: Tensor) -> Tensor:
         """The sub-network of what passes: computed in the dtype of its parameters, returned in that of the features."""
-        first = next(self.net.parameters(), passed)
+        first = next(parameters_of(self.net), passed)
         out = self.net(passed.to(first.dtype))
         want = (changed.shape[0], self.outputs * changed.shape[1], *changed.shape[2:])  # len() would fix it in exports
         if out.shape != want:

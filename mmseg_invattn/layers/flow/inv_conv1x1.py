@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, max_token_norm, spectral_norm_bound
+from ...ops import max_token_norm, spectral_norm_bound
 from ..constant_weights import weights_of
 from ..explicit import ExplicitInverse, rounding
+from ..parameters import given_out
 
 
 class Factors(NamedTuple):
@@ -47,7 +48,7 @@ class InvConv1x1(ExplicitInverse):
         eye = torch.eye(self.channels, dtype=torch.float64, device=self.lower.device)
         lower = empty.index_put((rows, cols), self.lower.double()) + eye
         upper = empty.index_put((cols, rows), self.upper.double())
-        return Factors(lower, upper + torch.diag(self.sign * self.log_s.double().exp()), at_least_float32(self.log_s))
+        return Factors(lower, upper + torch.diag(self.sign * self.log_s.double().exp()), given_out(self.log_s))
 
     def matrix(self, weights: Factors) -> Tensor:
         """W, float64, shape (C, C)."""

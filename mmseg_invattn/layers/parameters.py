@@ -1,0 +1,23 @@
+"""Parameters: how a module gives them out when it is called, and which ones it has."""
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import at_least_float32
+
+
+def given_out(parameter: Tensor) -> Tensor:
+    """The parameter in float32 or higher, as a tensor that is no leaf.
+
+    Flop counters and other hooks of modules ask every output that needs a gradient for the function that made it.
+    """
+    # without gradients a view of a leaf would still ask for one
+    return at_least_float32(parameter.view_as(parameter) if torch.is_grad_enabled() else parameter.detach())
+
+
+def parameters_of(module: nn.Module) -> Iterator[Tensor]:
+    """The parameters of a module and its children; also of a replica of DataParallel, which hides them."""
+    for part in module.modules():
+        parameters = getattr(part, '_former_parameters', None) or part._parameters
+        yield from (p for p in parameters.values() if p is not None)
