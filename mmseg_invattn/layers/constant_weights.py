@@ -76,8 +76,9 @@ def held_weights(layer: InvertibleModule) -> Held | None:
     if held is None:
         return None
     learns = torch.is_grad_enabled() and any(p.requires_grad for p in held.parameters)
-    # functional_call puts others in their place for a moment
-    replaced = any(p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False))
+    # functional_call puts others in their place for a moment; so does an exporter, with stand-ins for these very ones
+    replaced = not torch.compiler.is_compiling() and any(
+        p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False))
     return None if learns or replaced else held
 
 
