@@ -128,7 +128,7 @@ class CertificateHook(Hook):
         bound, found = block.lipschitz_bound(n_pixels), {}
         if isinstance(block, ResidualLayer) and bound is not None:
             found['bound'] = bound
-            _check_bound(name, bound, block.contraction, iteration)
+            _check_bound(name, bound, getattr(block, 'contraction', 1.0), iteration)
         sharpness = getattr(block, 'sharpness', None)
         if sharpness is not None and (n_pixels or not sharpness.depends_on_n):
             found['sharpness'] = float(sharpness.at(sharpness(), n_pixels, next(block.parameters())).max())

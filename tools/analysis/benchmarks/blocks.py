@@ -55,7 +55,8 @@ def ordinary(channels: int, size: tuple[int, int], dtype: str, device: str) -> S
     for name, tensor in build_mmcv(channels).state_dict().items():
         layer, _, kind = name.split('.')
         weight = tensor[None, :, :, 0, 0] if kind == 'weight' else tensor if layer == 'conv_out' else tensor[None]
-        state['branch.bias.vector' if (layer, kind) == ('conv_out', 'bias') else f'branch.{MMCV[layer]}.{kind}'] = weight
+        ours = 'bias.vector' if (layer, kind) == ('conv_out', 'bias') else f'{MMCV[layer]}.{kind}'
+        state[f'branch.{ours}'] = weight
     block.load_state_dict(state)
     return training_step(block.to(device, getattr(torch, dtype)), feature_map(channels, size, dtype, device))
 

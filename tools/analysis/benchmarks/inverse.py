@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmseg_invattn.layers import CertifiedAttention2d
+from mmseg_invattn.layers import CertifiedAttention2d, constant_weights
 from mmseg_invattn.ops import max_token_norm, twice_differentiable
 
 from .report import Line, compared
@@ -114,12 +114,13 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
 
 def compare_evaluations(session: Session, what: str, case: Case, sizes: dict, limit: float, most: int | None = None,
                         note: str = '') -> None:
-    error, evaluations = case.inverted()
-    peer = plain_evaluations(case, error)
-    # The plain iteration takes that many calls of the block, without looking at its residual.
-    calls = int(peer.max())
-    times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE), lambda: plain(case.block, case.y, calls),
-                       session.rounds(7), waiter(session.device))
+    with constant_weights(case.block):  # neither of the two derives them
+        error, evaluations = case.inverted()
+        peer = plain_evaluations(case, error)
+        # The plain iteration takes that many calls of the block, without looking at its residual.
+        calls = int(peer.max())
+        times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE), lambda: plain(case.block, case.y, calls),
+                           session.rounds(7), waiter(session.device))
     counts = evaluations.tolist(), peer.tolist()
     quantities = [compared('evaluations, worst sample', '', *counts, limit, worst=True)]
     if most is not None:
@@ -154,9 +155,11 @@ def run(session: Session) -> None:
 
 def compare_paper(session: Session, what: str, case: Case, sizes: dict) -> None:
     """Against the paper's way: always the same number of iterations."""
-    times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE),
-                       lambda: plain(case.block, case.y, PAPER_ITERATIONS), session.rounds(7), waiter(session.device))
-    errors = (case.inverted()[0], case.error(plain(case.block, case.y, PAPER_ITERATIONS)))
+    with constant_weights(case.block):
+        times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE),
+                           lambda: plain(case.block, case.y, PAPER_ITERATIONS), session.rounds(7),
+                           waiter(session.device))
+        errors = (case.inverted()[0], case.error(plain(case.block, case.y, PAPER_ITERATIONS)))
     session.add(Line(what, f'the paper\'s {PAPER_ITERATIONS} fixed iterations', sizes, [
         compared('time', 's', *times, 1 / 10),
         compared('relative error', '', *(e.tolist() for e in errors), 1)]))
