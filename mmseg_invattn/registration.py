@@ -66,5 +66,9 @@ class _Registering(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__.loader = module.__loader__ = self.loader
-        self.loader.exec_module(module)
-        register()
+        try:
+            self.loader.exec_module(module)
+            register()
+        except BaseException:
+            sys.meta_path.insert(0, _AfterMmseg())  # for the next try to import it
+            raise
