@@ -28,6 +28,7 @@ from torch import nn
 
 from mmseg_invattn.apis import init_model
 from mmseg_invattn.evaluation.scalars import find_logs, read_entries
+from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.ops import max_token_norm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,7 +177,8 @@ def main() -> None:
         checkpoint = train(name, cfg, work_dir)
         model = init_model(str(work_dir / 'config.py'), str(checkpoint))
         print(f'== {name}: evaluating' + ' and inverting' * hasattr(model.decode_head, 'invert_attention'), flush=True)
-        results[name] = evaluate(model, cfg)
+        with constant_weights(model):
+            results[name] = evaluate(model, cfg)
         results[name] |= dict(seconds=seconds_per_iteration(work_dir),
                               parameters=sum(p.numel() for p in model.parameters()))
     table = make_table(results)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmseg_invattn.apis import init_model, random_image
 from mmseg_invattn.engine.cli import add_loading_arguments
 from mmseg_invattn.evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
+from mmseg_invattn.layers import constant_weights
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +48,9 @@ def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
     """Parameters and FLOPs of the whole model and of its parts."""
     table = PrettyTable(['part', 'parameters', 'FLOPs'], align='r')
     table.align['part'] = 'l'
-    features, whole = (count_flops(lambda: model.extract_feat(image)), count_flops(lambda: model(image, mode='tensor')))
+    with constant_weights(model):
+        features = count_flops(lambda: model.extract_feat(image))
+        whole = count_flops(lambda: model(image, mode='tensor'))
     neck = count_parameters(model.neck) if model.with_neck else 0
     table.add_row(['backbone and neck', f'{count_parameters(model.backbone) + neck:,}', shown(features)])
     table.add_row(['decode head', f'{count_parameters(model.decode_head):,}', shown(whole - features)])
