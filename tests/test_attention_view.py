@@ -5,7 +5,7 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import PAM
 from view_cases import CASES, SIZE, make_block, true_weights, views_of
 
-from mmseg_invattn.layers import InvChannelAttention, InvNonLocal2d
+from mmseg_invattn.layers import CertifiedAttention2d, InvChannelAttention
 from mmseg_invattn.visualization.attention_adapters import attention_blocks, channel_attention_blocks
 from mmseg_invattn.visualization.attention_packing import coarser, low_rank, pack
 from mmseg_invattn.visualization.attention_view import AttentionView, cells, paint, weights
@@ -59,9 +59,9 @@ def test_a_subclass_with_other_scores_is_not_taken_for_its_parent():
 
 
 def test_channel_attention_is_named():
-    model = torch.nn.Sequential(InvChannelAttention(8), InvNonLocal2d(8))
+    model = torch.nn.Sequential(InvChannelAttention(8), CertifiedAttention2d(8))
     assert channel_attention_blocks(model) == ['0']
-    assert [name for name, _ in attention_blocks(model)] == ['1.block']
+    assert [name for name, _ in attention_blocks(model)] == ['1']
 
 
 @pytest.mark.parametrize('bits', [8, 16])

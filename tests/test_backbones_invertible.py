@@ -18,8 +18,8 @@ from mmseg_invattn.models import InvResNet, RevNet2d
 from mmseg_invattn.ops import max_token_norm
 
 SMALL = dict(stage_blocks=(1, 1, 2, 1), hidden_channels=(8, 12, 16, 16), attention_stages=(2, 3))
-CERTIFIED = dict(type='InvNonLocal2d', contraction=0.5, position='learned')
-COUPLING = dict(type='InvNonLocal2d', form='coupling')
+CERTIFIED = dict(form='certified', contraction=0.5, position='learned')
+COUPLING = dict(form='coupling')
 BACKBONES = {
     'InvResNet': lambda **kw: InvResNet(**(SMALL | dict(attention=CERTIFIED) | kw)),
     'RevNet2d': lambda **kw: RevNet2d(**(SMALL | dict(attention=COUPLING) | kw)),
@@ -220,7 +220,7 @@ def test_in_a_segmentor(name):
     (lambda: RevNet2d(attention_stages=(1, )), 'give both or neither'),
     (lambda: InvResNet(attention=CERTIFIED, attention_stages=(4, )), 'not all from 0 to 3'),
     (lambda: InvResNet(attention=dict(form='none'), attention_stages=(0, )), 'has no inverse'),
-    (lambda: RevNet2d(attention=dict(form='certified'), attention_stages=(0, )), "not InvNonLocal2d with form='coupl"),
+    (lambda: RevNet2d(attention=dict(form='certified'), attention_stages=(0, )), "is not of form='coupling'"),
     (lambda: RevNet2d(kernel_sizes=(3, 2)), r'kernel_sizes=\(3, 2\) are not odd'),
     (lambda: RevNet2d(strides=(1, 2, 2, 2)), 'stage 0 has 3 channels, which do not split into halves'),
     (lambda: BACKBONES['RevNet2d']()(torch.zeros(1, 3, 100, 130)),

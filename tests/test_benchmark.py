@@ -21,7 +21,7 @@ from benchmarks.report import Line, Report, compared, target  # noqa: E402
 from benchmarks.session import Session  # noqa: E402
 from benchmarks.timing import alone, interleave  # noqa: E402
 
-from mmseg_invattn.layers import InvNonLocal2d  # noqa: E402
+from mmseg_invattn.layers import CertifiedAttention2d  # noqa: E402
 
 MIB = 2**20
 DEMO = [str(ROOT / f'configs/demo/{name}_plainconv_1xb8-1k_context-shapes-48x96.py') for name in ('nonlocal', 'invnl')]
@@ -119,7 +119,7 @@ def test_peers_compute_the_same():
 def test_plain_iteration_is_counted_as_the_solver_is():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 3, 3)
-    block = InvNonLocal2d(4)
+    block = CertifiedAttention2d(4)
     block(x)
     case = inverse.solved(block, x)
     torch.testing.assert_close(case.solution.float(), x, rtol=0, atol=1e-5)

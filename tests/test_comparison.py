@@ -28,7 +28,7 @@ from mmseg_invattn.comparison.report import markdown
 from mmseg_invattn.comparison.speed import interleave
 from mmseg_invattn.comparison.statistics import Areas, difference, scores, spread
 from mmseg_invattn.comparison.summary import label_of, summarise
-from mmseg_invattn.layers import InvNonLocal2d, InvRelativeAttention2d
+from mmseg_invattn.layers import CertifiedAttention2d, InvRelativeAttention2d
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -254,7 +254,7 @@ def test_ordinary_attention_is_measured(build):
 
 
 def test_certified_attention_is_measured():
-    block = InvNonLocal2d(8, sharpness=1.0)
+    block = CertifiedAttention2d(8, sharpness=1.0)
     found = measure_attention(Looks(block), [torch.randn(1, 8, 40, 6), torch.randn(1, 8, 40, 6)])['block']
     assert found['tokens'] == 240 and 0 < found['local_lipschitz'] <= found['bound'] == block.lipschitz_bound()
     assert 0 <= found['saturation'] <= 1
@@ -279,7 +279,7 @@ def test_fcn_is_the_identity_control_of_the_non_local_heads():
         with torch.device('meta'):
             head = MODELS.build(cfg.model.pop('decode_head'))
         built[name] = ({key: value.shape for key, value in head.state_dict().items()
-                        if not key.startswith(('nl_block.', 'attention.', 'log_gain'))}, cfg.to_dict())
+                        if not key.startswith(('nl_block.', 'attention.'))}, cfg.to_dict())
     assert built['fcn'] == built['nonlocal'] == built['invnl']
 
 

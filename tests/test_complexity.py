@@ -8,7 +8,7 @@ from torch import nn
 
 from mmseg_invattn.apis import init_model, random_image
 from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs
-from mmseg_invattn.layers import InvNonLocal2d
+from mmseg_invattn.layers import FORMS
 from mmseg_invattn.models.invertible_parts import invertible_parts
 from mmseg_invattn.ops.attention import concatenation_attention, dot_product_attention, mean_concatenation_attention
 
@@ -43,7 +43,7 @@ def test_sorted_attention():
                                         ('dot_product', 'certified')])  # 'none' averages: linear in the pixels
 def test_blocks_count_their_attention(mode, form):
     torch.manual_seed(0)
-    block, side = InvNonLocal2d(8, mode=mode, form=form).eval(), 8
+    block, side = FORMS[form](8, mode=mode).eval(), 8
     flops = count_flops(lambda: block(torch.randn(1, 8, side, side)))
     # the scores and the weighted sum, of at least 4 channels each, are 2 N^2 (4 + 4)
     assert flops >= 2 * side**4 * 8
@@ -68,7 +68,7 @@ def test_an_inverse_costs_its_evaluations(base, tmp_path, form, mode):
     config = attention_config(tmp_path, base[0], form=form, mode=mode)
     model = init_model(str(config), str(write_weights(config, tmp_path / 'weights.pth')), 'cpu')
     image = random_image(model, (24, 32))  # the ResNet's stem takes every fourth pixel
-    assert [name for name, _ in invertible_parts(model)] == ['decode_head.attention']
+    assert [name for name, _ in invertible_parts(model)] == ['decode_head.attention.block']
     cost, = inverse_costs(model, image)
     assert cost.shape == (8, 6, 8) and cost.converged and cost.forward > 0
     if form == 'coupling':  # one pass back, one forward to see what is left, and a measure of the steepness

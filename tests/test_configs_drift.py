@@ -82,6 +82,7 @@ def test_runtime():
     ours = Config.fromfile(OURS / '_base_/default_runtime.py').default_hooks
     theirs = Config.fromfile(THEIRS / '_base_/schedules/schedule_40k.py').default_hooks
     assert ours.pop('checkpoint').type == 'AtomicCheckpointHook'
+    assert ours.pop('constant_weights').type == 'ConstantWeightsHook'
     theirs.pop('checkpoint')
     assert ours == theirs
 

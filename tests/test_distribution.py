@@ -10,8 +10,8 @@ from mmengine.optim import OptimWrapper
 from runtime_case import ROOT, run_tool, tool_environment, write_case
 from tiny_segmentor import batch, build_segmentor, loss_of
 
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import FORMS
+from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.ops import max_token_norm
 
 
@@ -51,13 +51,13 @@ def test_accumulated_gradients_equal_those_of_the_larger_batch():
 @pytest.mark.parametrize('mode', MODES)
 def test_autocast_leaves_certificate_and_inverse_in_float32(mode, form, dtype):
     torch.manual_seed(0)
-    block = InvNonLocal2d(8, mode=mode, form=form)
+    block = FORMS[form](8, mode=mode)
     x = torch.randn(2, 8, 6, 6)
-    plain, bound, weights = block(x), block.lipschitz_bound(36), block.block.weights()
+    plain, bound, weights = block(x), block.lipschitz_bound(36), block.weights()
     with torch.autocast('cpu', dtype=dtype):
         y = block(x)
         assert block.lipschitz_bound(36) == bound
-        for ours, theirs in zip(block.block.weights().bounds, weights.bounds, strict=True):
+        for ours, theirs in zip(block.weights().bounds, weights.bounds, strict=True):
             assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
         x_hat, info = block.inverse(y)
     assert y.dtype == x_hat.dtype == torch.float32 and torch.equal(y, plain)
@@ -70,12 +70,12 @@ def test_autocast_leaves_certificate_and_inverse_in_float32(mode, form, dtype):
 def test_a_segmentor_trains_under_autocast_and_its_attention_inverts(dtype):
     torch.manual_seed(0)
     model, (images, samples) = build_segmentor(), batch()
-    bound = model.decode_head.attention.lipschitz_bound()
+    bound = model.decode_head.attention.block.lipschitz_bound()
     with torch.autocast('cpu', dtype=dtype):
         loss = loss_of(model, images, samples)
         with torch.no_grad():
             seen, recovered, info = model.decode_head.invert_attention(model.extract_feat(images))
-        assert model.decode_head.attention.lipschitz_bound() == bound
+        assert model.decode_head.attention.block.lipschitz_bound() == bound
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert seen.dtype in (dtype, torch.float32) and recovered.dtype == torch.float32
@@ -114,7 +114,7 @@ def test_channels_last_changes_nothing(form):
 
 
 def test_validation_with_averaged_weights_takes_those_weights(tmp_path):
-    """What a layer keeps of its parameters follows EMAHook, which swaps them before and after a validation."""
+    """What is derived once for a validation follows EMAHook, which swaps parameters before and after it."""
     config = tmp_path / 'config.py'
     config.write_text(f"""
 _base_ = '{write_case(tmp_path)}'
@@ -143,7 +143,7 @@ class EMAProbe(Hook):
             return
         torch.manual_seed(0)
         images = torch.randn(1, 3, 24, 24)
-        fresh = copy.deepcopy(runner.model).eval()  # eval() forgets what was kept
+        fresh = copy.deepcopy(runner.model).eval()  # derives its own weights
         with torch.no_grad():
             OUTPUTS.append((runner.model(images), fresh(images)))
 """)

@@ -7,12 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
 from runtime_case import ROOT
 
-from mmseg_invattn.engine.export import export_onnx, export_torch
-from mmseg_invattn.layers import InvAttentionStack, InvDualAttention, InvNonLocal2d
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.engine.export import ForwardPass, export_onnx, export_torch
+from mmseg_invattn.layers import MemoryFree
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.models.attention_slot import build_attention
 
 BLOCKS = {mode: dict(mode=mode) for mode in MODES}
 BLOCKS |= {f'{form}-{mode}': dict(form=form, mode=mode) for form, mode in (
@@ -26,8 +29,8 @@ WITH_ONNX = all(importlib.util.find_spec(name) for name in ('onnx', 'onnxscript'
 
 def build(name):
     torch.manual_seed(0)
-    composed = dict(stack=InvAttentionStack, dual=InvDualAttention)
-    block = composed[name](8) if name in composed else InvNonLocal2d(8, **BLOCKS[name])
+    composed = dict(stack=(dict(), 2), dual=([dict(type='InvChannelAttention'), dict()], 1))
+    block = build_attention(8, *composed.get(name, (BLOCKS.get(name), )))
     with torch.no_grad():
         for p in block.parameters():  # form none begins as the identity
             p += 0.2 * torch.randn_like(p)
@@ -75,12 +78,37 @@ def test_weights_that_changed_are_exported_as_they_are_now(tmp_path):
     assert not torch.allclose(block(x), before)
 
 
+@pytest.mark.parametrize('with_gradients', [False, True], ids=['the tool', 'with gradients'])
+@pytest.mark.parametrize('name, form', [('InvResNet', 'certified'), ('RevNet2d', 'coupling')])
+def test_memory_free_backbones(name, form, with_gradients, tmp_path):
+    """Trained without stored activations, they are exported as the plain layers, by the tool's way or torch's alone."""
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    backbone = dict(type=name, strides=(2, 2), out_indices=(0, 1), stage_blocks=(1, 1), hidden_channels=(8, 8),
+                    attention=dict(form=form), attention_stages=(1, ))
+    model = MODELS.build(ConfigDict(
+        type='EncoderDecoder', backbone=backbone, train_cfg=dict(), test_cfg=dict(mode='whole'),
+        decode_head=dict(type='FCNHead', in_channels=24, in_index=1, channels=8, num_convs=1, num_classes=3,
+                         norm_cfg=None, align_corners=False)))
+    assert any(isinstance(part, MemoryFree) for part in model.backbone._forward)
+    image = torch.randn(1, 3, 16, 24)
+    model.train()(torch.randn(2, 3, 16, 24))  # the normalisation starts
+    if with_gradients:  # parameters that learn, by torch alone
+        forward = model.eval()
+        exported = torch.export.export(model, (image.repeat(2, 1, 1, 1), ), strict=False).module()
+    else:
+        forward = ForwardPass(model)
+        exported = export_torch(forward, image, tmp_path / 'model.pt2')
+    for batch in (2, ) if with_gradients else (1, 3):
+        x = torch.randn(batch, 3, 16, 24)
+        # where the N x M map rounds otherwise than the kernel, numbers of RevNet2d move by a step of its grid, 1.2e-4
+        torch.testing.assert_close(exported(x), forward(x), rtol=1e-4, atol=1e-5 if name == 'InvResNet' else 5e-3)
+
+
 @pytest.fixture(scope='module')
 def case(tmp_path_factory):
     """Config of the demo, a checkpoint with random weights, and an image."""
     folder = tmp_path_factory.mktemp('export')
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
     init_default_scope('mmseg')
     torch.manual_seed(0)
     config = ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py'

@@ -31,7 +31,7 @@ def test_ordinary_form_is_mmseg_nl_head(concat_input):
         torch.nn.init.normal_(parameter, std=0.2)
     ours = InvNLHead(**HEAD, concat_input=concat_input, attention=dict(form='none', reduction=2)).double()
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith('nl_block.')}
-    block, prefix = theirs.nl_block, 'attention.block.'
+    block, prefix = theirs.nl_block, 'attention.block.branch.'
     names = {name.rpartition('.')[0].removeprefix(prefix) for name in ours.state_dict() if name.startswith(prefix)}
     query = next(n for n in names if n.endswith('query'))
     key = next(n for n in names if n.endswith('key'))
@@ -39,7 +39,7 @@ def test_ordinary_form_is_mmseg_nl_head(concat_input):
         state[f'{prefix}{name}.weight'] = conv.conv.weight[None, :, :, 0, 0]
         state[f'{prefix}{name}.bias'] = conv.conv.bias[None]
     state[f'{prefix}out.weight'] = block.conv_out.conv.weight[None, :, :, 0, 0]
-    state[f'{prefix}bias'] = block.conv_out.conv.bias
+    state[f'{prefix}bias.vector'] = block.conv_out.conv.bias
     ours.load_state_dict(state)
     features = [torch.randn(2, 8, 6, 7, dtype=torch.float64)]
     torch.testing.assert_close(ours(features), theirs(features), rtol=1e-12, atol=1e-12)
@@ -56,9 +56,9 @@ def test_attention_in_the_head_inverts(spread):
     gain = torch.tensor([spread, 1 / spread] * 4).view(-1, 1, 1)
     torch.testing.assert_close(seen, head.convs[0](features[0]) * gain)
     torch.testing.assert_close(head(features), head.cls_seg(head.conv_cat(torch.cat(
-        [features[0], head.convs[1](head.attention(seen) / gain)], 1))))
+        [features[0], head.convs[1](head.attention.block(seen) / gain)], 1))))
     assert info.converged.all() and (max_token_norm(recovered - seen) <= info.error_bound).all()
-    with pytest.raises(TypeError, match="form='none' has no inverse"):
+    with pytest.raises(TypeError, match='NonLocalAttention2d has no inverse'):
         InvNLHead(**HEAD, attention=dict(form='none')).invert_attention(features)
 
 

@@ -1,4 +1,9 @@
 """Every inverted head: gradients, inverse, and its ordinary counterpart in the same place."""
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
 import pytest
 import torch
 from head_cases import COMMON, HEADS, build_head, features, labels, total_loss, without_gradient
@@ -7,11 +12,20 @@ from mmengine.registry import init_default_scope
 from mmseg.models.decode_heads import DAHead, DepthwiseSeparableASPPHead, FCNHead
 from mmseg.models.decode_heads.da_head import CAM
 from mmseg.registry import MODELS
+from runtime_case import ROOT, tool_environment, write_case
+from tool_case import attention_config
 from torch import nn
 
-from mmseg_invattn.layers import InvAttentionStack, InvChannelAttention, InvertibleSequential
+from mmseg_invattn.layers import (
+    CertifiedAttention2d,
+    InvChannelAttention,
+    InvertibleSequential,
+    NonLocalAttention2d,
+    OrthogonalConv1x1,
+)
 from mmseg_invattn.models.attention_slot import build_attention
 from mmseg_invattn.ops import max_channel_norm, max_token_norm
+from mmseg_invattn.ops.attention import softmax_attention
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +43,7 @@ def test_gradient_reaches_every_parameter(name, form, spread):
     total_loss(losses).backward()
     assert not without_gradient(head)
     assert losses.keys() == build_head(name, form='none').loss(features(), labels(), {}).keys()
-    assert (head.log_gain is None) == (spread == 1 or form == 'none')
+    assert (head.attention.log_gain is None) == (spread == 1 or form == 'none')
 
 
 @pytest.mark.parametrize('name', HEADS)
@@ -100,10 +114,13 @@ def test_channel_attention_of_the_dual_head_inverts():
 
 def test_ordinary_attention_has_no_inverse():
     for name in HEADS:
-        with pytest.raises(TypeError, match="form='none' has no inverse"):
+        kind = 'Sequential' if name.startswith('fcn') else 'NonLocalAttention2d'
+        with pytest.raises(TypeError, match=f"^{kind} has no inverse: build the attention with form='certified'"):
             build_head(name, form='none').invert_attention(features())
-    with pytest.raises(TypeError, match=r"form='none' has no inverse \(the attention is a CAM\)"):
+    with pytest.raises(TypeError, match='^CAM has no inverse'):
         build_head('da', form='none').invert_channel_attention(features())
+    with pytest.raises(ValueError, match="'contraction': 0.8.*takes DANet's own: leave it out"):
+        build_head('da', form='none', channel_attention=dict(contraction=0.8))
 
 
 def test_head_without_a_skip_takes_any_c1_channels():
@@ -130,24 +147,68 @@ def test_size_of_the_position_attention():
 
 def test_blocks_in_a_row():
     stack = build_attention(8, ConfigDict(mode='l2'), num_blocks=3)
-    assert type(stack) is InvAttentionStack and len(stack) == 3 and stack[2].mode == 'l2'
+    assert type(stack) is InvertibleSequential and [type(layer) for layer in stack] == [
+        CertifiedAttention2d, OrthogonalConv1x1, CertifiedAttention2d, OrthogonalConv1x1, CertifiedAttention2d]
+    assert all(block.attention.options.mode == 'l2' for block in stack[::2]) and 0 < stack.lipschitz_bound() < 1
+    channels = build_attention(8, dict(type='InvChannelAttention'), num_blocks=2)
+    assert [type(layer) for layer in channels] == [InvChannelAttention, OrthogonalConv1x1, InvChannelAttention]
     ordinary = build_attention(8, dict(form='none'), num_blocks=3)
-    assert type(ordinary) is nn.Sequential and len(ordinary) == 3
+    assert type(ordinary) is nn.Sequential and [type(layer) for layer in ordinary] == [NonLocalAttention2d] * 3
     listed = build_attention(8, [dict(form='coupling'), dict(type='InvChannelAttention')])
-    assert type(listed) is InvertibleSequential and type(listed[1]) is InvChannelAttention
+    assert type(listed) is InvertibleSequential and len(listed) == 2 and type(listed[1]) is InvChannelAttention
     assert type(build_attention(8, [dict(), dict(form='none')])) is nn.Sequential
-    assert build_attention(8, dict(type='InvDualAttention')).lipschitz_bound() < 1
+    dual = build_attention(8, [dict(type='InvChannelAttention'), dict(form='certified')])
+    assert [type(layer) for layer in dual] == [InvChannelAttention, CertifiedAttention2d]
+    assert 0 < dual.lipschitz_bound() < 1
 
 
 @pytest.mark.parametrize('attention, num_blocks, message', [
     (dict(), 0, 'num_blocks=0 is not a positive integer'),
     ([], 1, 'holds no block'),
     ([dict()], 2, 'leave num_blocks out and list the blocks'),
-    (dict(type='InvDualAttention'), 2, 'leave num_blocks out and list the blocks'),
+    ([dict(type='InvChannelAttention'), dict()], 2, 'leave num_blocks out and list the blocks'),
 ])
 def test_rows_name_what_is_wrong(attention, num_blocks, message):
     with pytest.raises(ValueError, match=message):
         build_head('fcn', attention=attention, num_blocks=num_blocks)
+
+
+TAKEN = ('it takes in_channels, mode, reduction, num_heads, bias, '
+         'position, position_size, key_pooling, neighbourhood, window_size, window_shift')
+
+
+def test_an_argument_that_the_form_does_not_take_is_named():
+    with pytest.raises(TypeError, match=f"^CouplingAttention2d takes no argument 'contraction'.*: {TAKEN}$"):
+        build_head('nl', form='coupling', attention=dict(contraction=0.9))
+    with pytest.raises(TypeError, match=r"'num_head' \(did you mean 'num_heads'\?\): it takes in_channels, con"):
+        build_head('nl', attention=dict(num_head=2))
+
+
+def test_the_training_tool_names_it_too(tmp_path):
+    """As a user sees it: the last line of what the program says."""
+    config = attention_config(tmp_path, write_case(tmp_path), form='coupling', contraction=0.9)
+    done = subprocess.run([sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'work'],
+                          env=tool_environment(), cwd=tmp_path, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode and "CouplingAttention2d takes no argument 'contraction'" in last and TAKEN in last
+
+
+@pytest.mark.parametrize('name', ['nl', 'fcn', 'psp', 'aspp'])
+def test_few_frames_from_a_head_to_its_kernel(name, monkeypatch):
+    """A debugger gets from the head to the kernel, itself included, through 5 functions of this package."""
+    head = build_head(name, num_blocks=1).eval()
+    mode, found = head.attention.block.attention.mode, []
+    kernel = mode.attend
+    assert kernel is softmax_attention
+
+    def attend(*args, **kwargs):
+        frames = [Path(frame.filename) for frame in traceback.extract_stack()]
+        found.append(1 + sum((ROOT / 'mmseg_invattn') in path.parents for path in frames))
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(mode, 'attend', attend)
+    head(features())
+    assert len(found) == 1 and 3 <= found[0] <= 5
 
 
 def test_three_blocks_in_a_row_learn():
@@ -163,7 +224,7 @@ def test_three_blocks_in_a_row_learn():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-    assert head.attention.lipschitz_bound() < 1
+    assert head.attention.block.lipschitz_bound() < 1
 
 
 @pytest.mark.parametrize('form', ['certified', 'none'])

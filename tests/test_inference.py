@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from runtime_case import ROOT, run_tool, tool_environment, write_case
 from tiny_segmentor import build_segmentor
 
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers.attention.modes import MODES
 
 
 def test_inferencer_takes_a_config_by_path():

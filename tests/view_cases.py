@@ -14,11 +14,10 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_invattn.layers import InvNonLocal2d
-from mmseg_invattn.layers.attention import Attention
-from mmseg_invattn.layers.forms import FORMS
-from mmseg_invattn.layers.forms.paper import FACTOR
-from mmseg_invattn.layers.modes import MODES
+from mmseg_invattn.layers import FORMS, PaperAttention2d
+from mmseg_invattn.layers.attention.attention import Attention
+from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.attention.paper import FACTOR
 from mmseg_invattn.visualization.attention_adapters import attention_views
 from mmseg_invattn.visualization.attention_view import AttentionView
 
@@ -39,7 +38,7 @@ CASES |= {f'{form}-{mode}-{name}': dict(form=form, mode=mode, **part)
 def make_block(case: dict, spread: float = 2.0, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
     """A block with two heads and weights that differ from pixel to pixel, and what it sees."""
     torch.manual_seed(0)
-    block = InvNonLocal2d(16, 2, num_heads=2, **case).to(dtype)
+    block = FORMS[case['form']](16, num_heads=2, **{k: v for k, v in case.items() if k != 'form'}).to(dtype)
     x = spread * torch.randn(1, 16, *SIZE, dtype=dtype)
     settled(block, x)
     with torch.no_grad():
@@ -59,13 +58,13 @@ def true_weights(block: nn.Module, x: Tensor) -> list[Tensor]:
     caught, mixer = [], Attention.mixer
 
     def spy(self: Attention, *args) -> Tensor:
-        caught.append((self.spec.num_heads, mix := mixer(self, *args)))
+        caught.append((self.options.num_heads, mix := mixer(self, *args)))
         return mix
 
     with mock.patch.object(Attention, 'mixer', spy), torch.no_grad():
         block(x)
     eye = torch.eye(SIZE[0] * SIZE[1], dtype=x.dtype)
-    factor = 1 / FACTOR if block.form == 'paper' else 1
+    factor = 1 / FACTOR if isinstance(block, PaperAttention2d) else 1
     return [factor * mix(eye.expand(1, heads, -1, -1))[0] for heads, mix in caught]
 
 
