@@ -12,7 +12,14 @@ from torch import nn
 
 from mmseg_invattn.engine.hooks import CertificateHook
 from mmseg_invattn.engine.hooks.certificate_hook import invertible_blocks
-from mmseg_invattn.layers import FORMS, CertifiedAttention2d, InvRelativeAttention2d, PaperAttention2d
+from mmseg_invattn.layers import (
+    FORMS,
+    CertifiedAttention2d,
+    CouplingAttention2d,
+    InvConvResidual,
+    InvRelativeAttention2d,
+    PaperAttention2d,
+)
 from mmseg_invattn.models import InvAttentionResNet, InvResNet, RevNet2d
 from mmseg_invattn.models.attention_slot import build_attention
 
@@ -35,8 +42,8 @@ class Log(dict):
         self.lines.append(line)
 
 
-def run(model, x, hook, iterations=1, validate=True):
-    """Train iterations, and a validation in batches of one image, as the loops call the hook."""
+def run(model, x, hook, iterations=1, validate=True, batch_size=1):
+    """Train iterations, and a validation in batches, as the loops call the hook."""
     log = Log()
     runner = SimpleNamespace(model=model, iter=0, message_hub=log, visualizer=log, logger=log)
     hook.before_train(runner)
@@ -49,7 +56,7 @@ def run(model, x, hook, iterations=1, validate=True):
         model.eval()
         hook.before_val_epoch(runner)
         with torch.no_grad():
-            for sample in x.split(1):
+            for sample in x.split(batch_size):
                 model(sample)
         hook.after_val_epoch(runner)
     assert not any(module._forward_hooks for module in model.modules())
@@ -79,6 +86,40 @@ def test_blocks_of_invertible_backbones_are_watched(backbone, attention, blocks)
     for name in found:
         assert (f'certificate/{name}/bound' in log) == (backbone is InvResNet)
         assert log[f'val/certificate/{name}/inverse_error'] <= log[f'val/certificate/{name}/error_bound']
+
+
+def test_couplings_are_inverted_in_the_batch_that_they_saw():
+    """Beyond the images that were asked for: in another batch their sub-networks may round otherwise."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(CouplingAttention2d(8)), torch.randn(5, 8, 4, 4)
+    with mock.patch.object(CouplingAttention2d, 'inverse', autospec=True,
+                           side_effect=CouplingAttention2d.inverse) as inverse:
+        log = run(model, x, CertificateHook(max_val_images=3), batch_size=2)
+    assert [len(call.args[1]) for call in inverse.call_args_list] == [2, 2]
+    assert 0 < log['val/certificate/0/inverse_error'] <= log['val/certificate/0/error_bound']
+
+
+@pytest.mark.parametrize('channels, hidden, kernel_sizes', [(384, 576, (3, 1, 3)), (384, 704, (1, 3, 1))])
+def test_rounding_of_large_convolutions_is_no_broken_certificate(channels, hidden, kernel_sizes):
+    """Those of InvResNet's last stage: the bound counts rounding, above the contraction."""
+    torch.manual_seed(0)
+    block = InvConvResidual(channels, hidden, kernel_sizes, contraction=0.5)
+    log = run(nn.Sequential(block), torch.randn(1, channels, 2, 2), CertificateHook(interval=1), validate=False)
+    assert 0.5 < log['certificate/0/bound'] < 0.5 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize('backbone', [InvResNet, RevNet2d])
+def test_backbones_that_train_without_activations_are_watched(backbone):
+    """The backward pass runs their layers again."""
+    torch.manual_seed(0)
+    net = backbone(strides=(2, 2), out_indices=(0, 1), stage_blocks=(1, 1), hidden_channels=(8, 8))
+    hook, log = CertificateHook(interval=1), Log()
+    runner = SimpleNamespace(model=net.train(), iter=0, message_hub=log, visualizer=log, logger=log)
+    hook.before_train_iter(runner, 0)
+    sum(feature.square().mean() for feature in net(torch.randn(2, 3, 8, 8))).backward()
+    hook.after_train_iter(runner, 0)
+    assert len(log) == (2 if backbone is InvResNet else 0) and all(0 < bound <= 0.5001 for bound in log.values())
+    assert all(p.grad is not None for p in net.parameters())
 
 
 @pytest.mark.parametrize('form', ['certified', 'conditional', 'coupling', 'paper'])

@@ -16,8 +16,9 @@ from ...layers.checks import check_count
 from ...layers.data_dependent import DataDependentStart
 from ..sharding import is_sharded
 
-# A bound is the contraction and the rounding of a few dozen operations in float32.
-ROUNDING = 128 * torch.finfo(torch.float32).eps
+# A bound is the contraction and the rounding of its weights in float32, which grows with the root of their size: a few
+# dozen eps in attention, 200 in residual convolutions of 1024 channels.
+ROUNDING = 1024 * torch.finfo(torch.float32).eps
 
 
 @HOOKS.register_module()
@@ -143,11 +144,14 @@ class CertificateHook(Hook):
         room = self.max_val_images - sum(batch['images'] for batch in batches)
         if room <= 0:
             return
-        x, y = x[:room], y[:room]
-        x_hat, info = block.inverse(y, self.tol, self.max_iter, strict=False)
-        x = x.to(x_hat.dtype)
+        explicit = isinstance(block, ExplicitInverse)
+        # in a batch of another size the sub-networks of a coupling may round otherwise than they did
+        x_hat, info = block.inverse(y if explicit else y[:room], self.tol, self.max_iter, strict=False)
+        x_hat, info = x_hat[:room], InverseInfo(*(field[:room] for field in info))
+        x = x[:room].to(x_hat.dtype)
         error, size = block.error_norm(x_hat - x), block.error_norm(x)
-        _check_inverse(name, error, info, block.lipschitz_bound(), iteration, self.max_iter)
+        bound = None if explicit else block.lipschitz_bound()
+        _check_inverse(name, error, info, bound, iteration, self.max_iter)
         batches.append(dict(images=len(x), inverse_error=float(error.max()), error_bound=float(info.error_bound.max()),
                             relative_error=float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()),
                             evaluations=int(info.iterations.max())))
