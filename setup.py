@@ -20,7 +20,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
-    package_data={'mmseg_invattn.comparison': ['*.jinja'], 'mmseg_invattn.visualization': ['explorer/*']},
+    package_data={'mmseg_invattn.experiments.compare': ['*.jinja'], 'mmseg_invattn.experiments.explore': ['assets/*']},
     install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow>=10.1',
                       'tqdm', 'jinja2', 'matplotlib', 'scipy'],
     extras_require={

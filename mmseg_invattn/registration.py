@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 NEEDED = ('mmengine', 'mmcv', 'mmseg')
-PARTS = ('datasets', 'engine', 'evaluation', 'models')  # imported for their registrations
+PARTS = ('models', 'datasets', 'engine', 'evaluation', 'experiments')  # imported for their registrations
 
 
 def follow_mmengine() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
-from mmseg_invattn.comparison.plan import Run
-from mmseg_invattn.comparison.statistics import scores
+from mmseg_invattn.experiments.compare.plan import Run
+from mmseg_invattn.experiments.compare.statistics import scores
 
 CLASSES, IMAGES = 4, 12
 START = dict(time='2026-01-02 03:04:05', device='a device', python='3.11.0', versions=dict(torch='2.0'), commit='abc',

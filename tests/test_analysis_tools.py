@@ -12,9 +12,9 @@ from mmengine.config import Config
 from runtime_case import RUNS, run_tool
 from tool_case import call_tool, write_tool_case
 
-from mmseg_invattn.apis import init_model
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.engine.scalars import Curve, last_and_best, read_run, read_runs
 from mmseg_invattn.evaluation.confusion import class_iou, read_confusion, write_confusion
-from mmseg_invattn.evaluation.scalars import Curve, last_and_best, read_run, read_runs
 
 
 @pytest.fixture(scope='module')

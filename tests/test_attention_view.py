@@ -5,10 +5,10 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import PAM
 from view_cases import CASES, SIZE, make_block, true_weights, views_of
 
+from mmseg_invattn.experiments.explore.attention_adapters import attention_blocks, channel_attention_blocks
+from mmseg_invattn.experiments.explore.attention_packing import coarser, low_rank, pack
+from mmseg_invattn.experiments.explore.attention_view import AttentionView, cells, paint, weights
 from mmseg_invattn.layers import CertifiedAttention2d, InvChannelAttention
-from mmseg_invattn.visualization.attention_adapters import attention_blocks, channel_attention_blocks
-from mmseg_invattn.visualization.attention_packing import coarser, low_rank, pack
-from mmseg_invattn.visualization.attention_view import AttentionView, cells, paint, weights
 
 PIXELS = SIZE[0] * SIZE[1]
 

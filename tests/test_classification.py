@@ -13,9 +13,9 @@ from runtime_case import ROOT, run_tool
 from mmseg_invattn.datasets import Cifar10Classification
 from mmseg_invattn.datasets.samplers import SampleIndex
 from mmseg_invattn.evaluation import ClassificationAccuracy
-from mmseg_invattn.evaluation.accuracy_table import markdown_table, read_run
+from mmseg_invattn.experiments.classify.accuracy_table import markdown_table, read_run
+from mmseg_invattn.experiments.explore.relative_attention_pictures import read_centres
 from mmseg_invattn.models import ImageClassifier
-from mmseg_invattn.visualization.relative_attention_pictures import read_centres
 
 SHORT = ROOT / 'configs' / 'self_attention' / 'cifar10_short'
 

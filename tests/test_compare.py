@@ -18,11 +18,11 @@ import torch
 from mmengine.runner import IterBasedTrainLoop
 from runtime_case import ROOT, _configs_laid_out_quickly, run_tool, tool_environment, write_case
 
-from mmseg_invattn.comparison import compare as course
-from mmseg_invattn.comparison import speed
-from mmseg_invattn.comparison.evaluation import evaluate
-from mmseg_invattn.comparison.folder import write_json
-from mmseg_invattn.comparison.process import ProcessFailedError
+from mmseg_invattn.experiments.compare import compare as course
+from mmseg_invattn.experiments.compare import speed
+from mmseg_invattn.experiments.compare.evaluation import evaluate
+from mmseg_invattn.experiments.compare.folder import write_json
+from mmseg_invattn.experiments.compare.process import ProcessFailedError
 
 HEAD = "_base_ = './tiny.py'\nmodel = dict(decode_head=dict({}))\n"
 CERTIFIED = "type='InvFCNHead', attention=dict(form='certified')"
@@ -37,7 +37,7 @@ def in_process(command: list[str], log: Path, say, keep_open=()) -> int:
         if 'train.py' in words:
             STEPS.append(('train', *Path(command[-2]).parts[-2:]))
             run_tool('train', *command[words.index('train.py') + 1:])
-        elif 'mmseg_invattn.comparison.evaluation' in command:
+        elif 'mmseg_invattn.experiments.compare.evaluation' in command:
             STEPS.append(('evaluate', *Path(command[-1]).parts[-2:]))
             evaluate(Path(command[-1]))
         else:
@@ -55,7 +55,7 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
         | arguments)
     STEPS.clear()
     with mock.patch.object(course, 'run_process', in_process), \
-            mock.patch('mmseg_invattn.comparison.training.run_process', in_process), \
+            mock.patch('mmseg_invattn.experiments.compare.training.run_process', in_process), \
             mock.patch.object(speed, 'interleave', partial(speed.interleave, rounds=3)), _configs_laid_out_quickly():
         return course.compare(args, ROOT / 'tools' / 'train.py')
 

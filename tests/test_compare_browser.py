@@ -6,9 +6,9 @@ import pytest
 from browser import ARGUMENTS
 from comparison_case import made_up_runs, made_up_speed
 
-from mmseg_invattn.comparison.pictures import _indexed
-from mmseg_invattn.comparison.report import write_reports
-from mmseg_invattn.comparison.summary import summarise
+from mmseg_invattn.experiments.compare.pictures import _indexed
+from mmseg_invattn.experiments.compare.report import write_reports
+from mmseg_invattn.experiments.compare.summary import summarise
 
 playwright = pytest.importorskip('playwright.sync_api')
 CHROMIUM = shutil.which('chromium')

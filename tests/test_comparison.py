@@ -18,16 +18,16 @@ from mmseg.models.decode_heads.da_head import CAM, PAM
 from mmseg.registry import MODELS
 from scipy.stats import ttest_rel
 
-from mmseg_invattn.comparison.attention import blocks_of, measure_attention
-from mmseg_invattn.comparison.columns import significant
-from mmseg_invattn.comparison.folder import locked, write_json
-from mmseg_invattn.comparison.metric import areas
-from mmseg_invattn.comparison.pictures import _apart, _score
-from mmseg_invattn.comparison.process import ProcessFailedError, run_process
-from mmseg_invattn.comparison.report import markdown
-from mmseg_invattn.comparison.speed import interleave
-from mmseg_invattn.comparison.statistics import Areas, difference, scores, spread
-from mmseg_invattn.comparison.summary import label_of, summarise
+from mmseg_invattn.experiments.compare.attention import blocks_of, measure_attention
+from mmseg_invattn.experiments.compare.columns import significant
+from mmseg_invattn.experiments.compare.folder import locked, write_json
+from mmseg_invattn.experiments.compare.metric import areas
+from mmseg_invattn.experiments.compare.pictures import _apart, _score
+from mmseg_invattn.experiments.compare.process import ProcessFailedError, run_process
+from mmseg_invattn.experiments.compare.report import markdown
+from mmseg_invattn.experiments.compare.speed import interleave
+from mmseg_invattn.experiments.compare.statistics import Areas, difference, scores, spread
+from mmseg_invattn.experiments.compare.summary import label_of, summarise
 from mmseg_invattn.layers import CertifiedAttention2d, InvRelativeAttention2d
 
 ROOT = Path(__file__).resolve().parents[1]

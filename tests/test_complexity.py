@@ -6,7 +6,7 @@ from runtime_case import ROOT
 from tool_case import attention_config, call_tool, write_tool_case, write_weights
 from torch import nn
 
-from mmseg_invattn.apis import init_model, random_image
+from mmseg_invattn.engine.inference import init_model, random_image
 from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs
 from mmseg_invattn.layers import FORMS
 from mmseg_invattn.models.invertible_parts import invertible_parts

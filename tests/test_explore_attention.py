@@ -11,10 +11,10 @@ from mmcv.cnn import NonLocal2d
 from view_cases import CASES, make_block, run_tool, views_of, write_model
 
 from mmseg_invattn.engine.hooks.attention_centre_hook import AttentionCentreHook
+from mmseg_invattn.experiments.explore.attention_packing import coarser, pack
+from mmseg_invattn.experiments.explore.attention_view import paint, weights
+from mmseg_invattn.experiments.explore.page import MAX_BYTES, make_page
 from mmseg_invattn.layers import InvRelativeAttention2d
-from mmseg_invattn.visualization.attention_packing import coarser, pack
-from mmseg_invattn.visualization.attention_view import paint, weights
-from mmseg_invattn.visualization.explorer_page import MAX_BYTES, make_page
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 QUERY = 16

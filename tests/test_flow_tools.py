@@ -17,12 +17,12 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS
 from runtime_case import ROOT, run_tool
 
+from mmseg_invattn.cli.flow_arguments import load_flow
 from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.datasets.generative import read_images
-from mmseg_invattn.engine.flow_cli import load_flow
 from mmseg_invattn.engine.matching import CheckpointMismatchError
-from mmseg_invattn.evaluation.latent_walk import interpolate
-from mmseg_invattn.evaluation.training_memory import extrapolate
+from mmseg_invattn.experiments.flow.latent_walk import interpolate
+from mmseg_invattn.experiments.flow.training_memory import extrapolate
 
 CONFIGS = ROOT / 'configs' / 'flow'
 PATHS = sorted(CONFIGS.glob('*/*.py'))

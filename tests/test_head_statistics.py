@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from mmseg_invattn.experiments.explore.relative_attention_report import AttentionLayer, layer_statistics, seen_layers
 from mmseg_invattn.layers import RelativeSelfAttention2d
 from mmseg_invattn.layers.convolution.statistics import head_statistics
 from mmseg_invattn.ops.attention import pixel_grid
-from mmseg_invattn.visualization.relative_attention_report import AttentionLayer, layer_statistics, seen_layers
 
 
 def grid(height: int, width: int) -> torch.Tensor:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from view_cases import run_tool, write_model
 
-from mmseg_invattn.apis import init_model
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.experiments.invert.figure import feature_colours, image_colours
+from mmseg_invattn.experiments.invert.inversion import inversions
 from mmseg_invattn.ops import max_token_norm
-from mmseg_invattn.visualization.inversion import inversions
-from mmseg_invattn.visualization.inversion_figure import feature_colours, image_colours
 from mmseg_invattn.visualization.model_input import read_image
 
 FCN = dict(type='FCNHead', num_convs=1, concat_input=False)

@@ -7,7 +7,7 @@ from mmseg.apis import inference_model
 from runtime_case import run_tool
 from tool_case import attention_config, call_tool, write_tool_case, write_weights
 
-from mmseg_invattn.apis import dataset_meta, init_model
+from mmseg_invattn.engine.inference import dataset_meta, init_model
 from mmseg_invattn.engine.matching import CheckpointMismatchError
 from mmseg_invattn.visualization.media import VideoReader, VideoWriter, read_image, write_image
 from mmseg_invattn.visualization.overlay import class_colours, confidence_map, legend, paint, with_legend

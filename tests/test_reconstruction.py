@@ -16,12 +16,12 @@ from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS
 from runtime_case import ROOT, run_tool
 
 from mmseg_invattn.datasets import Cifar10Dataset
-from mmseg_invattn.evaluation.convergence import plain_errors, solver_errors
-from mmseg_invattn.evaluation.image_grid import image_grid
-from mmseg_invattn.evaluation.reconstruction import try_plain_iteration
-from mmseg_invattn.evaluation.reconstruction_metric import ReconstructionMetric
-from mmseg_invattn.evaluation.reconstruction_table import read_results, reconstruction_table
+from mmseg_invattn.experiments.reconstruct.convergence import plain_errors, solver_errors
+from mmseg_invattn.experiments.reconstruct.metric import ReconstructionMetric
+from mmseg_invattn.experiments.reconstruct.run import try_plain_iteration
+from mmseg_invattn.experiments.reconstruct.table import read_results, reconstruction_table
 from mmseg_invattn.layers import CertifiedAttention2d, NotConvergedError, PaperAttention2d
+from mmseg_invattn.visualization.image_grid import image_grid
 
 FORMS = ('certified', 'conditional', 'coupling', 'paper')
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation', 'l2')

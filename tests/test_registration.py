@@ -49,8 +49,8 @@ ORDERS = {
     'data sets': 'from mmseg_invattn.datasets import CamVidDataset\n',
     'metrics': 'from mmseg_invattn.evaluation import SegMetric\n',
     'hooks': 'from mmseg_invattn.engine.hooks.constant_weights_hook import ConstantWeightsHook\n',
-    'views': 'from mmseg_invattn.visualization.attention_adapters import attention_views\n',
-    'inference': 'from mmseg_invattn.apis import init_model\n',
+    'views': 'from mmseg_invattn.experiments.explore.attention_adapters import attention_views\n',
+    'inference': 'from mmseg_invattn.engine.inference import init_model\n',
     'a program and its threads': 'import threading, mmseg_invattn\n'
                                  't = threading.Thread(target=__import__, args=("mmseg",)); t.start(); t.join()\n',
 }

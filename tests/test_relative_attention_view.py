@@ -2,10 +2,10 @@
 import pytest
 import torch
 
+from mmseg_invattn.experiments.explore.attention_adapters import attention_views
+from mmseg_invattn.experiments.explore.attention_packing import pack
+from mmseg_invattn.experiments.explore.attention_view import paint, weights
 from mmseg_invattn.layers import InvRelativeAttention2d, RelativeSelfAttention2d
-from mmseg_invattn.visualization.attention_adapters import attention_views
-from mmseg_invattn.visualization.attention_packing import pack
-from mmseg_invattn.visualization.attention_view import paint, weights
 
 KINDS = {
     'quadratic': dict(), 'axis': dict(covariance='axis'), 'full': dict(covariance='full'),

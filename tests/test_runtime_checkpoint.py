@@ -15,15 +15,15 @@ from mmengine.runner import CheckpointLoader
 from mmseg.registry import HOOKS
 from runtime_case import run_tool, write_case
 
-from mmseg_invattn.apis import init_model
-from mmseg_invattn.compat import (
+from mmseg_invattn.engine import atomic_backend
+from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
+from mmseg_invattn.engine.checkpoints import (
     DamagedCheckpointError,
     UnsafeCheckpointError,
     read_checkpoint,
     use_safe_checkpoint_loading,
 )
-from mmseg_invattn.engine import atomic_backend
-from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
+from mmseg_invattn.engine.inference import init_model
 from mmseg_invattn.engine.plain_state import plain_message_hub, restore_message_hub, to_plain
 
 

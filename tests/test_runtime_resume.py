@@ -11,7 +11,7 @@ import pytest
 import torch
 from runtime_case import run_tool, stop_workers, tool_environment, write_case
 
-from mmseg_invattn.compat import DamagedCheckpointError, UnsafeCheckpointError
+from mmseg_invattn.engine.checkpoints import DamagedCheckpointError, UnsafeCheckpointError
 from mmseg_invattn.engine.resume import find_resume_checkpoint
 
 

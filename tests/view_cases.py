@@ -14,12 +14,12 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_invattn.experiments.explore.attention_adapters import attention_views
+from mmseg_invattn.experiments.explore.attention_view import AttentionView
 from mmseg_invattn.layers import FORMS, PaperAttention2d
 from mmseg_invattn.layers.attention.attention import Attention
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.paper import FACTOR
-from mmseg_invattn.visualization.attention_adapters import attention_views
-from mmseg_invattn.visualization.attention_view import AttentionView
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (5, 6)

@@ -24,7 +24,7 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from mmseg_invattn.datasets.survey import FOLDER, Fault, Survey, survey_dataset
-from mmseg_invattn.engine.cli import add_config_arguments, read_config
+from mmseg_invattn.engine.launch import add_config_arguments, read_config
 
 SPLITS = ('train', 'val', 'test')
 

@@ -15,7 +15,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmengine.config import DictAction
 
-from mmseg_invattn.comparison.compare import compare
+from mmseg_invattn.experiments.compare.compare import compare
 
 
 def parse_args() -> argparse.Namespace:

@@ -26,8 +26,8 @@ from mmseg.evaluation import IoUMetric
 from prettytable import PrettyTable
 from torch import nn
 
-from mmseg_invattn.apis import init_model
-from mmseg_invattn.evaluation.scalars import find_logs, read_entries
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.engine.scalars import find_logs, read_entries
 from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.ops import max_token_norm
 

@@ -15,14 +15,14 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
-from mmseg_invattn.visualization.attention_adapters import attention_views
-from mmseg_invattn.visualization.explorer_page import channel_notes, make_page
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.engine.launch import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.experiments.explore.attention_adapters import attention_views
+from mmseg_invattn.experiments.explore.page import channel_notes, make_page
+from mmseg_invattn.experiments.explore.relative_attention_pictures import draw_centres
 from mmseg_invattn.visualization.model_input import read_image
-from mmseg_invattn.visualization.relative_attention_pictures import draw_centres
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,8 +13,8 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from mmseg_invattn.apis import init_model, random_image
 from mmseg_invattn.engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+from mmseg_invattn.engine.inference import init_model, random_image
 from mmseg_invattn.visualization.model_input import read_image
 
 

@@ -14,10 +14,10 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmseg.registry import DATASETS
 
+from mmseg_invattn.cli.flow_arguments import add_flow_arguments, load_flow
 from mmseg_invattn.datasets.generative import read_images
-from mmseg_invattn.engine.flow_cli import add_flow_arguments, load_flow
-from mmseg_invattn.evaluation.image_grid import image_grid
-from mmseg_invattn.evaluation.latent_walk import interpolate
+from mmseg_invattn.experiments.flow.latent_walk import interpolate
+from mmseg_invattn.visualization.image_grid import image_grid
 from mmseg_invattn.visualization.media import write_image
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.apis import init_model
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.engine.launch import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.experiments.invert.figure import draw_inversion, summary
+from mmseg_invattn.experiments.invert.inversion import inversions
 from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.models.invertible_parts import invertible_parts
-from mmseg_invattn.visualization.inversion import inversions
-from mmseg_invattn.visualization.inversion_figure import draw_inversion, summary
 from mmseg_invattn.visualization.model_input import read_image
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.apis import init_model
-from mmseg_invattn.engine.cli import add_loading_arguments, add_overwrite_argument, refuse_existing
+from mmseg_invattn.engine.inference import init_model
+from mmseg_invattn.engine.launch import add_loading_arguments, add_overwrite_argument, refuse_existing
 from mmseg_invattn.layers import constant_weights
 from mmseg_invattn.visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from mmseg_invattn.visualization.prediction import Painter

@@ -17,10 +17,10 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.engine.cli import add_common_arguments, leave_distributed, load_config
-from mmseg_invattn.evaluation.doc_table import replace_table
-from mmseg_invattn.evaluation.reconstruction import run_reconstruction
-from mmseg_invattn.evaluation.reconstruction_table import read_results, reconstruction_table
+from mmseg_invattn.engine.launch import add_common_arguments, leave_distributed, load_config
+from mmseg_invattn.experiments.doc_table import replace_table
+from mmseg_invattn.experiments.reconstruct.run import run_reconstruction
+from mmseg_invattn.experiments.reconstruct.table import read_results, reconstruction_table
 
 
 def parse_args() -> argparse.Namespace:

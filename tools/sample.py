@@ -12,8 +12,8 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.engine.flow_cli import add_flow_arguments, load_flow
-from mmseg_invattn.evaluation.image_grid import image_grid
+from mmseg_invattn.cli.flow_arguments import add_flow_arguments, load_flow
+from mmseg_invattn.visualization.image_grid import image_grid
 from mmseg_invattn.visualization.media import write_image
 
 

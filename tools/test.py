@@ -14,7 +14,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
-from mmseg_invattn.engine.cli import (
+from mmseg_invattn.engine.launch import (
     add_common_arguments,
     build_test_runner,
     check_checkpoint_file,

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmseg_invattn.compat import mixed_precision_available
-from mmseg_invattn.engine.cli import add_common_arguments, build_runner, leave_distributed, load_config
+from mmseg_invattn.engine.launch import add_common_arguments, build_runner, leave_distributed, load_config
 from mmseg_invattn.engine.resume import find_resume_checkpoint, seed_of_checkpoint
 
 

@@ -11,7 +11,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from ..compat import use_safe_checkpoint_loading
+from .checkpoints import use_safe_checkpoint_loading
 
 SHOWN = 3  # keys of each kind in the message
 

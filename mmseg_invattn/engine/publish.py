@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..compat import read_checkpoint
+from .checkpoints import read_checkpoint
 from .matching import weights_of
 
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'mmengine_version')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from ..compat import DamagedCheckpointError, read_checkpoint
+from .checkpoints import DamagedCheckpointError, read_checkpoint
 
 
 def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust: bool = False) -> str | None:

@@ -2,8 +2,6 @@
 from .accuracy import ClassificationAccuracy
 from .bits_per_dim_metric import BitsPerDimMetric
 from .cityscapes_official_metric import CityscapesOfficialMetric
-from .reconstruction_metric import ReconstructionMetric
 from .seg_metric import SegMetric
 
-__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ClassificationAccuracy', 'ReconstructionMetric',
-           'SegMetric']
+__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ClassificationAccuracy', 'SegMetric']

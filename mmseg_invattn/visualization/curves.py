@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-from ..evaluation.scalars import Run
+from ..engine.scalars import Run
 from .figures import new_figure, save_figure
 
 COLUMNS = 2

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.dataset import Compose
 from torch import Tensor, nn
 
-from ..apis import preprocess
+from ..engine.inference import preprocess
 
 LOADING = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
 
@@ -17,7 +17,7 @@ def read_image(model: nn.Module, file: str | Path,
     """The test pipeline of the model's config, and its preprocessor, applied to an image.
 
     Args:
-        model: as :func:`mmseg_invattn.apis.init_model` returns it.
+        model: as :func:`mmseg_invattn.engine.inference.init_model` returns it.
         file: the image.
         shape: (H, W) to bring it to, in place of the pipeline's own resizing.
 

@@ -18,7 +18,7 @@ class Painter:
     """Runs a model and writes overlays, label maps and confidence.
 
     Args:
-        model: Of :func:`~mmseg_invattn.apis.init_model`.
+        model: Of :func:`~mmseg_invattn.engine.inference.init_model`.
         out: Folder that is there.
         opacity: Of the colours over the image.
         confidence: Write the confidence of each pixel as well.

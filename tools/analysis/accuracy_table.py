@@ -10,7 +10,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmseg_invattn.evaluation.accuracy_table import markdown_table, read_run
+from mmseg_invattn.experiments.classify.accuracy_table import markdown_table, read_run
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmseg_invattn.datasets import ResumableInfiniteSampler, check_data_folders
-from mmseg_invattn.engine.cli import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
+from mmseg_invattn.engine.launch import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
 from mmseg_invattn.visualization.media import write_image
 from mmseg_invattn.visualization.overlay import beside, class_colours, paint, with_legend
 

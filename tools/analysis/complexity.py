@@ -20,8 +20,8 @@ import torch
 from prettytable import PrettyTable
 from torch import Tensor, nn
 
-from mmseg_invattn.apis import init_model, random_image
-from mmseg_invattn.engine.cli import add_loading_arguments
+from mmseg_invattn.engine.inference import init_model, random_image
+from mmseg_invattn.engine.launch import add_loading_arguments
 from mmseg_invattn.evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
 from mmseg_invattn.layers import constant_weights
 

@@ -19,7 +19,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 import numpy as np
 
-from mmseg_invattn.engine.cli import (
+from mmseg_invattn.engine.launch import (
     add_common_arguments,
     add_overwrite_argument,
     build_test_runner,

@@ -14,7 +14,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from matplotlib.figure import Figure
 
-from mmseg_invattn.evaluation.scalars import Curve, read_runs
+from mmseg_invattn.engine.scalars import Curve, read_runs
 
 BITS = 'flow/bits_per_dim'
 

@@ -14,7 +14,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from mmengine.config import Config
 
-from mmseg_invattn.evaluation.training_memory import GIB, extrapolate, step_memory
+from mmseg_invattn.experiments.flow.training_memory import GIB, extrapolate, step_memory
 
 
 def main() -> None:

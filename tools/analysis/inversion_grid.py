@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mmseg_invattn.evaluation.doc_table import replace_table
+from mmseg_invattn.experiments.doc_table import replace_table
 from mmseg_invattn.layers import FORMS as CLASSES
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.ops import max_token_norm

@@ -12,7 +12,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmseg_invattn.engine.cli import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
+from mmseg_invattn.engine.launch import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 

@@ -14,7 +14,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmseg_invattn.engine.cli import add_overwrite_argument, refuse_existing
+from mmseg_invattn.engine.launch import add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.publish import WEIGHTS, publish, write_verified
 
 

@@ -11,7 +11,7 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-from mmseg_invattn.comparison.environment import processor_name
+from mmseg_invattn.experiments.compare.environment import processor_name
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ('| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'

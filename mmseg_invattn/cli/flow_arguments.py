@@ -1,0 +1,41 @@
+"""What tools/sample.py and tools/interpolate.py share: arguments, and the trained flow."""
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+
+from ..engine.launch import add_config_arguments, add_loading_arguments, check_checkpoint_file, read_config
+from ..engine.matching import load_file
+from ..models import InvResNetFlow
+
+
+def add_flow_arguments(parser: ArgumentParser, out: str) -> None:
+    """Add config, checkpoint and the options of a tool that draws one picture, ``out`` by default."""
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', type=Path, default=Path(out), help=f'PNG file to write, {out} by default')
+    add_loading_arguments(parser)
+
+
+def load_flow(args: Namespace) -> InvResNetFlow:
+    """The flow of these arguments in evaluation mode, with its config as ``cfg``.
+
+    Raises:
+        FileNotFoundError: there is no such config or checkpoint.
+        ValueError: the config has another model.
+        CheckpointMismatchError: the checkpoint belongs to another config.
+    """
+    check_checkpoint_file(args.checkpoint)
+    cfg = read_config(args)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    model = MODELS.build(cfg.model)
+    if not isinstance(model, InvResNetFlow):
+        raise ValueError(f'{args.config} has a {type(model).__name__}: this tool takes a config with an InvResNetFlow, '
+                         'as in configs/flow')
+    load_file(model, str(args.checkpoint), args.trust_checkpoint)
+    model.cfg = cfg
+    return model.to(args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()

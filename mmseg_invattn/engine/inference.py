@@ -1,0 +1,86 @@
+"""Building a model for inference, and an input for it."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmseg.apis
+import torch
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from ..datasets.checks import leaf_configs
+from .launch import check_checkpoint_file
+from .matching import load_file
+
+
+def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str | None = None,
+               trust_checkpoint: bool = False) -> nn.Module:
+    """Build a segmentor from a config and load its weights, for ``mmseg.apis.inference_model``.
+
+    ``mmseg.apis.init_model`` with safe checkpoint loading: nothing in the file is run, and all of the weights must
+    fit. Classes and palette are the checkpoint's, or else those of the config's data set.
+
+    Args:
+        config: Config file or config.
+        checkpoint: Checkpoint file or URL; None leaves the weights as they are initialised.
+        device: Where the model goes; None takes the GPU where there is one.
+        trust_checkpoint: Load this checkpoint even where that runs code which it contains.
+
+    Returns:
+        The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint; before anything is built.
+        UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
+        CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
+    """
+    if checkpoint is not None:
+        check_checkpoint_file(str(checkpoint))
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    model = mmseg.apis.init_model(config, device=device)
+    meta = None
+    if checkpoint is not None:
+        meta = load_file(model, str(checkpoint), trust_checkpoint).get('meta', {}).get('dataset_meta')
+    model.dataset_meta = meta or dataset_meta(model.cfg)
+    return model
+
+
+def dataset_meta(cfg: Config) -> dict:
+    """``classes`` and ``palette`` of the data set that the config tests, validates or trains on; what there is."""
+    for split in ('test', 'val', 'train'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+            kind = config['type'] if isinstance(config['type'], type) else DATASETS.get(config['type'])
+            meta = kind._load_metainfo(copy.deepcopy(config.get('metainfo')))
+            if meta.get('classes'):
+                same = len(meta.get('palette') or ()) == len(meta['classes'])
+                return dict(classes=meta['classes'], palette=meta['palette'] if same else None)
+    return {}
+
+
+def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
+    """Pixels (3, H, W) of one image as the model's preprocessor leaves them, (1, 3, H', W')."""
+    # padding up to a multiple is noted in a sample
+    data = dict(inputs=[pixels], data_samples=samples or [SegDataSample()])
+    return model.data_preprocessor(data, training=False)['inputs']
+
+
+def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor:
+    """Random pixels as the model's preprocessor leaves them, (1, 3, H, W); the same at every call.
+
+    Args:
+        model: Of :func:`init_model`.
+        shape: (H, W); None takes the crops that the config trains on.
+
+    Raises:
+        ValueError: No shape is given and the config names no crop size.
+    """
+    shape = shape or model.cfg.get('crop_size') or model.cfg.model.data_preprocessor.get('size')
+    if not shape:
+        raise ValueError('the config names no crop size: give --shape H W or --image FILE')
+    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return preprocess(model, pixels)

@@ -1,0 +1,79 @@
+"""The folder of a comparison: files written whole or not at all, and nothing of anybody else overwritten.
+
+    OUT/report.html, report.md, results.json, speed.json
+    OUT/<config name>/seed_<seed>/run.json, trained.json, evaluation.json or failed.json, and the files of the run
+"""
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...engine.atomic_backend import AtomicLocalBackend
+from .plan import Run
+
+WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log', '.lock'}
+
+
+def write_json(path: Path, content: object) -> None:
+    AtomicLocalBackend().put_text(json.dumps(content, indent=1, allow_nan=False) + '\n', path)
+
+
+def read_json(path: Path) -> dict | None:
+    """What a JSON file holds; None where there is no such file."""
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[int]:
+    """Keep the folder for this process and those that inherit the yielded file descriptor.
+
+    Raises:
+        ValueError: another comparison works here.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / '.lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f'--out {out}: another process works on it: wait for it, or end it') from error
+        yield file.fileno()
+
+
+def check_folder(out: Path, runs: Sequence[Run], resume: bool) -> None:
+    """Refuse a folder that holds anything but earlier work on these very runs.
+
+    Raises:
+        ValueError: it holds files of others, or runs that this comparison does not name or that have another config,
+            seed or options; or it holds these runs, and ``--resume`` was not given.
+        NotADirectoryError: it is a file.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise NotADirectoryError(f'--out {out} is a file; give a folder')
+    names, planned = {run.name for run in runs}, {run.folder: run for run in runs}
+    hint = 'give another --out'
+    found = []
+    for entry in sorted(out.iterdir()):
+        if entry.name in WRITTEN or (entry.name.startswith('.') and entry.name.endswith('.part')):
+            continue
+        folders = sorted(entry.iterdir()) if entry.is_dir() else []
+        if not folders or not all((folder / 'run.json').is_file() for folder in folders):
+            raise ValueError(f'--out {out} holds {entry.name}, which no comparison has written: {hint}')
+        found += folders
+        if entry.name not in names:
+            raise ValueError(f'--out {out} holds another comparison, with the config {entry.name}: name that config '
+                             f'as well, or {hint}')
+    for folder in found:
+        if folder not in planned:
+            raise ValueError(f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: name '
+                             f'that seed as well, or {hint}')
+        if read_json(folder / 'run.json')['fingerprint'] != planned[folder].fingerprint:
+            raise ValueError(f'--out {out} holds another comparison: the config, the --cfg-options or the checkpoint '
+                             f'of {folder.parent.name}, {folder.name} were different: {hint}')
+    if found and not resume:
+        raise ValueError(f'--out {out} holds {len(found)} runs of this comparison: --resume goes on with them, or '
+                         f'{hint}')

@@ -1,0 +1,126 @@
+"""What a comparison consists of: one run for each config and seed, recognised again by its fingerprint."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ...engine.launch import check_checkpoint_file
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training of one config.
+
+    Attributes:
+        name: file name of the config, without its ending.
+        source: the config file.
+        seed: of the training.
+        cfg: the config with options and seed.
+        folder: everything that the run writes lies here.
+        checkpoint: weights that are there already; None: the run is trained.
+        fingerprint: hash of config, options and seed, and of the given weights.
+    """
+    name: str
+    source: str
+    seed: int
+    cfg: Config
+    folder: Path
+    checkpoint: Path | None
+    fingerprint: str
+
+    @property
+    def config(self) -> Path:
+        """The config as a file; MMEngine writes its own copies elsewhere."""
+        return config_of(self.folder)
+
+    @property
+    def title(self) -> str:
+        return f'{self.name}, seed {self.seed}'
+
+
+def config_of(folder: Path) -> Path:
+    return folder / 'planned' / 'config.py'
+
+
+def plan_runs(configs: Sequence[str], seeds: Sequence[int], out: Path, options: Mapping | None = None,
+              checkpoints: Sequence[str] | None = None) -> list[Run]:
+    """The runs of a comparison, seed by seed, so that every head has one result before any has two.
+
+    Args:
+        configs: config files, each with a name of its own.
+        seeds: of the trainings.
+        out: folder of the comparison.
+        options: settings that every config takes, as ``--cfg-options`` gives them.
+        checkpoints: weights of every run, the seeds of the first config before the second config; None: train.
+
+    Raises:
+        FileNotFoundError: a config or checkpoint is missing.
+        ValueError: a config or seed appears twice, or an option does not fit a config.
+    """
+    _refuse_repeated('config', [Path(path).stem for path in configs])
+    _refuse_repeated('seed', seeds)
+    for path in configs:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: there is no such config file')
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
+    if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
+        raise ValueError(f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
+                         f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second')
+    loaded = [load_with_options(path, options) for path in configs]
+    runs = []
+    for place, seed in enumerate(seeds):
+        for number, (path, cfg) in enumerate(zip(configs, loaded, strict=True)):
+            weights = None if checkpoints is None else Path(checkpoints[number * len(seeds) + place])
+            if weights is not None:
+                check_checkpoint_file(str(weights))
+            runs.append(_run(path, cfg, seed, out, weights))
+    return runs
+
+
+def load_with_options(path: str, options: Mapping | None) -> Config:
+    """Read a config and write options into it, each below something that the config has.
+
+    Raises:
+        ValueError: an option's path does not exist in this config.
+    """
+    cfg = Config.fromfile(path)
+    for key in options or {}:
+        node, parts = cfg.to_dict(), key.split('.')
+        for depth, part in enumerate(parts):
+            last = depth == len(parts) - 1
+            if isinstance(node, (list, tuple)):
+                found = part.isdigit() and int(part) < len(node)
+                node = node[int(part)] if found else None
+            else:
+                found = isinstance(node, dict) and (last or part in node)
+                node = node.get(part) if found else None
+            if not found:
+                raise ValueError(f'--cfg-options {key}: {path} has no {".".join(parts[:depth + 1])}. Options go to '
+                                 'every config of the comparison; what concerns one head belongs into its config')
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
+
+
+def _run(path: str, cfg: Config, seed: int, out: Path, weights: Path | None) -> Run:
+    name = Path(path).stem
+    cfg = cfg.copy()
+    cfg.merge_from_dict({'randomness.seed': seed})
+    content = json.dumps(cfg.to_dict(), sort_keys=True, default=str).encode()
+    if weights is not None:
+        content += hashlib.sha256(weights.read_bytes()).digest()
+    folder = out / name / f'seed_{seed}'
+    cfg.work_dir = str(folder)
+    return Run(name, str(path), seed, cfg, folder, weights, hashlib.sha256(content).hexdigest())
+
+
+def _refuse_repeated(what: str, values: Sequence) -> None:
+    repeated = sorted({value for value in values if list(values).count(value) > 1})
+    if repeated:
+        raise ValueError(f'the {what} {repeated[0]} is given twice: each {what} of a comparison once, since the '
+                         'results of a run lie under the names of its config and its seed')

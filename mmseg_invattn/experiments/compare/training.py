@@ -1,0 +1,65 @@
+"""Training of one run, by tools/train.py, from where an earlier attempt has left it."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ...engine.checkpoints import read_checkpoint
+from ...engine.resume import find_resume_checkpoint
+from .environment import environment
+from .folder import read_json, write_json
+from .plan import Run
+from .process import ProcessFailedError, run_process
+
+
+def begin(run: Run) -> None:
+    """Make the folder of a run, and note where and when it is worked on."""
+    here = environment()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    known = read_json(run.folder / 'run.json') or dict(
+        config=run.source, name=run.name, seed=run.seed, fingerprint=run.fingerprint, starts=[])
+    known['starts'].append(here)
+    write_json(run.folder / 'run.json', known)
+    (run.folder / 'failed.json').unlink(missing_ok=True)
+    run.config.parent.mkdir(exist_ok=True)
+    run.cfg.dump(run.config)
+
+
+def train(run: Run, tool: Path, processes: int | None, say: Callable[[str], None],
+          keep_open: Sequence[int] = ()) -> None:
+    """Train to the end and write ``trained.json``; nothing where the weights are given.
+
+    Args:
+        run: the run, begun.
+        tool: tools/train.py.
+        processes: of a distributed training on this machine; None: one process, not distributed.
+        say: takes a line of progress.
+        keep_open: file descriptors that the training inherits.
+
+    Raises:
+        ProcessFailedError: the training failed, or left no checkpoint of its last iteration.
+    """
+    if run.checkpoint is not None:
+        write_json(run.folder / 'trained.json', dict(checkpoint=str(run.checkpoint.resolve())))
+        return
+    start, launcher = [sys.executable], []
+    if processes is not None:
+        start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+        launcher = ['--launcher', 'pytorch']
+    command = [*start, str(tool), str(run.config), '--work-dir', str(run.folder), '--resume', *launcher]
+    memory = run_process(command, run.folder / 'output.log', say, keep_open)
+    path = find_resume_checkpoint(run.folder, run.cfg.get('default_hooks', {}).get('checkpoint'))
+    if path is None:
+        raise ProcessFailedError('the training wrote no checkpoint: its config needs a checkpoint hook', [])
+    iteration, expected = read_checkpoint(path, mmap=True)['meta'].get('iter'), run.cfg.train_cfg.get('max_iters')
+    if expected is not None and iteration != expected:
+        raise ProcessFailedError(f'its last checkpoint is that of iteration {iteration} of {expected}: set '
+                                 'default_hooks.checkpoint.save_last=True', [])
+    inside = Path(path).parent.absolute() == run.folder.absolute()
+    write_json(run.folder / 'trained.json', dict(checkpoint=Path(path).name if inside else path, resident_bytes=memory))
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The weights of a trained run; its own are looked up in its folder, which may have been moved."""
+    return folder / read_json(folder / 'trained.json')['checkpoint']

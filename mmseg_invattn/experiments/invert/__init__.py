@@ -1,0 +1,1 @@
+"""What the inverses of a model recover from an image."""

@@ -1,0 +1,53 @@
+"""Error of an inverse against the number of iterations, as the paper draws it."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...layers import InvertibleModule
+
+STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
+
+
+@torch.no_grad()
+def solver_errors(flow: InvertibleModule, x: Tensor, steps: Sequence[int] = STEPS) -> Tensor:
+    """Largest error of a value of each image after so many evaluations of the inverse, shape (len(steps), B).
+
+    The inverse is run anew for every entry, as accurately as the dtype allows.
+    """
+    y = flow(x)
+    eps = torch.finfo(x.dtype).eps
+    return torch.stack([largest(flow.inverse(y, eps, k, strict=False)[0] - x) for k in steps])
+
+
+@torch.no_grad()
+def plain_errors(block: nn.Module, x: Tensor, steps: Sequence[int] = STEPS) -> Tensor:
+    """The same for the paper's own inverse, ``x <- y - g(x)`` from ``x = y``, of a block ``y = x + g(x)``."""
+    y = block(x)
+    x_k, errors = y, []
+    for k in range(1, max(steps) + 1):
+        x_k = x_k + (y - block(x_k))
+        if k in steps:
+            errors.append(largest(x_k - x))
+    return torch.stack(errors)
+
+
+def largest(error: Tensor) -> Tensor:
+    return error.abs().flatten(1).amax(1).nan_to_num(torch.inf)
+
+
+def plot_convergence(path: Path, curves: dict[str, Tensor], steps: Sequence[int] = STEPS) -> None:
+    """One line for the median image and one for the worst of every entry, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout='constrained')
+    axes = figure.add_subplot()
+    for i, (name, errors) in enumerate(curves.items()):
+        worst, median = errors.amax(1).double(), errors.double().median(1).values
+        for values, style, which in ((worst, '-', 'worst'), (median, '--', 'median')):
+            axes.plot(steps, values.clamp(1e-9, 1e9).tolist(), style, color=f'C{i}', label=f'{name}, {which} image')
+    axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image')
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
