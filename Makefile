@@ -28,14 +28,14 @@ lint: $(VENV)/.ready
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: setup.py requirements/onedl.txt
+$(VENV)/.ready: pyproject.toml setup.py requirements/onedl.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt torch
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt -e '.[onedl,dev]'
 	$(VENV)/bin/python -m mmseg_invattn.doctor
 	touch $@
 
-$(VENV_OPENMMLAB)/.ready: setup.py requirements/openmmlab.txt
+$(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/openmmlab.txt
 	$(PYTHON) -m venv $(VENV_OPENMMLAB)
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt torch
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt -e '.[openmmlab,dev]'

@@ -1,42 +1,29 @@
-"""Package metadata. Importing torch here is avoided on purpose: pip runs this file before torch is there."""
+"""Puts configs and tools into the wheel as OpenMMLab's extensions do, under ``mmseg_invattn/.mim``; everything else is
+in pyproject.toml. Importing torch here is avoided on purpose: pip runs this file before torch is there."""
+import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+SHIPPED = ('configs', 'tools', 'model-index.yml')
 
-# The two lines provide the same import names (mmcv, mmengine, mmseg) and overwrite each other's files:
-# they are extras, an environment holds one of them, never both.
-ONEDL = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmsegmentation>=1.4.2']
-OPENMMLAB = ['mmengine>=0.10.7,<0.11', 'mmcv-lite>=2.1.0,<2.2.0', 'mmsegmentation>=1.2.2', 'ftfy', 'regex',
-             'setuptools<82']
 
-setup(
-    name='mmseg_invattn',
-    version='0.1.0',
-    description='Certified invertible attention for MMSegmentation',
-    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10',
-    packages=find_packages(include=['mmseg_invattn', 'mmseg_invattn.*']),
-    package_data={'mmseg_invattn.experiments.compare': ['*.jinja'], 'mmseg_invattn.experiments.explore': ['assets/*']},
-    install_requires=['torch>=2.4', 'numpy', 'opencv-python', 'cityscapesscripts', 'prettytable', 'pillow>=10.1',
-                      'tqdm', 'jinja2', 'matplotlib', 'scipy'],
-    extras_require={
-        'onedl': ONEDL,
-        'openmmlab': OPENMMLAB,
-        # playwright drives a Chromium that is there already; without a GPU triton runs in its interpreter and compiles
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'playwright', 'tensorboard',
-                "triton; platform_system == 'Linux'"],
-        'export': ['onnx', 'onnxscript', 'onnxruntime'],
-        'docs': ['mkdocs', 'mkdocs-material'],
-        'tracking': ['tensorboard', 'mlflow', 'wandb'],
-    },
-    classifiers=[
-        'Programming Language :: Python :: 3.10',
-        'Programming Language :: Python :: 3.11',
-        'Programming Language :: Python :: 3.12',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence',
-    ],
-)
+class BuildWithConfigs(build_py):
+    """The package, and what its command reads."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # a checkout has them beside the package
+            return
+        mim = Path(self.build_lib, 'mmseg_invattn', '.mim')
+        shutil.rmtree(mim, ignore_errors=True)
+        for name in SHIPPED:
+            if (HERE / name).is_dir():
+                shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy2(HERE / name, mim / name)
+
+
+setup(cmdclass={'build_py': BuildWithConfigs})

@@ -7,7 +7,6 @@ hooks, so that one line in a config is enough::
     custom_imports = dict(imports=['mmseg_invattn'])
 """
 from . import registration
-
-__version__ = '0.1.0'
+from .version import __version__  # noqa: F401  (part of the package's interface)
 
 registration.follow_mmengine()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
+import importlib
 import itertools
 import os
 import sys
@@ -92,9 +92,7 @@ def run_tool(name: str, *arguments: str | Path, options: tuple[str, ...] = ()) -
         options: More ``--cfg-options``. Names are added, since MMEngine would share the message hub of two runs that
             start within the same second, and the visualizer of all runs.
     """
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = importlib.import_module(f'mmseg_invattn.cli.{name}')
     run = f'run{next(RUNS)}'
     line = [name, *map(str, arguments), '--cfg-options', f'experiment_name={run}', f'visualizer.name={run}', *options]
     threads = torch.get_num_threads()

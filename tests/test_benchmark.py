@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmseg_invattn.cli import benchmark as tool
+from mmseg_invattn.experiments.benchmark import inverse, kernels, models
+from mmseg_invattn.experiments.benchmark.growth import grow
+from mmseg_invattn.experiments.benchmark.memory import Side, available, measure
+from mmseg_invattn.experiments.benchmark.report import Line, Report, compared, target
+from mmseg_invattn.experiments.benchmark.session import Session
+from mmseg_invattn.experiments.benchmark.timing import alone, interleave
+from mmseg_invattn.layers import CertifiedAttention2d
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = str(ROOT / 'tools' / 'analysis' / 'benchmark.py')
-sys.path.insert(0, str(Path(TOOL).parent))
-
-import benchmark as tool  # noqa: E402
-from benchmarks import inverse, kernels, models  # noqa: E402
-from benchmarks.growth import grow  # noqa: E402
-from benchmarks.memory import Side, available, measure  # noqa: E402
-from benchmarks.report import Line, Report, compared, target  # noqa: E402
-from benchmarks.session import Session  # noqa: E402
-from benchmarks.timing import alone, interleave  # noqa: E402
-
-from mmseg_invattn.layers import CertifiedAttention2d  # noqa: E402
 
 MIB = 2**20
 DEMO = [str(ROOT / f'configs/demo/{name}_plainconv_1xb8-1k_context-shapes-48x96.py') for name in ('nonlocal', 'invnl')]

@@ -3,7 +3,7 @@
 The steps run in this process, to spare the imports of a new one, but for the slow test.
 """
 import argparse
-import importlib.util
+import importlib
 import json
 import shutil
 import subprocess
@@ -57,7 +57,7 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
     with mock.patch.object(course, 'run_process', in_process), \
             mock.patch('mmseg_invattn.experiments.compare.training.run_process', in_process), \
             mock.patch.object(speed, 'interleave', partial(speed.interleave, rounds=3)), _configs_laid_out_quickly():
-        return course.compare(args, ROOT / 'tools' / 'train.py')
+        return course.compare(args)
 
 
 def read(out: Path) -> dict:
@@ -229,13 +229,11 @@ def test_in_processes_of_their_own(case, tmp_path):
 
 def test_command_line(case):
     """The tool hands its arguments on."""
-    spec = importlib.util.spec_from_file_location('tool_compare', ROOT / 'tools' / 'compare.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = importlib.import_module('mmseg_invattn.cli.compare')
     line = ['compare', 'a.py', 'b.py', '--seeds', '3', '4', '--out', 'there', '--cfg-options', 'train_cfg.max_iters=5']
     with mock.patch.object(sys, 'argv', line), mock.patch.object(tool, 'compare', return_value=1) as handed, \
             mock.patch.object(tool.signal, 'signal'):
         assert tool.main() == 1
-    args, train_tool = handed.call_args.args
+    args, = handed.call_args.args
     assert (args.configs, args.seeds, args.out) == (['a.py', 'b.py'], [3, 4], Path('there'))
-    assert args.cfg_options == {'train_cfg.max_iters': 5} and train_tool == ROOT / 'tools' / 'train.py'
+    assert args.cfg_options == {'train_cfg.max_iters': 5}

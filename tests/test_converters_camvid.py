@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from mmseg_invattn.cli import convert_camvid as tool
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools' / 'dataset_converters'
-sys.path.insert(0, str(TOOLS))
-import camvid as tool  # noqa: E402
 
 LAYOUTS = {'segnet': ('{}', '{}annot'), 'prepared': ('images/{}', 'labels/{}')}
 

@@ -1,29 +1,13 @@
 """The demo data are what they claim to be: reproducible, and solvable by long-range context only."""
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[1] / 'tools' / 'dataset_converters'
+from mmseg_invattn.cli import convert_context_shapes as tool
 
-
-def _load_tool(name: str):
-    sys.path.insert(0, str(TOOLS))
-    try:
-        spec = importlib.util.spec_from_file_location(f'converter_{name}', TOOLS / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up here
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(TOOLS))
-
-
-tool = _load_tool('context_shapes')
 SMALL = {'num_train': 3, 'num_val': 2}
 
 

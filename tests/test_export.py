@@ -1,5 +1,5 @@
 """Exported files compute what the model computes, for any batch size, in every mode and form."""
-import importlib.util
+import importlib
 import sys
 from unittest import mock
 
@@ -120,9 +120,7 @@ def case(tmp_path_factory):
 
 
 def run_export(case, *arguments):
-    spec = importlib.util.spec_from_file_location('tool_export', ROOT / 'tools' / 'export.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = importlib.import_module('mmseg_invattn.cli.export')
     line = ['export', case[1], str(case[0] / 'weights.pth'), *map(str, arguments)]
     with mock.patch.object(sys, 'argv', line):
         return tool.main()

@@ -1,5 +1,5 @@
 """Attention to look at: blocks of every kind, their true weights, and a small model on disk for the tools."""
-import importlib.util
+import importlib
 import itertools
 import sys
 from pathlib import Path
@@ -105,8 +105,6 @@ def write_model(folder: Path, head: dict, side: tuple[int, int] = (24, 32)) -> t
 
 def run_tool(name: str, *arguments: object) -> int | None:
     """Run tools/NAME.py in this process; its exit status."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = importlib.import_module(f'mmseg_invattn.cli.{"explore" if name == "explore_attention" else name}')
     with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
         return tool.main()

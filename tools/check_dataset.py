@@ -1,99 +1,15 @@
 """Look through the data sets of a config: every file, every label value.
 
-    python tools/check_dataset.py CONFIG [--splits train val test]
-
-It reports images without label and labels without image, files that cannot be read, sizes that differ and labels
-outside the classes, and prints how often each class occurs. It does not stop at a fault; the exit status is 1 where
-there was one.
+The command ``mmseg-invattn check-dataset`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
-from prettytable import PrettyTable
-from tqdm import tqdm
-
-from mmseg_invattn.datasets.survey import FOLDER, Fault, Survey, survey_dataset
-from mmseg_invattn.engine.launch import add_config_arguments, read_config
-
-SPLITS = ('train', 'val', 'test')
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_config_arguments(parser)
-    parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS, help='default: all that the config has')
-    parser.add_argument('--shown', type=int, default=20, metavar='N',
-                        help='files to list of each kind of fault, 0 for all; default: %(default)s')
-    return parser.parse_args(arguments)
-
-
-def survey_split(cfg: Config, split: str) -> Survey:
-    """What is in a split; one that cannot be built at all is a fault too."""
-    try:
-        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
-    except (AssertionError, OSError, ValueError) as error:
-        return Survey(faults=[Fault(FOLDER, split, str(error))])
-    return survey_dataset(dataset, partial(tqdm, desc=split, unit='image'))
-
-
-def histogram(survey: Survey) -> PrettyTable:
-    """How often each class occurs."""
-    table = PrettyTable(['class', 'pixels', 'share', 'images'], align='r')
-    table.align['class'] = 'l'
-    total = max(int(survey.pixels.sum()), 1)
-    names = [f'{k} {name}' for k, name in enumerate(survey.classes)] + ['ignored']
-    for name, pixels, images in zip(names, survey.pixels.tolist(), survey.images_with.tolist(), strict=True):
-        table.add_row([name, f'{pixels:,}', f'{pixels / total:.3%}', f'{images:,}'])
-    return table
-
-
-def report(survey: Survey, shown: int) -> None:
-    """Print the histogram and the faults, those of a kind together."""
-    if survey.images:
-        print(histogram(survey))
-    for value, (pixels, files) in sorted(survey.values.items()):
-        print(f'the value {value} is no class: {pixels:,} pixels in {files:,} files')
-    for kind in sorted({fault.kind for fault in survey.faults}):
-        faults = [fault for fault in survey.faults if fault.kind == kind]
-        print(f'{kind}: {len(faults)}')
-        for fault in faults[:shown or None]:
-            print(f'    {fault}')
-        if shown and len(faults) > shown:
-            print(f'    ... and {len(faults) - shown} more; --shown 0 lists all')
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
-    cfg = read_config(args)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    splits = [split for split in args.splits if cfg.get(f'{split}_dataloader')]
-    if not splits:
-        raise ValueError(f'{args.config}: the config has no data for {", ".join(args.splits)}')
-    faulty, seen = 0, {}
-    for split in splits:
-        dataset = cfg[f'{split}_dataloader'].dataset.to_dict()
-        same = next((other for other, config in seen.items() if config == dataset), None)
-        if same:
-            print(f'== {split}: the same data as {same}')
-            continue
-        seen[split] = dataset
-        survey = survey_split(cfg, split)
-        print(f'== {split}: {survey.images:,} images, {len(survey.faults)} faults')
-        report(survey, args.shown)
-        faulty += len(survey.faults)
-    return 1 if faulty else 0
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run('check-dataset'))

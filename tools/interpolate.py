@@ -1,10 +1,7 @@
 """Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair.
 
-    python tools/interpolate.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --pairs 0 1 2 3
+The command ``mmseg-invattn interpolate`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,37 +9,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg.registry import DATASETS
-
-from mmseg_invattn.cli.flow_arguments import add_flow_arguments, load_flow
-from mmseg_invattn.datasets.generative import read_images
-from mmseg_invattn.experiments.flow.latent_walk import interpolate
-from mmseg_invattn.visualization.image_grid import image_grid
-from mmseg_invattn.visualization.media import write_image
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flow_arguments(parser, 'interpolation.png')
-    parser.add_argument('--pairs', type=int, nargs='+', default=[0, 1, 2, 3], metavar='INDEX',
-                        help='images of the test data, two for each row')
-    parser.add_argument('--steps', type=int, default=8, help='images in a row, both ends included')
-    args = parser.parse_args()
-    if len(args.pairs) % 2:
-        parser.error(f'--pairs takes two images for each row, and got {len(args.pairs)}')
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    model = load_flow(args)
-    dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
-    images = read_images(dataset, args.pairs).to(next(model.parameters()).device)
-    walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
-    write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
-    print(f'{args.out}: {len(walks)} walks of {args.steps} images; the ends come back with errors of up to '
-          f'{float(errors.max()):.1e}')
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run('interpolate'))

@@ -1,11 +1,7 @@
 """What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
 
-    python tools/invert.py CONFIG CHECKPOINT IMAGE --out DIR
+The command ``mmseg-invattn invert`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,55 +9,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend
-from mmseg_invattn.engine.inference import init_model
-from mmseg_invattn.engine.launch import add_loading_arguments, add_overwrite_argument, refuse_existing
-from mmseg_invattn.experiments.invert.figure import draw_inversion, summary
-from mmseg_invattn.experiments.invert.inversion import inversions
-from mmseg_invattn.layers import constant_weights
-from mmseg_invattn.models.invertible_parts import invertible_parts
-from mmseg_invattn.visualization.model_input import read_image
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Show what the inverses of a model recover from an image')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('image', help='image file')
-    parser.add_argument('--out', type=Path, default=Path('inverse'), metavar='DIR',
-                        help='folder for inverse.json and a picture for each inverse; default: %(default)s')
-    parser.add_argument('--tol', type=float, default=1e-6,
-                        help='tolerance of the inverse, relative to the largest token; default: %(default)s')
-    parser.add_argument('--max-iter', type=int, default=100,
-                        help='most evaluations of a branch; default: %(default)s')
-    add_loading_arguments(parser)
-    add_overwrite_argument(parser)
-    args = parser.parse_args()
-    if args.max_iter < 1:
-        parser.error(f'--max-iter is {args.max_iter}, but an inverse takes at least 1 evaluation')
-    if not 0 < args.tol < 1:
-        parser.error(f'--tol is {args.tol}, but a relative error lies between 0 and 1')
-    return args
-
-
-def main() -> int:
-    args = parse_args()
-    report = args.out / 'inverse.json'
-    refuse_existing([report], args.overwrite)
-    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
-    pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
-    refuse_existing(pictures.values(), args.overwrite)
-    with constant_weights(model):
-        results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for result in results:
-        draw_inversion(result, model, pictures[result.name])
-        print(f'{summary(result)}\n{pictures[result.name]}')
-    numbers = dict(config=args.config, checkpoint=args.checkpoint, image=args.image, tol=args.tol,
-                   max_iter=args.max_iter, inverses=[result.numbers() for result in results])
-    AtomicLocalBackend().put_text(json.dumps(numbers, indent=2) + '\n', report)
-    return 0 if all(result.converged for result in results) else 1
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run('invert'))

@@ -1,14 +1,7 @@
 """Paint what a model sees over an image, the images of a folder, or a video.
 
-    python tools/predict.py CONFIG CHECKPOINT IMAGE|FOLDER|VIDEO --out DIR [--confidence] [--opacity 0.5]
-
-Of an image NAME: NAME_overlay.png with the legend of its classes, NAME_labels.png with the class of each pixel, and
-NAME_confidence.png. Of a video: NAME_overlay.mp4 and NAME_confidence.mp4. Confidence is the probability of the class
-that was chosen, as grey from 0 (black) to 1 (white).
+The command ``mmseg-invattn predict`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,53 +9,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.engine.inference import init_model
-from mmseg_invattn.engine.launch import add_loading_arguments, add_overwrite_argument, refuse_existing
-from mmseg_invattn.layers import constant_weights
-from mmseg_invattn.visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
-from mmseg_invattn.visualization.prediction import Painter
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', type=Path, metavar='IMAGE|FOLDER|VIDEO')
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the results')
-    parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')
-    parser.add_argument('--opacity', type=float, default=0.5, help='of the colours; default: %(default)s')
-    add_loading_arguments(parser)
-    add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    if not 0 <= args.opacity <= 1:
-        parser.error(f'--opacity is {args.opacity}, but it must lie between 0 and 1')
-    return args
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
-    if not args.input.exists():
-        raise FileNotFoundError(f'{args.input}: there is no such file or folder')
-    is_folder = args.input.is_dir()
-    images = find_images(args.input) if is_folder else [args.input] * (args.input.suffix.lower() in IMAGE_SUFFIXES)
-    video = None if images else VideoReader(args.input)
-    kinds = ['overlay'] + ['labels'] * bool(images) + ['confidence'] * args.confidence
-    suffix = '.mp4' if video else '.png'
-    refuse_existing((args.out / f'{path.stem}_{kind}{suffix}' for path in images or [args.input] for kind in kinds),
-                    args.overwrite)
-    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
-    args.out.mkdir(parents=True, exist_ok=True)
-    painter = Painter(model, args.out, args.opacity, args.confidence)
-    with constant_weights(model):
-        if video:
-            print(f'{painter.paint_video(video, args.input.stem)} frames: {args.out}')
-            return 0
-        faults = painter.paint_images(images)
-    print(f'{len(images) - len(faults)} of {len(images)} images: {args.out}')
-    for fault in faults:
-        print(f'NOT READ: {fault}', file=sys.stderr)
-    return 1 if faults else 0
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run('predict'))

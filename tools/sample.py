@@ -1,10 +1,7 @@
 """Draw images from a trained flow, as one picture.
 
-    python tools/sample.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --out samples.png
+The command ``mmseg-invattn sample`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,29 +9,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_invattn.cli.flow_arguments import add_flow_arguments, load_flow
-from mmseg_invattn.visualization.image_grid import image_grid
-from mmseg_invattn.visualization.media import write_image
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flow_arguments(parser, 'samples.png')
-    parser.add_argument('--num', type=int, default=64, help='number of images')
-    parser.add_argument('--temperature', type=float, default=1.0, help="factor of the prior's scale")
-    parser.add_argument('--seed', type=int, default=0, help='the draw is a function of it')
-    parser.add_argument('--columns', type=int, default=8, help='images in a row')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    model = load_flow(args)
-    images, info = model.sample(args.num, args.temperature, seed=args.seed)
-    write_image(args.out, image_grid(images, args.columns))
-    print(f'{args.out}: {args.num} images at temperature {args.temperature:g}; {int((~info.converged).sum())} of their '
-          f'inverses did not converge, largest residual {float(info.residual.max()):.1e}')
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run('sample'))

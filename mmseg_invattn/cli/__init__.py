@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command ``mmseg-invattn``, one file a subcommand."""

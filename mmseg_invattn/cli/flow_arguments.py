@@ -8,9 +8,10 @@ import torch
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-from ..engine.launch import add_config_arguments, add_loading_arguments, check_checkpoint_file, read_config
+from ..engine.launch import check_checkpoint_file
 from ..engine.matching import load_file
 from ..models import InvResNetFlow
+from .arguments import add_config_arguments, add_loading_arguments, read_config
 
 
 def add_flow_arguments(parser: ArgumentParser, out: str) -> None:

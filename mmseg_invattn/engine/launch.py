@@ -1,93 +1,14 @@
-"""What the tools share: arguments, config, work directory, launcher, checkpoint safety, files that are in the way."""
+"""Runners: built from a config, for training or for a test, and left at the end."""
 from __future__ import annotations
 
-import os
 import os.path as osp
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
-from ..compat import prepare_distributed
-from ..datasets.checks import check_data_folders
-from .checkpoints import use_safe_checkpoint_loading
 from .hooks import MatchingCheckpointHook
-
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that training and testing share, named as in MMSegmentation."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints; ./work_dirs/<config name> by default')
-    _add_cfg_options(parser)
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load checkpoints even where that runs code which they contain')
-    # some launchers still pass it; torchrun sets LOCAL_RANK itself
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
-
-
-def _add_cfg_options(parser: ArgumentParser) -> None:
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
-                             'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)')
-
-
-def add_config_arguments(parser: ArgumentParser) -> None:
-    """Add ``config`` and ``--cfg-options``, for :func:`read_config`: the arguments of tools that run no Runner."""
-    parser.add_argument('config', help='config file')
-    _add_cfg_options(parser)
-
-
-def add_loading_arguments(parser: ArgumentParser) -> None:
-    """Add ``--device`` and ``--trust-checkpoint``: the arguments of tools that load a model and train none."""
-    parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU where there is one')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
-
-
-def read_config(args: Namespace) -> Config:
-    """Read ``args.config`` and apply ``args.cfg_options`` to it.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
-    """
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    return cfg
-
-
-def load_config(args: Namespace, splits: Sequence[str]) -> Config:
-    """Read the config and apply the command line to it; from here on checkpoints load safely.
-
-    Args:
-        args: Parsed arguments, ``config`` and those of :func:`add_common_arguments`.
-        splits: The dataloaders that the tool will use, of ``train``, ``val`` and ``test``.
-
-    Returns:
-        The config, its data folders checked, ready for a Runner.
-
-    Raises:
-        FileNotFoundError: If there is no such config, or its data are missing.
-    """
-    cfg = read_config(args)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
-    check_data_folders(cfg, splits)
-    use_safe_checkpoint_loading(args.trust_checkpoint)
-    prepare_distributed(cfg, args.launcher)
-    return cfg
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -112,28 +33,6 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     if isinstance(runner, Runner):  # another one may have spread the weights over the processes
         runner.register_hook(MatchingCheckpointHook())
     return runner
-
-
-def add_overwrite_argument(parser: ArgumentParser) -> None:
-    """Add ``--overwrite``, for :func:`refuse_existing`."""
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there already')
-
-
-def refuse_existing(files: Iterable[str | Path], overwrite: bool) -> None:
-    """Refuse to write over files, before any work is done.
-
-    Args:
-        files: What the tool is going to write.
-        overwrite: The user has asked for it.
-
-    Raises:
-        FileExistsError: Some of them are there; names the first.
-    """
-    there = [] if overwrite else [str(file) for file in files if osp.lexists(file)]
-    if there:
-        more = f' and {len(there) - 1} more files' * (len(there) > 1)
-        raise FileExistsError(f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, '
-                              'or choose another --out')
 
 
 def leave_distributed() -> None:

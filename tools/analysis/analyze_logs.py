@@ -14,7 +14,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from prettytable import PrettyTable
 
-from mmseg_invattn.engine.launch import add_overwrite_argument, refuse_existing
+from mmseg_invattn.cli.arguments import add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.scalars import Run, last_and_best, read_runs
 from mmseg_invattn.visualization.curves import draw_curves
 

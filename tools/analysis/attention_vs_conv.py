@@ -25,10 +25,10 @@ from mmseg.registry import MODELS
 from prettytable import PrettyTable
 from torch import Tensor, nn
 
+from mmseg_invattn.cli.arguments import add_overwrite_argument, refuse_existing
 from mmseg_invattn.datasets.checks import check_data_folders
 from mmseg_invattn.engine.checkpoints import read_checkpoint
 from mmseg_invattn.engine.hooks.attention_centre_hook import FILE
-from mmseg_invattn.engine.launch import add_overwrite_argument, refuse_existing
 from mmseg_invattn.engine.matching import load_weights
 from mmseg_invattn.experiments.explore.relative_attention_pictures import draw_centres, draw_probabilities, read_centres
 from mmseg_invattn.experiments.explore.relative_attention_report import report, seen_layers

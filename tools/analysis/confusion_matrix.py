@@ -19,15 +19,8 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 import numpy as np
 
-from mmseg_invattn.engine.launch import (
-    add_common_arguments,
-    add_overwrite_argument,
-    build_test_runner,
-    check_checkpoint_file,
-    leave_distributed,
-    load_config,
-    refuse_existing,
-)
+from mmseg_invattn.cli.arguments import add_common_arguments, add_overwrite_argument, load_config, refuse_existing
+from mmseg_invattn.engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
 from mmseg_invattn.evaluation.confusion import SUFFIXES, read_confusion, row_shares, write_confusion
 from mmseg_invattn.visualization.confusion_plot import draw_confusion
 

@@ -1,10 +1,7 @@
 """Print a config with all that it inherits, and --cfg-options applied.
 
-    python tools/analysis/print_config.py CONFIG [--out FILE] [--cfg-options KEY=VALUE ...]
+The command ``mmseg-invattn print-config`` under the name that users of MMSegmentation type.
 """
-from __future__ import annotations
-
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,31 +9,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmseg_invattn.engine.launch import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
-
-SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_config_arguments(parser)
-    parser.add_argument('--out', type=Path, metavar='FILE', help=f'also write it here ({", ".join(SUFFIXES)})')
-    add_overwrite_argument(parser)
-    args = parser.parse_args(arguments)
-    if args.out and args.out.suffix not in SUFFIXES:
-        parser.error(f'--out {args.out}: a config ends in {", ".join(SUFFIXES)}')
-    return args
-
-
-def main(arguments: list[str] | None = None) -> None:
-    args = parse_args(arguments)
-    cfg = read_config(args)
-    if args.out:
-        refuse_existing([args.out], args.overwrite)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(args.out)
-    print(cfg.pretty_text)
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run('print-config'))

@@ -20,12 +20,11 @@ from .summary import summarise
 from .training import begin, train
 
 
-def compare(args: Namespace, train_tool: Path) -> int:
+def compare(args: Namespace) -> int:
     """Carry out what tools/compare.py was asked for.
 
     Args:
         args: its arguments.
-        train_tool: tools/train.py.
 
     Returns:
         Exit status: 1 where a run has failed.
@@ -44,7 +43,7 @@ def compare(args: Namespace, train_tool: Path) -> int:
     check_folder(args.out, runs, args.resume)
     with locked(args.out) as lock:
         for number, run in enumerate(runs, 1):
-            _work_on(run, train_tool, processes, f'[{number}/{len(runs)}] {run.title}', lock)
+            _work_on(run, processes, f'[{number}/{len(runs)}] {run.title}', lock)
         done: dict[str, Run] = {}  # the first seed of every head
         for run in runs:
             if (run.folder / 'evaluation.json').is_file():
@@ -61,7 +60,7 @@ def compare(args: Namespace, train_tool: Path) -> int:
     return 1 if failed else 0
 
 
-def _work_on(run: Run, train_tool: Path, processes: int | None, title: str, lock: int) -> None:
+def _work_on(run: Run, processes: int | None, title: str, lock: int) -> None:
     """Train and evaluate one run as far as that is not done; a failure is noted, and is not one of the others."""
     def say(line: str) -> None:
         print(f'{title}: {line}', flush=True)
@@ -74,7 +73,7 @@ def _work_on(run: Run, train_tool: Path, processes: int | None, title: str, lock
     try:
         if not (run.folder / 'trained.json').is_file():
             say('training' if run.checkpoint is None else f'given {run.checkpoint}')
-            train(run, train_tool, processes, say, [lock])
+            train(run, processes, say, [lock])
         step = 'evaluation'
         say('evaluating')
         run_process([sys.executable, '-m', 'mmseg_invattn.experiments.compare.evaluation', str(run.folder)],

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from mmengine.device import get_device
 
-ROOT = Path(__file__).resolve().parents[2]
+from ...paths import ROOT
+
 PACKAGES = ('mmseg_invattn', 'torch', 'numpy', 'mmengine', 'onedl-mmengine', 'mmcv-lite', 'mmcv', 'onedl-mmcv',
             'mmsegmentation', 'onedl-mmsegmentation')
 

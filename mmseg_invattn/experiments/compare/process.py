@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .environment import ROOT
+from ...paths import ROOT
 
 TAIL = 25
 # MMEngine's progress in training, and the results of a validation, without the time and the logger's name before them

@@ -1,4 +1,4 @@
-"""Training of one run, by tools/train.py, from where an earlier attempt has left it."""
+"""Training of one run, by ``mmseg-invattn train``, from where an earlier attempt has left it."""
 from __future__ import annotations
 
 import sys
@@ -26,13 +26,12 @@ def begin(run: Run) -> None:
     run.cfg.dump(run.config)
 
 
-def train(run: Run, tool: Path, processes: int | None, say: Callable[[str], None],
+def train(run: Run, processes: int | None, say: Callable[[str], None],
           keep_open: Sequence[int] = ()) -> None:
     """Train to the end and write ``trained.json``; nothing where the weights are given.
 
     Args:
         run: the run, begun.
-        tool: tools/train.py.
         processes: of a distributed training on this machine; None: one process, not distributed.
         say: takes a line of progress.
         keep_open: file descriptors that the training inherits.
@@ -43,11 +42,12 @@ def train(run: Run, tool: Path, processes: int | None, say: Callable[[str], None
     if run.checkpoint is not None:
         write_json(run.folder / 'trained.json', dict(checkpoint=str(run.checkpoint.resolve())))
         return
-    start, launcher = [sys.executable], []
+    start, launcher = [sys.executable, '-m'], []
     if processes is not None:
-        start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+        start += ['torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', '-m']
         launcher = ['--launcher', 'pytorch']
-    command = [*start, str(tool), str(run.config), '--work-dir', str(run.folder), '--resume', *launcher]
+    command = [*start, 'mmseg_invattn.cli', 'train', str(run.config), '--work-dir', str(run.folder), '--resume']
+    command += launcher
     memory = run_process(command, run.folder / 'output.log', say, keep_open)
     path = find_resume_checkpoint(run.folder, run.cfg.get('default_hooks', {}).get('checkpoint'))
     if path is None:

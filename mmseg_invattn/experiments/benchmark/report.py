@@ -13,7 +13,8 @@ import torch
 
 from mmseg_invattn.experiments.compare.environment import processor_name
 
-ROOT = Path(__file__).resolve().parents[3]
+from ...paths import ROOT
+
 HEADER = ('| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
           '| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
 

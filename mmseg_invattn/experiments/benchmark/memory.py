@@ -28,7 +28,7 @@ from .timing import Step, seconds, waiter
 GIB = 2**30
 RESOLUTION = 2**20  # bytes; smaller measurements are rounded up to it, so that their ratio means something
 M_MMAP_THRESHOLD, MAPPED = -3, 2**17  # bytes from which glibc returns freed memory at once
-SERVED = [f'benchmarks.{name}' for name in ('kernels', 'blocks', 'models')]
+SERVED = [f'mmseg_invattn.experiments.benchmark.{name}' for name in ('kernels', 'blocks', 'models')]
 
 
 class Side(NamedTuple):

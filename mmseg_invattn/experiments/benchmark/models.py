@@ -4,12 +4,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...paths import config_folder
 from .memory import Side, available
-from .report import ROOT
 from .session import Session
 from .timing import Step
 
-CONFIGS = tuple(f'configs/{name}_4xb2-40k_cityscapes-512x1024.py'
+CONFIGS = tuple(f'{name}_4xb2-40k_cityscapes-512x1024.py'
                 for name in ('nonlocal/nonlocal_r50-d8', 'invnl/invnl_r50-d8'))
 
 
@@ -83,7 +83,7 @@ def fitting_batch(session: Session, side: Side) -> int:
 
 
 def run(session: Session) -> None:
-    configs = session.configs or tuple(str(ROOT / config) for config in CONFIGS)
+    configs = session.configs or tuple(str(config_folder() / config) for config in CONFIGS)
     limits = {} if session.configs else dict(time_limit=1, memory_limit=1)
     height, width = session.crop
     tiny = dict(crop=(64, 64), batch=2)

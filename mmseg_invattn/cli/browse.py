@@ -1,0 +1,73 @@
+"""Write samples as the model gets them, after augmentation, beside their painted labels.
+
+    python tools/analysis/browse_dataset.py CONFIG --out DIR [--split train] [--num 20]
+"""
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from torch import Tensor
+from tqdm import tqdm
+
+from ..datasets import ResumableInfiniteSampler, check_data_folders
+from ..visualization.media import write_image
+from ..visualization.overlay import beside, class_colours, paint, with_legend
+from .arguments import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the pictures')
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default: %(default)s')
+    parser.add_argument('--num', type=int, default=20, help='samples; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='of choice and augmentation; default: %(default)s')
+    parser.add_argument('--opacity', type=float, default=0.5, help='of the colours; default: %(default)s')
+    add_overwrite_argument(parser)
+    args = parser.parse_args(arguments)
+    if args.num < 1:
+        parser.error(f'--num is {args.num}, but at least 1 sample can be written')
+    return args
+
+
+def as_image(inputs_3HW: Tensor) -> np.ndarray:
+    """Pixels of a pipeline's end, BGR, as an RGB image; those that a pipeline normalised are stretched."""
+    pixels = inputs_3HW.numpy().transpose(1, 2, 0)[..., ::-1]
+    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255 or pixels.max() <= 1):
+        pixels = 255 * (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-12)
+    return pixels.astype(np.uint8)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    cfg = read_config(args)
+    if not cfg.get(f'{args.split}_dataloader'):
+        raise ValueError(f'{args.config}: the config has no {args.split}_dataloader')
+    check_data_folders(cfg, (args.split, ))
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
+    files = [args.out / f'{number:04d}.png' for number in range(args.num)]
+    refuse_existing(files, args.overwrite)
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = list(dataset.metainfo['classes'])
+    colours = class_colours(len(names), dataset.metainfo.get('palette'))
+    # each index brings the seed of its augmentation, as in training
+    indices = islice(ResumableInfiniteSampler(dataset, seed=args.seed), args.num)
+    for file, index in tqdm(zip(files, indices, strict=True), total=args.num, desc=args.split, unit='sample'):
+        sample = dataset[index]
+        if not isinstance(sample['inputs'], Tensor):
+            raise ValueError(f'the {args.split} pipeline gives several images a sample (test-time augmentation); '
+                             'browse a split without it')
+        image = as_image(sample['inputs'])
+        picture = image
+        if 'gt_sem_seg' in sample['data_samples']:
+            labels = sample['data_samples'].gt_sem_seg.data[0].numpy()
+            shown = [k for k in np.unique(labels).tolist() if k < len(names)]
+            picture = with_legend(beside(image, paint(image, labels, colours, args.opacity)), names, colours, shown)
+        write_image(file, picture)
+    print(f'{args.num} samples: {args.out}')

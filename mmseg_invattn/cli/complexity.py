@@ -1,0 +1,76 @@
+"""Parameters and FLOPs of a model, and what inverting its attention or its backbone takes.
+
+    python tools/analysis/complexity.py CONFIG [CHECKPOINT] [--shape 512 1024]
+
+FLOPs are those of matrix products, convolutions and attention, a multiply-add as two; the forward pass ends with the
+logits. The inverse is run at the features of a random image, and counted with all its iterations: their number depends
+on the weights, so give a checkpoint.
+"""
+from __future__ import annotations
+
+import argparse
+
+import torch
+from prettytable import PrettyTable
+from torch import Tensor, nn
+
+from ..engine.inference import init_model, random_image
+from ..evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
+from ..layers import constant_weights
+from .arguments import add_loading_arguments
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help='default: weights as they are initialised')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: that of the training crops')
+    parser.add_argument('--tol', type=float, default=1e-6, help='of the inverse, relative; default: %(default)s')
+    add_loading_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def shown(flops: int) -> str:
+    """FLOPs as people read them."""
+    for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6)):
+        if flops >= size:
+            return f'{flops / size:.4g} {unit}'
+    return f'{flops / 1e3:.4g} k'
+
+
+def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
+    """Parameters and FLOPs of the whole model and of its parts."""
+    table = PrettyTable(['part', 'parameters', 'FLOPs'], align='r')
+    table.align['part'] = 'l'
+    with constant_weights(model):
+        features = count_flops(lambda: model.extract_feat(image))
+        whole = count_flops(lambda: model(image, mode='tensor'))
+    neck = count_parameters(model.neck) if model.with_neck else 0
+    table.add_row(['backbone and neck', f'{count_parameters(model.backbone) + neck:,}', shown(features)])
+    table.add_row(['decode head', f'{count_parameters(model.decode_head):,}', shown(whole - features)])
+    if model.with_auxiliary_head:
+        table.add_row(['auxiliary heads (training only)', f'{count_parameters(model.auxiliary_head):,}', '-'])
+    table.add_row(['whole model', f'{count_parameters(model):,}', shown(whole)])
+    return table
+
+
+def inverse_table(costs: list[InverseCost]) -> PrettyTable:
+    """What inverting each part takes."""
+    table = PrettyTable(['invertible part', 'input', 'forward', 'inverse', 'inverse / forward', 'evaluations',
+                         'error bound', 'converged'], align='r')
+    table.align['invertible part'] = 'l'
+    for cost in costs:
+        table.add_row([cost.name, 'x'.join(map(str, cost.shape)), shown(cost.forward), shown(cost.inverse),
+                       f'{cost.inverse / max(cost.forward, 1):.2f}', cost.iterations, f'{cost.error_bound:.1e}',
+                       'yes' if cost.converged else 'NO'])
+    return table
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    image = random_image(model, args.shape)
+    print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')
+    costs = inverse_costs(model, image, args.tol)
+    print(inverse_table(costs) if costs else 'nothing in this model has an inverse')

@@ -1,0 +1,54 @@
+"""A page that shows where every head of every attention block looks in an image.
+
+    python tools/explore_attention.py CONFIG CHECKPOINT IMAGE --out page.html
+
+Beside a file of AttentionCentreHook the page also has the attention centres over training.
+"""
+from __future__ import annotations
+
+import argparse
+from io import BytesIO
+from pathlib import Path
+
+from ..engine.atomic_backend import AtomicLocalBackend
+from ..engine.hooks.attention_centre_hook import FILE
+from ..engine.inference import init_model
+from ..experiments.explore.attention_adapters import attention_views
+from ..experiments.explore.page import channel_notes, make_page
+from ..experiments.explore.relative_attention_pictures import draw_centres
+from ..visualization.model_input import read_image
+from .arguments import add_loading_arguments, add_overwrite_argument, refuse_existing
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write a page that shows where attention looks')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE',
+                        help='default: %(default)s')
+    add_loading_arguments(parser)
+    add_overwrite_argument(parser)
+    return parser.parse_args(arguments)
+
+
+def _centres(source: Path) -> bytes | None:
+    """PNG of the centres that a run with quadratic encodings wrote beside its checkpoints."""
+    if not source.is_file():
+        return None
+    png = BytesIO()
+    draw_centres(source, png)
+    return png.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    refuse_existing([args.out], args.overwrite)
+    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    picture, image = read_image(model, args.image)
+    views = attention_views(model, lambda: model(image, mode='tensor'))
+    title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
+    AtomicLocalBackend().put_text(page, args.out)
+    blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
+    print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; blocks (heads): {blocks}')

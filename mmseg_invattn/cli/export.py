@@ -1,0 +1,48 @@
+"""Export the forward pass of a segmentor to ONNX or torch.export, and check the file against PyTorch.
+
+    python tools/export.py CONFIG CHECKPOINT --format onnx --shape 512 1024 --image street.png
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+from ..engine.inference import init_model, random_image
+from ..visualization.model_input import read_image
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Export the forward pass: preprocessed image -> logits')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=FORMATS, required=True)
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
+                        help='size of the images that the file takes; default: that of --image, else of the crops')
+    parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
+    parser.add_argument('--tolerance', type=float, default=1e-4,
+                        help='largest difference, relative to the largest logit; default: %(default)s')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_args(arguments)
+    segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
+    image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
+    export, suffix = FORMATS[args.format]
+    out = args.out or Path(Path(args.checkpoint).name).with_suffix(suffix)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model = ForwardPass(segmentor)
+    exported = export(model, image, out)
+    error, largest = difference(model, exported, image)
+    within = error <= args.tolerance * largest
+    height, width = image.shape[2:]
+    print(f'{out}: float32 images (batch, 3, {height}, {width}) -> logits (batch, {segmentor.num_classes}, {height}, '
+          f'{width}), {out.stat().st_size / 2**20:.1f} MiB')
+    print(f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
+          f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these')
+    print(NOT_EXPORTED)
+    return 0 if within else 1
