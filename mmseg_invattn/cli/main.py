@@ -35,7 +35,9 @@ SUBCOMMANDS = {
 # Mistakes of a user: their messages name the value, the rule and a way out.
 MISTAKES = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
             PermissionError, ImportError)
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OTHERS = (errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE)  # of OSError
+STACK = ('mmengine', 'mmcv', 'mmseg', 'cv2', 'PIL', 'matplotlib', 'jinja2', 'tqdm', 'prettytable', 'scipy',
+         'cityscapesscripts')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,16 +88,25 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
         print(f'\n{program}: interrupted.' + (' The same command with --resume goes on from the last checkpoint.'
                                               if name == 'train' else ''), file=sys.stderr)
         return 130
-    except MISTAKES as error:
-        return _mistake(program, error, debug)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except Exception as error:
+        if debug or not _is_mistake(error):
             raise
-        return _mistake(program, error, debug)
+        print(f'{program}: {explanation(error)}', file=sys.stderr)
+        return 2
 
 
-def _mistake(program: str, error: Exception, debug: bool) -> int:
-    if debug:
-        raise error
-    print(f'{program}: {type(error).__name__}: {error}', file=sys.stderr)
-    return 2
+def _is_mistake(error: Exception) -> bool:
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in STACK
+    if isinstance(error, KeyError):  # a type that no registry knows, misspelt or not imported
+        return 'registry' in str(error)
+    return isinstance(error, MISTAKES) or isinstance(error, OSError) and error.errno in OTHERS
+
+
+def explanation(error: Exception) -> str:
+    """The paragraph that the user reads."""
+    if isinstance(error, ModuleNotFoundError):
+        return (f'{error.name} is not installed. Subcommands need MMSegmentation: install this package with its extra '
+                '[onedl], or with [openmmlab]; mmseg-invattn doctor tells what is missing')
+    text = error.args[0] if isinstance(error, KeyError) else error
+    return f'{type(error).__name__}: {text} (--debug shows where it came up)'
