@@ -4,10 +4,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import itertools
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import cv2
@@ -17,6 +20,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = itertools.count()
+
+# tools/NAME.py -> the module of mmseg_invattn.cli that does its work, where that has another name
+MODULES = {'explore_attention': 'explore', 'analysis/browse_dataset': 'browse', 'analysis/publish_model': 'publish'}
 
 CONFIG = """
 _base_ = ['{root}/configs/_base_/default_runtime.py']
@@ -83,16 +89,27 @@ def write_case(folder: Path, dropout: float = 0.5) -> str:
     return str(config)
 
 
+def load_tool(name: str) -> ModuleType:
+    """The module that does the work of tools/NAME.py: a subcommand, or the file itself."""
+    module = MODULES.get(name, name.removeprefix('analysis/'))
+    if find_spec(f'mmseg_invattn.cli.{module}') is not None and '/' not in module:
+        return importlib.import_module(f'mmseg_invattn.cli.{module}')
+    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', ROOT / 'tools' / f'{name}.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
 def run_tool(name: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> None:
     """Run tools/NAME.py in this process.
 
     Args:
-        name: ``train`` or ``test``.
+        name: NAME, of a tool that takes ``--cfg-options``.
         arguments: The command line.
         options: More ``--cfg-options``. Names are added, since MMEngine would share the message hub of two runs that
             start within the same second, and the visualizer of all runs.
     """
-    tool = importlib.import_module(f'mmseg_invattn.cli.{name}')
+    tool = load_tool(name)
     run = f'run{next(RUNS)}'
     line = [name, *map(str, arguments), '--cfg-options', f'experiment_name={run}', f'visualizer.name={run}', *options]
     threads = torch.get_num_threads()

@@ -32,11 +32,11 @@ STEPS = []  # what was run
 
 def in_process(command: list[str], log: Path, say, keep_open=()) -> int:
     """Stands in for run_process."""
-    words = [Path(word).name for word in command]
     try:
-        if 'train.py' in words:
-            STEPS.append(('train', *Path(command[-2]).parts[-2:]))
-            run_tool('train', *command[words.index('train.py') + 1:])
+        if 'mmseg_invattn.cli' in command:
+            name, *arguments = command[command.index('mmseg_invattn.cli') + 1:]
+            STEPS.append((name, *Path(command[-2]).parts[-2:]))
+            run_tool(name, *arguments)
         elif 'mmseg_invattn.experiments.compare.evaluation' in command:
             STEPS.append(('evaluate', *Path(command[-1]).parts[-2:]))
             evaluate(Path(command[-1]))

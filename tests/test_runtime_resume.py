@@ -117,7 +117,7 @@ def test_truncated_last_checkpoint_falls_back(whole_run, tmp_path):
     work_dir = interrupted(whole_run, tmp_path, 'iter_2.pth', 'iter_4.pth')
     with open(work_dir / 'iter_4.pth', 'r+b') as file:
         file.truncate(5000)
-    with mock.patch('mmengine.logging.print_log') as log:
+    with mock.patch('mmseg_invattn.cli.train.print_log') as log:
         run_tool('train', whole_run[0], '--work-dir', work_dir, '--resume')
     assert f'Resuming from {work_dir / "iter_2.pth"}' in str(log.mock_calls)
     assert_same_run(work_dir, whole_run[1])
@@ -125,7 +125,7 @@ def test_truncated_last_checkpoint_falls_back(whole_run, tmp_path):
 
 
 def test_resume_without_a_checkpoint_starts_from_scratch(whole_run, tmp_path):
-    with mock.patch('mmengine.logging.print_log') as log:
+    with mock.patch('mmseg_invattn.cli.train.print_log') as log:
         run_tool('train', whole_run[0], '--work-dir', tmp_path, '--resume', options=('train_cfg.max_iters=2', ))
     assert 'starting from scratch' in str(log.mock_calls)
     one, other = (torch.load(folder / 'iter_2.pth', weights_only=True)['message_hub']['log_scalars']['train/loss']

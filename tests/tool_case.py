@@ -1,32 +1,15 @@
 """Any tool run in this process, and a config with weights for it that were never trained."""
 from __future__ import annotations
 
-import importlib.util
 import os
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
-from runtime_case import ROOT, write_case
-
-# tools/NAME.py -> the module of mmseg_invattn.cli that does its work, where that has another name
-MODULES = {'explore_attention': 'explore', 'analysis/browse_dataset': 'browse', 'analysis/publish_model': 'publish'}
-
-
-def load_tool(name: str) -> ModuleType:
-    """The module that does the work of tools/NAME.py: a subcommand, or the file itself."""
-    module = MODULES.get(name, name.removeprefix('analysis/'))
-    if find_spec(f'mmseg_invattn.cli.{module}') is not None and '/' not in module:
-        return importlib.import_module(f'mmseg_invattn.cli.{module}')
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', ROOT / 'tools' / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
+from runtime_case import load_tool, write_case
 
 
 def call_tool(name: str, *arguments: object) -> int | None:

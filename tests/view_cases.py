@@ -1,5 +1,4 @@
 """Attention to look at: blocks of every kind, their true weights, and a small model on disk for the tools."""
-import importlib
 import itertools
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from block_cases import settled
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
+from runtime_case import load_tool
 from torch import Tensor, nn
 
 from mmseg_invattn.experiments.explore.attention_adapters import attention_views
@@ -105,6 +105,5 @@ def write_model(folder: Path, head: dict, side: tuple[int, int] = (24, 32)) -> t
 
 def run_tool(name: str, *arguments: object) -> int | None:
     """Run tools/NAME.py in this process; its exit status."""
-    tool = importlib.import_module(f'mmseg_invattn.cli.{"explore" if name == "explore_attention" else name}')
     with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
-        return tool.main()
+        return load_tool(name).main()
