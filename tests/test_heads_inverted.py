@@ -173,12 +173,18 @@ def test_rows_name_what_is_wrong(attention, num_blocks, message):
         build_head('fcn', attention=attention, num_blocks=num_blocks)
 
 
+@pytest.mark.parametrize('attention', ['certified', 3, ['certified'], [None, 3]])
+def test_attention_that_is_no_config_is_named(attention):
+    with pytest.raises(TypeError, match=r"('certified'|3).*write .*dict\(form='certified'\)"):
+        build_attention(8, attention)
+
+
 TAKEN = ('it takes in_channels, mode, reduction, num_heads, bias, '
          'position, position_size, key_pooling, neighbourhood, window_size, window_shift')
 
 
 def test_an_argument_that_the_form_does_not_take_is_named():
-    with pytest.raises(TypeError, match=f"^CouplingAttention2d takes no argument 'contraction'.*: {TAKEN}$"):
+    with pytest.raises(TypeError, match=f"^CouplingAttention2d takes no argument 'contraction': {TAKEN}$"):
         build_head('nl', form='coupling', attention=dict(contraction=0.9))
     with pytest.raises(TypeError, match=r"'num_head' \(did you mean 'num_heads'\?\): it takes in_channels, con"):
         build_head('nl', attention=dict(num_head=2))

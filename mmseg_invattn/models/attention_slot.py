@@ -87,7 +87,10 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
         TypeError: an argument that the block does not take.
     """
     check_count('num_blocks', num_blocks)
-    listed = isinstance(attention, Sequence)
+    listed = isinstance(attention, Sequence) and not isinstance(attention, str)
+    if not listed and not isinstance(attention, Mapping | None):
+        raise TypeError(f'attention={attention!r} is neither a config nor a list of configs: write '
+                        'attention=dict(form=\'certified\')')
     if listed and num_blocks > 1:
         raise ValueError(f'num_blocks={num_blocks} repeats one block, and attention={attention!r} is a list: leave '
                          'num_blocks out and list the blocks')
@@ -104,6 +107,8 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
 
 
 def _build_block(channels: int, config: Mapping | None) -> nn.Module:
+    if not isinstance(config, Mapping | None):
+        raise TypeError(f'attention lists {config!r}, which is no config: write dict(form=\'certified\')')
     config = dict(config or {})
     if 'type' in config:
         return MODELS.build(dict(in_channels=channels) | config)

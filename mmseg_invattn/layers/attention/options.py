@@ -149,7 +149,7 @@ def read_options(layer: type, kind: type[Options], given: Mapping[str, object]) 
     if unknown:
         own = [name for name, parameter in inspect.signature(layer).parameters.items()
                if parameter.kind is not parameter.VAR_KEYWORD]
-        near = difflib.get_close_matches(unknown[0], own + options, 1)
+        near = difflib.get_close_matches(unknown[0], own + options, 1, cutoff=0.75)
         raise TypeError(f'{layer.__name__} takes no argument {unknown[0]!r}' + (f' (did you mean {near[0]!r}?)' if near
                         else '') + f': it takes {", ".join(own + options)}')
     return kind(**given)
