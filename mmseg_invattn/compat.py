@@ -1,4 +1,4 @@
-"""The quirks of mmcv, mmengine, mmseg, ``torch.load`` and CPU data-parallel training, known here and nowhere else.
+"""The quirks of mmcv, mmengine, mmseg and CPU data-parallel training, known here and nowhere else.
 
 - mmcv without compiled ops: ``import mmseg`` fails on a missing ``mmcv._ext`` -> :func:`provide_mmcv_ops_stub`.
 - MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.

@@ -39,11 +39,28 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     _add_cfg_options(parser)
 
 
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """Add ``config`` and ``checkpoint``: a trained model."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+
+
+def add_trust_argument(parser: ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``, for a single checkpoint."""
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load the checkpoint even where that runs code which it contains')
+
+
+def check_suffix(parser: ArgumentParser, out: Path | None, suffixes: Sequence[str], what: str) -> None:
+    """End with the usage where ``--out`` names a file of another kind."""
+    if out and out.suffix not in suffixes:
+        parser.error(f'--out {out}: {what} ends in {", ".join(suffixes)}')
+
+
 def add_loading_arguments(parser: ArgumentParser) -> None:
     """Add ``--device`` and ``--trust-checkpoint``: the arguments of tools that load a model and train none."""
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU where there is one')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    add_trust_argument(parser)
 
 
 def read_config(args: Namespace) -> Config:

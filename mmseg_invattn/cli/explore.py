@@ -17,13 +17,12 @@ from ..experiments.explore.attention_adapters import attention_views
 from ..experiments.explore.page import channel_notes, make_page
 from ..experiments.explore.relative_attention_pictures import draw_centres
 from ..visualization.model_input import read_image
-from .arguments import add_loading_arguments, add_overwrite_argument, refuse_existing
+from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write a page that shows where attention looks')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model_arguments(parser)
     parser.add_argument('image', help='image file')
     parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE',
                         help='default: %(default)s')

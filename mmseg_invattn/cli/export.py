@@ -10,12 +10,12 @@ from pathlib import Path
 from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
 from ..engine.inference import init_model, random_image
 from ..visualization.model_input import read_image
+from .arguments import add_model_arguments, add_trust_argument
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Export the forward pass: preprocessed image -> logits')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model_arguments(parser)
     parser.add_argument('--format', choices=FORMATS, required=True)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help='size of the images that the file takes; default: that of --image, else of the crops')
@@ -23,8 +23,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
     parser.add_argument('--tolerance', type=float, default=1e-4,
                         help='largest difference, relative to the largest logit; default: %(default)s')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    add_trust_argument(parser)
     return parser.parse_args(arguments)
 
 

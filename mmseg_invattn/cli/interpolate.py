@@ -8,11 +8,11 @@ import argparse
 
 from mmseg.registry import DATASETS
 
-from ..cli.flow_arguments import add_flow_arguments, load_flow
 from ..datasets.generative import read_images
 from ..experiments.flow.latent_walk import interpolate
 from ..visualization.image_grid import image_grid
 from ..visualization.media import write_image
+from .flow_arguments import add_flow_arguments, load_flow
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

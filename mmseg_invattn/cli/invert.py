@@ -15,13 +15,12 @@ from ..experiments.invert.inversion import inversions
 from ..layers import constant_weights
 from ..models.invertible_parts import invertible_parts
 from ..visualization.model_input import read_image
-from .arguments import add_loading_arguments, add_overwrite_argument, refuse_existing
+from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Show what the inverses of a model recover from an image')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model_arguments(parser)
     parser.add_argument('image', help='image file')
     parser.add_argument('--out', type=Path, default=Path('inverse'), metavar='DIR',
                         help='folder for inverse.json and a picture for each inverse; default: %(default)s')

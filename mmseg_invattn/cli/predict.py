@@ -16,13 +16,12 @@ from ..engine.inference import init_model
 from ..layers import constant_weights
 from ..visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from ..visualization.prediction import Painter
-from .arguments import add_loading_arguments, add_overwrite_argument, refuse_existing
+from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model_arguments(parser)
     parser.add_argument('input', type=Path, metavar='IMAGE|FOLDER|VIDEO')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the results')
     parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')

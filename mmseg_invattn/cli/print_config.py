@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
+from .arguments import add_config_arguments, add_overwrite_argument, check_suffix, read_config, refuse_existing
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -18,8 +18,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, metavar='FILE', help=f'also write it here ({", ".join(SUFFIXES)})')
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
-    if args.out and args.out.suffix not in SUFFIXES:
-        parser.error(f'--out {args.out}: a config ends in {", ".join(SUFFIXES)}')
+    check_suffix(parser, args.out, SUFFIXES, 'a config')
     return args
 
 

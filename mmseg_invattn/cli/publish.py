@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from ..engine.publish import WEIGHTS, publish, write_verified
-from .arguments import add_overwrite_argument, refuse_existing
+from .arguments import add_overwrite_argument, add_trust_argument, refuse_existing
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -20,8 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--weights', choices=WEIGHTS,
                         help="of a run with EMAHook: the moving average, or the weights behind it; default: those that "
                              'tools/test.py uses, which are the average')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    add_trust_argument(parser)
     add_overwrite_argument(parser)
     return parser.parse_args(arguments)
 

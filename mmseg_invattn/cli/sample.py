@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..cli.flow_arguments import add_flow_arguments, load_flow
 from ..visualization.image_grid import image_grid
 from ..visualization.media import write_image
+from .flow_arguments import add_flow_arguments, load_flow
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

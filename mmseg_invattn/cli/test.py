@@ -9,13 +9,12 @@ from mmengine.config import Config
 from mmseg.registry import METRICS
 
 from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
-from .arguments import add_common_arguments, load_config
+from .arguments import add_common_arguments, add_model_arguments, load_config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test (and evaluate) a segmentor')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model_arguments(parser)
     parser.add_argument('--out', metavar='DIR', help='folder for the predictions, one PNG per image')
     parser.add_argument('--show', action='store_true', help='show the painted predictions in a window')
     parser.add_argument('--show-dir', metavar='DIR', help='folder for the painted predictions')

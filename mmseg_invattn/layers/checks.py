@@ -12,6 +12,12 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f'{name}={value!r} is not a positive integer')
 
 
+def check_kernel_sizes(kernel_sizes: Collection[int]) -> None:
+    if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
+        raise ValueError(f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
+                         'centre, so the branch would not keep the size of the feature map')
+
+
 def check_contraction(contraction: float) -> None:
     if isinstance(contraction, str) or not 0 < contraction < 1:
         raise ValueError(f'contraction={contraction!r} is outside (0, 1): the inverse exists for a branch whose '

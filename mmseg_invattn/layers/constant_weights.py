@@ -82,13 +82,16 @@ def held_weights(layer: InvertibleModule) -> Held | None:
     return None if learns or replaced else held
 
 
-def weights_of(layer: InvertibleModule) -> Any:
-    """The weights of the layer: derived now, unless they are constant."""
+def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
+    """The weights of the layer: those given, or where there are none those of now, derived unless they are constant."""
+    if given is not None:
+        return given
     held = held_weights(layer)
     return layer.weights() if held is None else held.weights
 
 
-def started_weights(layer: InvertibleModule, x: Tensor) -> Any:
-    """The weights for a forward pass of x that was given none; what starts from the data comes first."""
-    layer.start(x)
-    return weights_of(layer)
+def started_weights(layer: InvertibleModule, x: Tensor, given: Any = None) -> Any:
+    """As :func:`weights_of`, for a forward pass of x: where none are given, what starts from the data comes first."""
+    if given is None:
+        layer.start(x)
+    return weights_of(layer, given)

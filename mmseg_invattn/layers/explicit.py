@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ops import Roulette, at_least_float32, full_precision, max_token_norm
 from .constant_weights import started_weights, weights_of
-from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
 
 
 class ExplicitInverse(InvertibleModule):
@@ -47,7 +47,7 @@ class ExplicitInverse(InvertibleModule):
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         with full_precision(x.device):
             y = self.transform(x.to(self.working_dtype(x)), weights)
         return self._stored(y, x)
@@ -61,13 +61,13 @@ class ExplicitInverse(InvertibleModule):
             NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or the error has
                 no finite bound.
         """
-        parts = (y, ) if isinstance(y, Tensor) else tuple(y)
+        parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
             raise ValueError(f'the inverse of {type(self).__name__} got {len(parts)} tensors; it takes the '
                              f'{1 + self.extra_outputs} that forward returned')
         for part in parts:
             check_features(part, self.channels if len(parts) == 1 else None, finite=True)
-        weights = weights_of(self) if weights is None else weights
+        weights = weights_of(self, weights)
         eps = max(torch.finfo(part.dtype).eps for part in parts)
         parts = tuple(part.to(self.working_dtype(part)) for part in parts)
         y = parts[0] if len(parts) == 1 else parts
@@ -87,7 +87,7 @@ class ExplicitInverse(InvertibleModule):
 
     @torch.no_grad()
     def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
-        weights = weights_of(self) if weights is None else weights
+        weights = weights_of(self, weights)
         wide = y.to(self.working_dtype(y)) if isinstance(y, Tensor) else tuple(map(at_least_float32, y))
         x = self.solve(wide, weights)
         # inverse says what is wrong
@@ -100,7 +100,7 @@ class ExplicitInverse(InvertibleModule):
     def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
                                 weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         with full_precision(x.device):
             y, log_det = self.transform_and_log_det(x.to(self.working_dtype(x)), weights)
         return self._stored(y, x), log_det

@@ -1,5 +1,7 @@
-"""Parameters: how a module gives them out when it is called, and which ones it has."""
+"""Parameters: how a module gives them out when it is called, and which ones it has, and what it
+computes in."""
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -21,3 +23,9 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
     for part in module.modules():
         parameters = getattr(part, '_former_parameters', None) or part._parameters
         yield from (p for p in parameters.values() if p is not None)
+
+
+def compute_dtype(module: nn.Module, x: Tensor) -> torch.dtype:
+    """The widest dtype of the features and the parameters, at least float32."""
+    return reduce(torch.promote_types, (p.dtype for p in parameters_of(module)),
+                  torch.promote_types(x.dtype, torch.float32))

@@ -10,7 +10,6 @@ A subclass says what its weights are, what the branch is, how large its Lipschit
 """
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ from ..ops import (
 from .constant_weights import held_weights, started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, check_converged, check_features
 from .orthogonal import rotate
-from .parameters import parameters_of
+from .parameters import compute_dtype
 
 
 class Roundings(NamedTuple):
@@ -94,7 +93,7 @@ class ResidualLayer(InvertibleModule):
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor:
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         with full_precision(x.device):
             wide, weights = self._widened(x, weights)
             y = wide + self.branch(wide, weights)
@@ -104,7 +103,7 @@ class ResidualLayer(InvertibleModule):
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
                 weights: Any = None) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
-        weights = weights_of(self) if weights is None else weights
+        weights = weights_of(self, weights)
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, weights = self._widened(y, weights)
@@ -120,7 +119,7 @@ class ResidualLayer(InvertibleModule):
     def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
                                 weights: Any = None) -> tuple[Tensor, Tensor]:
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         wide = x.to(compute_dtype(self, x))
         with full_precision(x.device):
             g, log_det = branch_and_log_abs_det(self.branch_of(weights), wide, n_terms, n_samples,
@@ -188,12 +187,6 @@ class ResidualLayer(InvertibleModule):
         if n not in held.bounds:
             held.bounds[n] = self.branch_bound(weights, n)
         return held.bounds[n]
-
-
-def compute_dtype(layer: InvertibleModule, x: Tensor) -> torch.dtype:
-    """The widest dtype of the features and the parameters, at least float32."""
-    return reduce(torch.promote_types, (p.dtype for p in parameters_of(layer)),
-                  torch.promote_types(x.dtype, torch.float32))
 
 
 def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipschitz: float | None, *, groups: int,

@@ -104,7 +104,7 @@ class InvertibleSequential(InvertibleModule):
             check_features(part, None, finite=True)
         error, *stored = (_cast_away(part) for part in outputs(y))
         trunk, *extra = (at_least_float32(part) for part in outputs(y))
-        weights = self.weights() if weights is None else weights
+        weights = weights_of(self, weights)
         with holding(zip(self.layers, weights, strict=True)):
             x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights)
             residual = torch.stack([self.error_norm(a - b.to(a.dtype))
@@ -161,7 +161,7 @@ class InvertibleSequential(InvertibleModule):
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
         """Through the layers from the last to the first, each around what the ones before it make of x."""
-        weights = self.weights() if weights is None else weights
+        weights = weights_of(self, weights)
         pairs = list(zip(self.layers, weights, strict=True))
         with holding(pairs):
             inputs = list(accumulate(pairs[:-1], lambda x, pair: outputs(pair[0](x, pair[1]))[0], initial=x))

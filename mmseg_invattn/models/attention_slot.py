@@ -60,15 +60,17 @@ class AttentionSlot(nn.Module):
             self.log_gain = nn.Parameter(torch.where(loud, 1.0, -1.0) * math.log(spread))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.log_gain is None:
-            return self.block(x)
-        gain = self.log_gain.exp()[:, None, None]
-        return self.block(x * gain) / gain
+        gain = self._gain()
+        return self.block(x) if gain is None else self.block(x * gain) / gain
 
     def invert(self, x: Tensor, tol: float, max_iter: int, strict: bool) -> AttentionInverse:
         """Runs x through the attention and back; what it sees is ``d x``."""
-        seen = x if self.log_gain is None else x * self.log_gain.exp()[:, None, None]
-        return forward_and_back(self.block, seen, tol, max_iter, strict)
+        gain = self._gain()
+        return forward_and_back(self.block, x if gain is None else x * gain, tol, max_iter, strict)
+
+    def _gain(self) -> Tensor | None:
+        """d, shape (C, 1, 1)."""
+        return None if self.log_gain is None else self.log_gain.exp()[:, None, None]
 
 
 def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None, num_blocks: int = 1) -> nn.Module:

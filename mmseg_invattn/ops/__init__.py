@@ -3,7 +3,7 @@ from .attention import softmax_attention, softmax_attention_dense
 from .ball import to_ball
 from .fingerprint import fingerprint, same
 from .fixed_point import FixedPointResult, solve_fixed_point
-from .layout import transposed
+from .layout import pixel_tokens, transposed
 from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
@@ -15,6 +15,7 @@ from .spectral import gram_norm, spectral_norm_bound
 __all__ = [
     'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'branch_and_log_abs_det', 'cast_all',
     'differentiable_copies', 'fingerprint', 'full_precision', 'gram_norm', 'local_lipschitz', 'max_channel_norm',
-    'max_token_norm', 'memory_free', 'plain_operators_wanted', 'same', 'softmax_attention', 'softmax_attention_dense',
+    'max_token_norm', 'memory_free', 'pixel_tokens', 'plain_operators_wanted', 'same', 'softmax_attention',
+    'softmax_attention_dense',
     'solve_fixed_point', 'spectral_norm_bound', 'to_ball', 'transposed', 'truncation_bound', 'twice_differentiable'
 ]

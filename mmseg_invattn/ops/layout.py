@@ -1,8 +1,13 @@
-"""Where the numbers of a feature map lie in memory."""
+"""Feature maps as tokens, and where their numbers lie in memory."""
 import torch
 from torch import Tensor
 
 from .second_derivative import transformed
+
+
+def pixel_tokens(x_BCHW: Tensor) -> Tensor:
+    """Pixels as the tokens of one group, row by row, (B, 1, N, C); a view."""
+    return x_BCHW.flatten(2).mT[:, None]
 
 
 def transposed(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 
 from prettytable import PrettyTable
 
-from mmseg_invattn.cli.arguments import add_overwrite_argument, refuse_existing
+from mmseg_invattn.cli.arguments import add_overwrite_argument, check_suffix, refuse_existing
 from mmseg_invattn.engine.scalars import Run, last_and_best, read_runs
 from mmseg_invattn.visualization.curves import draw_curves
 
@@ -29,8 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, metavar='FILE', help=f'picture ({", ".join(SUFFIXES)}); default: none')
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
-    if args.out and args.out.suffix not in SUFFIXES:
-        parser.error(f'--out {args.out}: a picture ends in {", ".join(SUFFIXES)}')
+    check_suffix(parser, args.out, SUFFIXES, 'a picture')
     return args
 
 

@@ -25,7 +25,7 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     """Runs a config of configs/reconstruction.
 
     Args:
-        cfg: the config, as :func:`~mmseg_invattn.engine.launch.load_config` returns it.
+        cfg: the config, as :func:`~mmseg_invattn.cli.arguments.load_config` returns it.
         out: folder for result.json and the pictures.
         dataset: its name, for the table.
 

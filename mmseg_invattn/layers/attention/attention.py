@@ -15,6 +15,7 @@ from ...ops.attention import (
     pixel_grid,
     pool_tokens,
     to_windows,
+    window_mask,
 )
 from .options import AttentionOptions
 from .position import POSITIONS
@@ -101,9 +102,7 @@ class Attention(nn.Module):
     def _window_logits(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """(K, G or 1, P, P) for the K windows of a map."""
         window, shift = self.options.window_size, self.options.window_shift
-        # Padding must not be attended to: -inf for its keys, in every window that holds some.
-        real = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, window, shift)
-        beta = real.new_zeros(real.shape).masked_fill(real == 0, -float('inf')).mT
+        beta = window_mask(size, window, shift, like)
         if self.position is None:
             return beta
         grid = pixel_grid((window, window), like)

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import max_channel_norm, to_ball
+from ...ops import max_channel_norm, pixel_tokens, to_ball
 from ...ops.attention import softmax_attention
 from ..checks import check_contraction, check_count, check_sharpness
+from ..constant_weights import weights_of
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .saturation import saturated_share
@@ -62,7 +63,7 @@ class InvChannelAttention(ResidualLayer):
         self.raw = nn.Parameter(torch.ones(1))  # w = tanh(raw)
 
     def start(self, x: Tensor) -> None:
-        self.norm.start_from(_pixels, x)
+        self.norm.start_from(pixel_tokens, x)
 
     def weights(self) -> ChannelWeights:
         raw = given_out(self.raw)
@@ -73,7 +74,7 @@ class InvChannelAttention(ResidualLayer):
     def _tokens(self, x: Tensor, weights: ChannelWeights) -> Tensor:
         """b, shape (B, 1, C, N)."""
         # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
-        x_B1NC = weights.norm.centred(_pixels(x))
+        x_B1NC = weights.norm.centred(pixel_tokens(x))
         return to_ball(x_B1NC.mT, weights.norm.scale * (x_B1NC.shape[2] / self.channels)**0.5)
 
     def branch(self, x: Tensor, weights: ChannelWeights) -> Tensor:
@@ -97,7 +98,7 @@ class InvChannelAttention(ResidualLayer):
 
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
         # An error of y is no larger in the norm of the channels than in inf2.
-        bound = self.lipschitz_bound() if weights is None else self._bound(weights, None)
+        bound = self._bound(weights_of(self, weights), None)
         return torch.where(error == 0, error, error / (1 - bound) if bound < 1 else torch.nan)
 
     def error_norm(self, x: Tensor) -> Tensor:
@@ -117,8 +118,3 @@ class InvChannelAttention(ResidualLayer):
 
     def extra_repr(self) -> str:
         return f'{self.channels}, contraction={self.contraction}'
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, N, C)."""
-    return x.flatten(2).mT[:, None]

@@ -155,7 +155,7 @@ class ConditionalAttention2d(ResidualLayer):
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor:
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
             x1, x2 = wide.chunk(2, 1)
@@ -166,7 +166,7 @@ class ConditionalAttention2d(ResidualLayer):
     def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
                 weights: Any = None) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
-        weights = weights_of(self) if weights is None else weights
+        weights = weights_of(self, weights)
         lipschitz = self._bound(weights, None)
         with full_precision(y.device):
             wide, cast = self._widened(y, weights)
@@ -191,7 +191,7 @@ class ConditionalAttention2d(ResidualLayer):
 
             |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
         """
-        weights = weights_of(self) if weights is None else weights
+        weights = weights_of(self, weights)
         temperature = self._at(weights, x.shape[2] * x.shape[3])[1]
         slope = temperature * weights.bounds.query_slope + temperature * weights.bounds.key_slope
         slope = float(slope.max() / weights.norm.scale.min())
@@ -208,7 +208,7 @@ class ConditionalAttention2d(ResidualLayer):
         linear in what it mixes, so the fused kernels serve, in the gradient too.
         """
         check_features(x, self.channels)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
             x1, x2 = wide.chunk(2, 1)

@@ -19,7 +19,7 @@ from ...ops import cast_all, differentiable_copies, full_precision, local_lipsch
 from ..constant_weights import weights_of
 from ..contract import check_features
 from ..explicit import ExplicitInverse
-from ..residual import compute_dtype
+from ..parameters import compute_dtype
 from .options import LocalAttentionOptions, read_options
 from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
 
@@ -66,7 +66,7 @@ class CouplingAttention2d(ExplicitInverse):
     def forward(self, x: Tensor, weights: CouplingWeights | None = None) -> Tensor:
         check_features(x, self.channels)
         x = x.to(self.working_dtype(x))
-        cast = cast_all(weights_of(self) if weights is None else weights, x.dtype)
+        cast = cast_all(weights_of(self, weights), x.dtype)
         with full_precision(x.device):
             x1, x2 = x.chunk(2, 1)
             y1 = x1 + self.first(x2, cast.first)
@@ -105,7 +105,7 @@ class CouplingAttention2d(ExplicitInverse):
                       weights: CouplingWeights | None = None) -> Tensor:
         within = torch.as_tensor(within).expand_as(error)
         x = x.to(self.working_dtype(x))
-        cast = cast_all(weights_of(self) if weights is None else weights, x.dtype)
+        cast = cast_all(weights_of(self, weights), x.dtype)
         with full_precision(x.device):
             x1, x2 = x.chunk(2, 1)
             y1 = x1 + self.first(x2, cast.first)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...ops import differentiable_copies, full_precision, local_lipschitz
 from ..contract import check_features
-from ..residual import compute_dtype
+from ..parameters import compute_dtype
 from .options import AttentionOptions, read_options
 from .ordinary_branch import OrdinaryBranch
 

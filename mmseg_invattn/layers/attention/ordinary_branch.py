@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, max_token_norm, spectral_norm_bound
+from ...ops import cast_all, max_token_norm, pixel_tokens, spectral_norm_bound
 from .attention import Attention
 from .linear import Bias, GroupedLinear, grouped_linear
 from .local_bound import local_bound
@@ -51,7 +51,7 @@ class OrdinaryBranch(nn.Module):
     def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
         # on its own the branch is computed in the precision of its parameters, as ordinary layers are
         weights = cast_all(self.weights(), self.out.weight.dtype) if weights is None else weights
-        x_B1NC, size = _tokens(x)
+        x_B1NC, size = pixel_tokens(x), (x.shape[2], x.shape[3])
         mix = self.attention.mixer(weights.scores, x_B1NC, size, self.attention.logits(size, x), self.kernel)
         v_BGNE = grouped_linear(x_B1NC, weights.value, weights.value_bias)
         g_BNC = grouped_linear(mix(v_BGNE), weights.out).sum(1)
@@ -67,7 +67,7 @@ class OrdinaryBranch(nn.Module):
         times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound` for ``|W_V|
         Lambda``; and ``2 R sum_h |W_O| |W_V|``, as far apart as outputs can be however steep A is.
         """
-        (tokens_B1NC, size), mode = _tokens(x), self.attention.mode
+        tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
         reach = (distance + within).double()
         radius = (max_token_norm(x) + reach).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
         bounds = mode.bounds(cast_all(weights.scores, torch.float64), spectral_norm_bound, radius)
@@ -78,8 +78,3 @@ class OrdinaryBranch(nn.Module):
         ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
         steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
         return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)
-
-
-def _tokens(x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Pixels as tokens, (B, 1, N, C), and (H, W)."""
-    return x.flatten(2).mT[:, None], (x.shape[2], x.shape[3])

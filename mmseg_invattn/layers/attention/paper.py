@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import full_precision
+from ...ops import full_precision, pixel_tokens
 from ..checks import check_choice
 from ..parameters import given_out
 from ..residual import ResidualLayer
@@ -95,7 +95,7 @@ class PaperAttention2d(ResidualLayer):
         return weights._replace(beta=self.attention.logits(size, weights.value), size=size)
 
     def branch(self, x: Tensor, weights: PaperWeights) -> Tensor:
-        x_B1NC = x.flatten(2).mT[:, None]
+        x_B1NC = pixel_tokens(x)
         mix = self.attention.mixer(weights.scores, x_B1NC, weights.size, weights.beta, self.attention.mode.paper)
         o_BHNE = mix(grouped_linear(x_B1NC, weights.value, weights.value_bias)) / FACTOR
         o_B1NC = o_BHNE.transpose(1, 2).flatten(2)[:, None]

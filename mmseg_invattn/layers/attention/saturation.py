@@ -7,7 +7,8 @@ from torch import Tensor
 from ...ops import cast_all, full_precision
 from ..constant_weights import weights_of
 from ..contract import check_features
-from ..residual import ResidualLayer, compute_dtype
+from ..parameters import compute_dtype
+from ..residual import ResidualLayer
 
 
 def saturated_share(layer: ResidualLayer, x: Tensor, bounded: Callable[[Tensor, Any], Tensor]) -> Tensor:

@@ -99,7 +99,7 @@ class InvRelativeAttention2d(ResidualLayer):
         check_features(x, self.channels)
         if isinstance(n_terms, str) and n_terms == 'exact':
             return super().forward_and_log_abs_det(x, n_terms, n_samples, weights)
-        weights = started_weights(self, x) if weights is None else weights
+        weights = started_weights(self, x, weights)
         coefficients = series_coefficients(n_terms, n_samples, lambda: self._bound(weights, None))
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)

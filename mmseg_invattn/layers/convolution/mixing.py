@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import at_least_float32
-from ...ops.attention import from_windows, pixel_grid, separable_attention, to_windows, window_padding
+from ...ops.attention import (
+    from_windows,
+    pixel_grid,
+    separable_attention,
+    to_windows,
+    window_mask,
+    window_padding,
+)
 
 
 class PositionMixing(nn.Module):
@@ -98,8 +105,7 @@ class PositionMixing(nn.Module):
         grid_P2 = pixel_grid((self.window, self.window), like)
         logits_KGPP = self.encoding(grid_P2, grid_P2)[None]
         if any(window_padding(size, self.window, self.window_shift)):
-            real_K1P1 = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, self.window, self.window_shift)
-            logits_KGPP = logits_KGPP.masked_fill(real_K1P1.mT == 0, -torch.inf)
+            logits_KGPP = logits_KGPP + window_mask(size, self.window, self.window_shift, like)
         return logits_KGPP.softmax(-1)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows
+from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows, window_mask
 from ..checks import check_choice, check_count, check_takes
 from ..contract import check_features
 from .conversion import conv_from_heads, heads_from_conv, width_for
@@ -185,11 +185,11 @@ class RelativeSelfAttention2d(nn.Module):
             mixed_BGNE = softmax_attention(*tokens, beta)
         else:
             cut = [to_windows(t, size, self.window, self.window_shift) for t in tokens]
-            real = to_windows(x.new_ones(x.shape[0], 1, size[0] * size[1], 1), size, self.window, self.window_shift)
-            beta = real.new_zeros(real.shape).masked_fill(real == 0, -torch.inf).mT
+            beta = window_mask(size, self.window, self.window_shift, x)
             if self.content == 'both':
                 grid_P2 = pixel_grid((self.window, self.window), x)
                 beta = beta + self.mixing.encoding(grid_P2, grid_P2)
+            beta = beta.repeat(x.shape[0], 1, 1, 1)
             mixed_BGNE = from_windows(softmax_attention(*cut, beta), size, self.window, self.window_shift)
         mixed = mixed_BGNE.mT.unflatten(3, size)[..., up:size[0] - up, left:size[1] - left]
         return mixed[..., ::self.stride, ::self.stride].flatten(3)

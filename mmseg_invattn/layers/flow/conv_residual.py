@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import full_precision, gram_norm
+from ..checks import check_contraction, check_count, check_kernel_sizes
 from ..parameters import given_out
 from ..residual import ResidualLayer, Roundings
 
@@ -73,19 +74,14 @@ class InvConvResidual(ResidualLayer):
     def __init__(self, channels: int, hidden_channels: int | None = None, kernel_sizes: tuple[int, ...] = (3, 1, 3),
                  contraction: float = 0.9, activation: str = 'LipSwish'):
         super().__init__()
-        if not 0 < contraction < 1:
-            raise ValueError(f'contraction={contraction} is outside (0, 1): the inverse exists for a branch whose '
-                             'Lipschitz constant is below 1; the default is 0.9')
-        if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
-                             'centre, so the branch would not keep the size of the feature map')
+        check_contraction(contraction)
+        check_kernel_sizes(kernel_sizes)
         if activation not in ACTIVATIONS:
             raise ValueError(f'activation={activation!r} is not one of {list(ACTIVATIONS)}, those whose slope is '
                              'at most 1')
         hidden = channels if hidden_channels is None else hidden_channels
         for name, value in (('channels', channels), ('hidden_channels', hidden)):
-            if value < 1:
-                raise ValueError(f'{name}={value} is not a positive integer')
+            check_count(name, value)
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
         self.convs = nn.ModuleList(

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_count
 from ..explicit import ExplicitInverse
 
 
@@ -21,8 +22,7 @@ class Squeeze(ExplicitInverse):
 
     def __init__(self, factor: int = 2):
         super().__init__()
-        if not isinstance(factor, int) or factor < 1:
-            raise ValueError(f'factor={factor!r} is not a positive integer')
+        check_count('factor', factor)
         self.factor = factor
 
     def transform(self, x: Tensor, weights: tuple) -> Tensor:

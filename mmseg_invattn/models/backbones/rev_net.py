@@ -12,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from ...layers import CouplingAttention2d, GridCoupling, InvertibleModule, ToGrid
+from ...layers.checks import check_kernel_sizes
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
 # Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many.
@@ -81,9 +82,7 @@ class RevNet2d(InvertibleBackbone):
         blocks = per_stage('stage_blocks', stage_blocks, sizes['stage_blocks'], strides)
         hidden = per_stage('hidden_channels', hidden_channels, sizes['hidden_channels'], strides)
         kernels = tuple(kernel_sizes or sizes['kernel_sizes'])
-        if any(k < 1 or k % 2 == 0 for k in kernels):
-            raise ValueError(f'kernel_sizes={kernels} are not odd numbers of at least 1: an even kernel has no centre, '
-                             'so the branch would not keep the size of the feature map')
+        check_kernel_sizes(kernels)
         check_attention(attention, attention_stages, strides)
 
         def stage(i: int, channels: int, splits: bool) -> list[InvertibleModule]:

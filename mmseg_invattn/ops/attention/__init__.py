@@ -27,6 +27,7 @@ from .neighbourhood import (
     mix_criss_cross,
     neighbourhood_mask,
     to_windows,
+    window_mask,
     window_padding,
 )
 from .pooling import pool_tokens
@@ -42,5 +43,6 @@ __all__ = [
     'l2_attention', 'l2_attention_dense', 'l2_log_weights', 'log_elu1', 'look_up', 'mean_concatenation_attention',
     'mean_concatenation_attention_dense', 'mean_dot_product_attention', 'mix_criss_cross', 'neighbourhood_mask',
     'pixel_grid', 'pool_tokens', 'separable_attention', 'separable_weights_dense', 'softmax_attention',
-    'softmax_attention_dense', 'softmax_log_weights', 'to_windows', 'window_padding'
+    'softmax_attention_dense', 'softmax_log_weights', 'to_windows', 'window_mask',
+    'window_padding'
 ]

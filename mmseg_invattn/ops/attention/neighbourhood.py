@@ -63,6 +63,15 @@ def to_windows(x_BGNC: Tensor, size: tuple[int, int], window: int, shift: int) -
     return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, groups, window * window, channels)
 
 
+def window_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> Tensor:
+    """Logits of the keys in the windows of a map, (K, 1, 1, P): 0, and -inf of the padding, which is not attended to.
+
+    They have the dtype and the device of ``like``.
+    """
+    real_K1P1 = to_windows(like.new_ones(1, 1, size[0] * size[1], 1), size, window, shift)
+    return real_K1P1.new_zeros(real_K1P1.shape).masked_fill(real_K1P1 == 0, -torch.inf).mT
+
+
 def from_windows(x_KGPC: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
     """The inverse of :func:`to_windows`, padding taken off: shape (B, G, N, C)."""
     left, right, top, bottom = window_padding(size, window, shift)
