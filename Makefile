@@ -25,6 +25,7 @@ test-openmmlab: $(VENV_OPENMMLAB)/.ready
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 
 setup: $(VENV)/.ready
 

@@ -1,5 +1,6 @@
 """Puts configs and tools into the wheel as OpenMMLab's extensions do, under ``mmseg_invattn/.mim``; everything else is
 in pyproject.toml. Importing torch here is avoided on purpose: pip runs this file before torch is there."""
+
 import shutil
 from pathlib import Path
 

@@ -6,6 +6,7 @@ hooks, so that one line in a config is enough::
 
     custom_imports = dict(imports=['mmseg_invattn'])
 """
+
 from . import registration
 from .version import __version__  # noqa: F401  (part of the package's interface)
 

@@ -5,6 +5,7 @@
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,8 +29,10 @@ class _MissingOps(ModuleType):
             raise AttributeError(name)
 
         def missing_op(*args: Any, **kwargs: Any) -> None:
-            raise RuntimeError(f'the op mmcv.ops.{name} needs compiled code, which the installed mmcv does not have; '
-                               'install a build of mmcv with ops, or use a model that does without')
+            raise RuntimeError(
+                f'the op mmcv.ops.{name} needs compiled code, which the installed mmcv does not have; '
+                'install a build of mmcv with ops, or use a model that does without'
+            )
 
         return missing_op
 
@@ -94,8 +97,10 @@ def prepare_distributed(cfg: Any, launcher: str) -> None:
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
         torch_dist.init_process_group('gloo', timeout=timedelta(seconds=seconds))
     wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     has_sync_bn = cfg.get('sync_bn') is not None
     cfg.sync_bn = None
@@ -105,18 +110,23 @@ def prepare_distributed(cfg: Any, launcher: str) -> None:
 
 def _read_ranks(launcher: str) -> None:
     """Set what ``torch.distributed`` reads (RANK, WORLD_SIZE, ...) from the variables of the launcher."""
-    names = dict(slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-                 mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-                 pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))[launcher]
+    names = dict(
+        slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    )[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
-        raise RuntimeError(f'--launcher {launcher}: the environment lacks {", ".join(missing)}; start the processes '
-                           'with tools/dist_train.sh (pytorch), tools/slurm_train.sh (slurm) or mpirun (mpi)')
+        raise RuntimeError(
+            f'--launcher {launcher}: the environment lacks {", ".join(missing)}; start the processes '
+            'with tools/dist_train.sh (pytorch), tools/slurm_train.sh (slurm) or mpirun (mpi)'
+        )
     for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=True):
         os.environ[target] = os.environ[source]
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        hosts = subprocess.run(['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], check=True,
-                               capture_output=True, text=True).stdout
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], check=True, capture_output=True, text=True
+        ).stdout
         os.environ['MASTER_ADDR'] = hosts.split()[0]
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')

@@ -2,6 +2,7 @@
 
 It runs on a broken installation too: nothing but the standard library is imported at its head.
 """
+
 from __future__ import annotations
 
 import sys
@@ -15,17 +16,21 @@ from .compat import provide_mmcv_ops_stub
 
 # module: its distribution on the maintained line, those on the original line
 STACK = {
-    'mmengine': ('onedl-mmengine', ('mmengine', )),
+    'mmengine': ('onedl-mmengine', ('mmengine',)),
     'mmcv': ('onedl-mmcv', ('mmcv', 'mmcv-lite')),
-    'mmseg': ('onedl-mmsegmentation', ('mmsegmentation', )),
+    'mmseg': ('onedl-mmsegmentation', ('mmsegmentation',)),
 }
 INSTALL_ONEDL = 'pip install onedl-mmengine onedl-mmcv onedl-mmsegmentation'
-INSTALL_OPENMMLAB = ('pip install "mmengine>=0.10.7,<0.11" "mmcv-lite>=2.1.0,<2.2.0" "mmsegmentation>=1.2.2" '
-                     'ftfy regex "setuptools<82"')
-UNINSTALL = ('pip uninstall -y mmengine mmcv mmcv-lite mmsegmentation onedl-mmengine onedl-mmcv '
-             'onedl-mmsegmentation')
-OTHERS = {'numpy': 'numpy', 'cv2': 'opencv-python', 'prettytable': 'prettytable',
-          'cityscapesscripts': 'cityscapesscripts'}
+INSTALL_OPENMMLAB = (
+    'pip install "mmengine>=0.10.7,<0.11" "mmcv-lite>=2.1.0,<2.2.0" "mmsegmentation>=1.2.2" ftfy regex "setuptools<82"'
+)
+UNINSTALL = 'pip uninstall -y mmengine mmcv mmcv-lite mmsegmentation onedl-mmengine onedl-mmcv onedl-mmsegmentation'
+OTHERS = {
+    'numpy': 'numpy',
+    'cv2': 'opencv-python',
+    'prettytable': 'prettytable',
+    'cityscapesscripts': 'cityscapesscripts',
+}
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Finding:
         problem: What is wrong with it; empty where nothing is.
         fix: The line that mends it.
     """
+
     subject: str
     found: str
     problem: str = ''
@@ -83,8 +89,10 @@ def examine_torch() -> Iterator[Finding]:
 
 def examine_stack() -> Iterator[Finding]:
     """Look at mmengine, mmcv and mmseg: one line of distributions, complete, and importable."""
-    installed = {module: {name: found for name in (onedl, *originals) if (found := installed_version(name))}
-                 for module, (onedl, originals) in STACK.items()}
+    installed = {
+        module: {name: found for name in (onedl, *originals) if (found := installed_version(name))}
+        for module, (onedl, originals) in STACK.items()
+    }
     names = [name for found in installed.values() for name in found]
     lines = {name.startswith('onedl-') for name in names}
     install = INSTALL_OPENMMLAB if lines == {False} else INSTALL_ONEDL
@@ -103,8 +111,12 @@ def examine_stack() -> Iterator[Finding]:
         yield Finding(module, provided or 'missing', problem, fix)
     if sound and len(lines) > 1:
         sound = False
-        yield Finding('line', 'mixed', 'distributions of both lines are installed (onedl-* and the originals); they '
-                      'do not fit together', f'{UNINSTALL} && {INSTALL_ONEDL}')
+        yield Finding(
+            'line',
+            'mixed',
+            'distributions of both lines are installed (onedl-* and the originals); they do not fit together',
+            f'{UNINSTALL} && {INSTALL_ONEDL}',
+        )
     if sound:
         yield from examine_imports(install)
 
@@ -122,11 +134,16 @@ def examine_imports(install: str) -> Iterator[Finding]:
     except Exception as error:  # mmseg asserts versions, others raise whatever they like
         missing = getattr(error, 'name', None) if isinstance(error, ModuleNotFoundError) else None
         known = missing and missing.split('.')[0] not in STACK
-        yield Finding('import mmseg', 'fails', f'{type(error).__name__}: {str(error).strip() or "no message"}',
-                      f'pip install {missing.split(".")[0]}' if known else f'{UNINSTALL} && {install}')
+        yield Finding(
+            'import mmseg',
+            'fails',
+            f'{type(error).__name__}: {str(error).strip() or "no message"}',
+            f'pip install {missing.split(".")[0]}' if known else f'{UNINSTALL} && {install}',
+        )
         return
-    yield Finding('mmcv ops', 'not compiled: only models that use them fail, none of this project does' if stubbed
-                  else 'compiled')
+    yield Finding(
+        'mmcv ops', 'not compiled: only models that use them fail, none of this project does' if stubbed else 'compiled'
+    )
 
 
 def examine_others() -> Iterator[Finding]:

@@ -1,4 +1,5 @@
 """Where the configs lie: beside the package in a checkout, inside of it (``.mim``) in an installation."""
+
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent

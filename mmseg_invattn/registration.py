@@ -5,6 +5,7 @@ a program without MMSegmentation has to load torch alone, although Python import
 package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
 as mmseg is.
 """
+
 import importlib
 import sys
 from collections.abc import Sequence

@@ -1,14 +1,14 @@
 """Fixtures that several test files share."""
+
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.checkout import ROOT
 
 import mmseg_invattn  # noqa: F401  (before any test imports mmseg, which needs compiled mmcv ops or their stand-in)
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='session')
@@ -25,6 +25,5 @@ def context_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small demo data set: 16 training and 8 validation images."""
     out = tmp_path_factory.mktemp('data') / 'context_shapes'
     tool = ROOT / 'tools' / 'dataset_converters' / 'context_shapes.py'
-    subprocess.run(
-        [sys.executable, str(tool), '--out', str(out), '--num-train', '16', '--num-val', '8'], check=True)
+    subprocess.run([sys.executable, str(tool), '--out', str(out), '--num-train', '16', '--num-val', '8'], check=True)
     return out

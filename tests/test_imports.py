@@ -1,10 +1,27 @@
 """Imports go one way: each folder imports only from those before it."""
+
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / 'mmseg_invattn'
-ORDER = ['version', 'paths', 'compat', 'ops', 'layers', 'models', 'datasets', 'engine', 'evaluation', 'visualization',
-         'experiments', 'doctor', 'cli', 'registration']
+from helpers.checkout import ROOT
+
+PACKAGE = ROOT / 'mmseg_invattn'
+ORDER = [
+    'version',
+    'paths',
+    'compat',
+    'ops',
+    'layers',
+    'models',
+    'datasets',
+    'engine',
+    'evaluation',
+    'visualization',
+    'experiments',
+    'doctor',
+    'cli',
+    'registration',
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -12,7 +29,7 @@ def imported(path: Path) -> set[str]:
     here, parts = path.relative_to(PACKAGE).parts[:-1], set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = here[:len(here) - node.level + 1]
+            base = here[: len(here) - node.level + 1]
             names = [node.module] if node.module else [alias.name for alias in node.names]
             parts |= {(*base, *name.split('.'))[0] for name in names}
         elif isinstance(node, ast.ImportFrom | ast.Import):

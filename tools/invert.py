@@ -2,6 +2,7 @@
 
 The command ``mmseg-invattn invert`` under the name that users of MMSegmentation type.
 """
+
 import sys
 from importlib.util import find_spec
 from pathlib import Path

@@ -3,7 +3,8 @@
 custom_imports = dict(imports=['mmseg_invattn'], allow_failed_imports=False)
 default_scope = 'mmseg'
 env_cfg = dict(
-    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
+    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
+)
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(by_epoch=False)
@@ -24,10 +25,11 @@ default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     constant_weights=dict(type='ConstantWeightsHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+)
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='DatasetCheckHook'),
-    dict(type='CertificateHook', interval=200, max_val_images=8)
+    dict(type='CertificateHook', interval=200, max_val_images=8),
 ]

@@ -2,6 +2,5 @@
 _base_ = '../fcn/fcn_r18-d8_1xb8-20k_camvid-360x480.py'
 attention = dict(form='certified', mode='embedded_gaussian')
 model = dict(
-    backbone=dict(
-        type='InvAttentionResNet',
-        attention=[dict(stage=2, **attention), dict(stage=3, **attention)]))
+    backbone=dict(type='InvAttentionResNet', attention=[dict(stage=2, **attention), dict(stage=3, **attention)])
+)

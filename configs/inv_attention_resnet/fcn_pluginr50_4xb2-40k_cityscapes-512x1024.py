@@ -6,5 +6,8 @@ model = dict(
             dict(
                 cfg=dict(type='CertifiedAttention2d', mode='embedded_gaussian'),
                 stages=(False, False, True, False),
-                position='after_conv3')
-        ]))
+                position='after_conv3',
+            )
+        ]
+    )
+)

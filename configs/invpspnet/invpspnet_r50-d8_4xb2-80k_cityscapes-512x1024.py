@@ -1,7 +1,8 @@
 _base_ = [
     '../_base_/models/invpspnet_r50-d8.py',
     '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/default_runtime.py', '../_base_/schedules/schedule_80k.py'
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/schedule_80k.py',
 ]
 crop_size = (512, 1024)
 data_preprocessor = dict(size=crop_size)

@@ -9,4 +9,7 @@ model = dict(
             position_channels=240,
             content='both',
             key_channels=32,
-            window=16)))
+            window=16,
+        )
+    )
+)

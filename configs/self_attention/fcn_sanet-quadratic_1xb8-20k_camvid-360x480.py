@@ -1,14 +1,13 @@
 _base_ = [
-    '../_base_/models/fcn_sanet.py', '../_base_/datasets/camvid_360x480.py',
-    '../_base_/default_runtime.py', '../_base_/schedules/schedule_20k.py'
+    '../_base_/models/fcn_sanet.py',
+    '../_base_/datasets/camvid_360x480.py',
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/schedule_20k.py',
 ]
 crop_size = (360, 480)
 data_preprocessor = dict(size=crop_size)
-model = dict(
-    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11))
+model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11))
 # attention centres and widths are not decayed
 optim_wrapper = dict(
-    paramwise_cfg=dict(custom_keys={
-        'encoding.centre': dict(decay_mult=0.),
-        'encoding.root': dict(decay_mult=0.)
-    }))
+    paramwise_cfg=dict(custom_keys={'encoding.centre': dict(decay_mult=0.0), 'encoding.root': dict(decay_mult=0.0)})
+)

@@ -1,14 +1,13 @@
 _base_ = [
     '../_base_/models/fcn_sanet.py',
     '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/default_runtime.py', '../_base_/schedules/schedule_80k.py'
+    '../_base_/default_runtime.py',
+    '../_base_/schedules/schedule_80k.py',
 ]
 crop_size = (512, 1024)
 data_preprocessor = dict(size=crop_size)
 model = dict(data_preprocessor=data_preprocessor)
 # attention centres and widths are not decayed
 optim_wrapper = dict(
-    paramwise_cfg=dict(custom_keys={
-        'encoding.centre': dict(decay_mult=0.),
-        'encoding.root': dict(decay_mult=0.)
-    }))
+    paramwise_cfg=dict(custom_keys={'encoding.centre': dict(decay_mult=0.0), 'encoding.root': dict(decay_mult=0.0)})
+)

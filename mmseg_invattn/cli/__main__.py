@@ -1,4 +1,5 @@
 """``python -m mmseg_invattn.cli`` is the command ``mmseg-invattn``."""
+
 import sys
 
 from .main import main

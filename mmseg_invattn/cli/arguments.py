@@ -1,4 +1,5 @@
 """What subcommands share: arguments, the config and what of it the command line changes, files that are in the way."""
+
 from __future__ import annotations
 
 import os
@@ -21,16 +22,22 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; ./work_dirs/<config name> by default')
     _add_cfg_options(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load checkpoints even where that runs code which they contain')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='load checkpoints even where that runs code which they contain'
+    )
     # some launchers still pass it; torchrun sets LOCAL_RANK itself
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
 
 
 def _add_cfg_options(parser: ArgumentParser) -> None:
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
-                             'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
+        'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)',
+    )
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -47,8 +54,11 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 
 def add_trust_argument(parser: ArgumentParser) -> None:
     """Add ``--trust-checkpoint``, for a single checkpoint."""
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load the checkpoint even where that runs code which it contains')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load the checkpoint even where that runs code which it contains',
+    )
 
 
 def check_suffix(parser: ArgumentParser, out: Path | None, suffixes: Sequence[str], what: str) -> None:
@@ -121,5 +131,7 @@ def refuse_existing(files: Iterable[str | Path], overwrite: bool) -> None:
     there = [] if overwrite else [str(file) for file in files if osp.lexists(file)]
     if there:
         more = f' and {len(there) - 1} more files' * (len(there) > 1)
-        raise FileExistsError(f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, '
-                              'or choose another --out')
+        raise FileExistsError(
+            f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, '
+            'or choose another --out'
+        )

@@ -8,6 +8,7 @@ It prints a table and writes benchmark.md and benchmark.json. Every ratio is our
 rounds, or the worst of the samples where the line says so, with the quartiles in brackets. Memory is what a step
 needs beyond its inputs. OMP_NUM_THREADS sets the threads.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,20 +21,35 @@ from ..experiments.benchmark import blocks, inverse, kernels, models, stacks
 from ..experiments.benchmark.report import Report
 from ..experiments.benchmark.session import Session
 
-PARTS = {'kernels': kernels.run, 'blocks': blocks.run, 'inverse': inverse.run, 'memory': stacks.run,
-         'models': models.run, 'growth': blocks.growth}
+PARTS = {
+    'kernels': kernels.run,
+    'blocks': blocks.run,
+    'inverse': inverse.run,
+    'memory': stacks.run,
+    'models': models.run,
+    'growth': blocks.growth,
+}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--what', nargs='+', default=['all'], choices=[*PARTS, 'all'])
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:1')
-    parser.add_argument('--dtypes', nargs='+', choices=['float32', 'bfloat16'],
-                        help='float32 on the CPU, both on a GPU; the inverse is always measured in float32')
+    parser.add_argument(
+        '--dtypes',
+        nargs='+',
+        choices=['float32', 'bfloat16'],
+        help='float32 on the CPU, both on a GPU; the inverse is always measured in float32',
+    )
     parser.add_argument('--repeats', type=int, help='rounds of every comparison; 3 to 7 by its length')
-    parser.add_argument('--configs', nargs='+', default=[], metavar='CONFIG',
-                        help='models to measure, the first of several being the peer of the others; by default the '
-                             'Cityscapes ResNet-50 with NLHead and with InvNLHead')
+    parser.add_argument(
+        '--configs',
+        nargs='+',
+        default=[],
+        metavar='CONFIG',
+        help='models to measure, the first of several being the peer of the others; by default the '
+        'Cityscapes ResNet-50 with NLHead and with InvNLHead',
+    )
     parser.add_argument('--crop', nargs=2, type=int, metavar=('H', 'W'), help='of the models; 512 1024')
     parser.add_argument('--batch', type=int, default=2, help='of the models; 1 is taken where it does not fit')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
@@ -42,8 +58,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
-        raise ValueError(f'--device={args.device}, and torch finds no GPU: leave it out, or look at '
-                         '`python -m mmseg_invattn.doctor`')
+        raise ValueError(
+            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `python -m mmseg_invattn.doctor`'
+        )
     return args
 
 
@@ -53,10 +70,16 @@ def main(arguments: list[str] | None = None) -> None:
     if on_gpu:
         torch.cuda.set_device(args.device)
     report = Report(args.out, args.device, ' '.join(['benchmark.py', *sys.argv[1:]]))
-    session = Session(add=report.add, device=args.device, repeats=args.repeats, quick=args.quick,
-                      dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu else ('float32', ))),
-                      configs=tuple(args.configs), crop=tuple(args.crop or ((64, 64) if args.quick else (512, 1024))),
-                      batch=args.batch)
+    session = Session(
+        add=report.add,
+        device=args.device,
+        repeats=args.repeats,
+        quick=args.quick,
+        dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu else ('float32',))),
+        configs=tuple(args.configs),
+        crop=tuple(args.crop or ((64, 64) if args.quick else (512, 1024))),
+        batch=args.batch,
+    )
     for name, run in PARTS.items():
         if name in args.what or 'all' in args.what:
             run(session)

@@ -1,7 +1,8 @@
 """Write samples as the model gets them, after augmentation, beside their painted labels.
 
-    python tools/analysis/browse_dataset.py CONFIG --out DIR [--split train] [--num 20]
+python tools/analysis/browse_dataset.py CONFIG --out DIR [--split train] [--num 20]
 """
+
 from __future__ import annotations
 
 import argparse
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = read_config(args)
     if not cfg.get(f'{args.split}_dataloader'):
         raise ValueError(f'{args.config}: the config has no {args.split}_dataloader')
-    check_data_folders(cfg, (args.split, ))
+    check_data_folders(cfg, (args.split,))
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
     files = [args.out / f'{number:04d}.png' for number in range(args.num)]
@@ -61,8 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     for file, index in tqdm(zip(files, indices, strict=True), total=args.num, desc=args.split, unit='sample'):
         sample = dataset[index]
         if not isinstance(sample['inputs'], Tensor):
-            raise ValueError(f'the {args.split} pipeline gives several images a sample (test-time augmentation); '
-                             'browse a split without it')
+            raise ValueError(
+                f'the {args.split} pipeline gives several images a sample (test-time augmentation); '
+                'browse a split without it'
+            )
         image = as_image(sample['inputs'])
         picture = image
         if 'gt_sem_seg' in sample['data_samples']:

@@ -6,6 +6,7 @@ It reports images without label and labels without image, files that cannot be r
 outside the classes, and prints how often each class occurs. It does not stop at a fault; the exit status is 1 where
 there was one.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,8 +28,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
     parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS, help='default: all that the config has')
-    parser.add_argument('--shown', type=int, default=20, metavar='N',
-                        help='files to list of each kind of fault, 0 for all; default: %(default)s')
+    parser.add_argument(
+        '--shown',
+        type=int,
+        default=20,
+        metavar='N',
+        help='files to list of each kind of fault, 0 for all; default: %(default)s',
+    )
     return parser.parse_args(arguments)
 
 
@@ -61,7 +67,7 @@ def report(survey: Survey, shown: int) -> None:
     for kind in sorted({fault.kind for fault in survey.faults}):
         faults = [fault for fault in survey.faults if fault.kind == kind]
         print(f'{kind}: {len(faults)}')
-        for fault in faults[:shown or None]:
+        for fault in faults[: shown or None]:
             print(f'    {fault}')
         if shown and len(faults) > shown:
             print(f'    ... and {len(faults) - shown} more; --shown 0 lists all')

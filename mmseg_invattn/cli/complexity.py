@@ -6,6 +6,7 @@ FLOPs are those of matrix products, convolutions and attention, a multiply-add a
 logits. The inverse is run at the features of a random image, and counted with all its iterations: their number depends
 on the weights, so give a checkpoint.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -56,13 +57,33 @@ def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
 
 def inverse_table(costs: list[InverseCost]) -> PrettyTable:
     """What inverting each part takes."""
-    table = PrettyTable(['invertible part', 'input', 'forward', 'inverse', 'inverse / forward', 'evaluations',
-                         'error bound', 'converged'], align='r')
+    table = PrettyTable(
+        [
+            'invertible part',
+            'input',
+            'forward',
+            'inverse',
+            'inverse / forward',
+            'evaluations',
+            'error bound',
+            'converged',
+        ],
+        align='r',
+    )
     table.align['invertible part'] = 'l'
     for cost in costs:
-        table.add_row([cost.name, 'x'.join(map(str, cost.shape)), shown(cost.forward), shown(cost.inverse),
-                       f'{cost.inverse / max(cost.forward, 1):.2f}', cost.iterations, f'{cost.error_bound:.1e}',
-                       'yes' if cost.converged else 'NO'])
+        table.add_row(
+            [
+                cost.name,
+                'x'.join(map(str, cost.shape)),
+                shown(cost.forward),
+                shown(cost.inverse),
+                f'{cost.inverse / max(cost.forward, 1):.2f}',
+                cost.iterations,
+                f'{cost.error_bound:.1e}',
+                'yes' if cost.converged else 'NO',
+            ]
+        )
     return table
 
 

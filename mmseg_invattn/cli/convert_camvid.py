@@ -7,6 +7,7 @@ void) or images/{train,val,test}/ with labels/{train,val,test}/. Splits that are
 must have a label of its name and size, every label value must be 0 to 11 or 255; 11 becomes 255, images are copied
 byte by byte.
 """
+
 import argparse
 from pathlib import Path
 
@@ -36,17 +37,23 @@ def find_splits(source: Path) -> dict[str, tuple[Path, Path]]:
         raise FileNotFoundError(f'The source folder {source} does not exist. Fix: give the folder of CamVid.')
     found = {}
     for split in SPLITS:
-        for images, labels in ((source / split, source / f'{split}annot'),
-                               (source / 'images' / split, source / 'labels' / split)):
+        for images, labels in (
+            (source / split, source / f'{split}annot'),
+            (source / 'images' / split, source / 'labels' / split),
+        ):
             if images.is_dir() != labels.is_dir():
                 there, missing = (images, labels) if images.is_dir() else (labels, images)
-                raise FileNotFoundError(f'{there} exists, but {missing} does not. A split needs images and labels. '
-                                        'Fix: add the missing folder, or remove the other.')
+                raise FileNotFoundError(
+                    f'{there} exists, but {missing} does not. A split needs images and labels. '
+                    'Fix: add the missing folder, or remove the other.'
+                )
             if images.is_dir():
                 found[split] = (images, labels)
     if not found:
-        raise FileNotFoundError(f'{source} has neither train/ and trainannot/ (SegNet) nor images/train/ and '
-                                'labels/train/. Fix: give the folder that holds these.')
+        raise FileNotFoundError(
+            f'{source} has neither train/ and trainannot/ (SegNet) nor images/train/ and '
+            'labels/train/. Fix: give the folder that holds these.'
+        )
     return found
 
 
@@ -60,21 +67,29 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     image_files = sorted(path for path in images.iterdir() if path.suffix in IMAGE_SUFFIXES)
     label_files = {path.stem: path for path in sorted(labels.glob('*.png'))}
     if not image_files:
-        raise ValueError(f'The folder {images} holds no image ({", ".join(IMAGE_SUFFIXES)}). A split needs at least '
-                         'one. Fix: complete it, or remove it and its labels.')
+        raise ValueError(
+            f'The folder {images} holds no image ({", ".join(IMAGE_SUFFIXES)}). A split needs at least '
+            'one. Fix: complete it, or remove it and its labels.'
+        )
     by_name = {}
     for path in image_files:
         if path.stem in by_name:
-            raise ValueError(f'{by_name[path.stem]} and {path} have the same name. Each label belongs to one image. '
-                             'Fix: remove one of them.')
+            raise ValueError(
+                f'{by_name[path.stem]} and {path} have the same name. Each label belongs to one image. '
+                'Fix: remove one of them.'
+            )
         by_name[path.stem] = path
         if path.stem not in label_files:
-            raise FileNotFoundError(f'The image {path} has no label: {labels / path.stem}.png does not exist. Every '
-                                    'image needs one. Fix: add the label, or remove the image.')
+            raise FileNotFoundError(
+                f'The image {path} has no label: {labels / path.stem}.png does not exist. Every '
+                'image needs one. Fix: add the label, or remove the image.'
+            )
     for stem, path in label_files.items():
         if stem not in by_name:
-            raise FileNotFoundError(f'The label {path} has no image in {images}. Every label needs one. '
-                                    'Fix: add the image, or remove the label.')
+            raise FileNotFoundError(
+                f'The label {path} has no image in {images}. Every label needs one. '
+                'Fix: add the image, or remove the label.'
+            )
     return [(by_name[stem], label_files[stem]) for stem in sorted(by_name)]
 
 

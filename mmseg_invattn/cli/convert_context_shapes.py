@@ -6,6 +6,7 @@ Only long-range context can tell the classes apart: a scene is drawn in full bef
 changes nothing but the colour of the marker. Every shape pixel lies at least --distance columns from every marker
 pixel. The difficulty is set by --distance, --num-classes and --marker-size.
 """
+
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,16 @@ from tqdm import tqdm
 
 from .output_folder import read_meta, refuse_existing, whole_folder
 
-MARKER_COLOURS = ((220, 40, 40), (40, 90, 230), (40, 190, 60), (235, 205, 30), (190, 60, 200), (40, 200, 210),
-                  (240, 130, 20), (140, 90, 50))  # RGB
+MARKER_COLOURS = (
+    (220, 40, 40),
+    (40, 90, 230),
+    (40, 190, 60),
+    (235, 205, 30),
+    (190, 60, 200),
+    (40, 200, 210),
+    (240, 130, 20),
+    (140, 90, 50),
+)  # RGB
 MIN_SHAPE, MAX_SHAPE = 8, 14  # pixels across
 SPLITS = ('train', 'val')
 
@@ -36,6 +45,7 @@ class Settings:
         num_val: Images of the validation split.
         seed: Any integer from 0.
     """
+
     height: int = 48
     width: int = 96
     num_classes: int = 3
@@ -48,28 +58,39 @@ class Settings:
     def __post_init__(self) -> None:
         most = len(MARKER_COLOURS) + 1
         if not 2 <= self.num_classes <= most:
-            raise ValueError(f'num_classes is {self.num_classes}, but it must lie between 2 (background and one kind '
-                             f'of shape) and {most} (one marker colour each). Fix: choose --num-classes in that range.')
+            raise ValueError(
+                f'num_classes is {self.num_classes}, but it must lie between 2 (background and one kind '
+                f'of shape) and {most} (one marker colour each). Fix: choose --num-classes in that range.'
+            )
         if self.marker_size < 1 or self.marker_size > min(self.height, self.width):
-            raise ValueError(f'marker_size is {self.marker_size}, but the marker must have 1 pixel at least and fit '
-                             f'into the {self.height}x{self.width} image. Fix: choose --marker-size from 1 to '
-                             f'{min(self.height, self.width)}, or a larger image.')
+            raise ValueError(
+                f'marker_size is {self.marker_size}, but the marker must have 1 pixel at least and fit '
+                f'into the {self.height}x{self.width} image. Fix: choose --marker-size from 1 to '
+                f'{min(self.height, self.width)}, or a larger image.'
+            )
         if self.distance < 1:
-            raise ValueError(f'distance is {self.distance}, but shapes and marker must not touch. '
-                             'Fix: choose --distance from 1.')
+            raise ValueError(
+                f'distance is {self.distance}, but shapes and marker must not touch. Fix: choose --distance from 1.'
+            )
         if self.height < MAX_SHAPE:
-            raise ValueError(f'height is {self.height}, but shapes are up to {MAX_SHAPE} pixels high. '
-                             f'Fix: choose --height from {MAX_SHAPE}.')
+            raise ValueError(
+                f'height is {self.height}, but shapes are up to {MAX_SHAPE} pixels high. '
+                f'Fix: choose --height from {MAX_SHAPE}.'
+            )
         room = self.width - self.marker_size - MAX_SHAPE + 1
         if self.distance > room:
-            raise ValueError(f'distance is {self.distance}, but with width {self.width}, a marker of '
-                             f'{self.marker_size} and shapes of {MAX_SHAPE} pixels it can be {room} at most. '
-                             f'Fix: reduce --distance or --marker-size, or choose --width from '
-                             f'{self.distance + self.marker_size + MAX_SHAPE - 1}.')
+            raise ValueError(
+                f'distance is {self.distance}, but with width {self.width}, a marker of '
+                f'{self.marker_size} and shapes of {MAX_SHAPE} pixels it can be {room} at most. '
+                f'Fix: reduce --distance or --marker-size, or choose --width from '
+                f'{self.distance + self.marker_size + MAX_SHAPE - 1}.'
+            )
         for name in ('num_train', 'num_val'):
             if getattr(self, name) < 1:
-                raise ValueError(f'{name} is {getattr(self, name)}, but each split needs at least one image. '
-                                 f'Fix: choose --{name.replace("_", "-")} from 1.')
+                raise ValueError(
+                    f'{name} is {getattr(self, name)}, but each split needs at least one image. '
+                    f'Fix: choose --{name.replace("_", "-")} from 1.'
+                )
         if self.seed < 0:
             raise ValueError(f'seed is {self.seed}, but it must be 0 or more. Fix: choose another --seed.')
 
@@ -84,6 +105,7 @@ class Scene:
         marker: (row, column) of the marker's upper left corner.
         marker_noise: (size, size, 3) integers to be added to the marker's colour.
     """
+
     image: np.ndarray
     mask: np.ndarray
     marker: tuple[int, int]
@@ -100,8 +122,8 @@ def _draw_shape(mask: np.ndarray, kind: int, left: int, top: int, size: int) -> 
     right, bottom = left + size - 1, top + size - 1
     if kind == 0:
         # In doubled coordinates the centre is an integer and the disc is exactly `size` pixels across.
-        rows, columns = np.ogrid[:mask.shape[0], :mask.shape[1]]
-        mask[(2 * columns - left - right)**2 + (2 * rows - top - bottom)**2 <= size**2] = 1
+        rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+        mask[(2 * columns - left - right) ** 2 + (2 * rows - top - bottom) ** 2 <= size**2] = 1
     elif kind == 1:
         cv2.rectangle(mask, (left, top), (right, bottom), 1, -1)
     else:
@@ -160,7 +182,7 @@ def paint(scene: Scene, label: int) -> tuple[np.ndarray, np.ndarray]:
     row, column = scene.marker
     size = len(scene.marker_noise)
     patch = np.array(MARKER_COLOURS[label - 1]) + scene.marker_noise
-    image[row:row + size, column:column + size] = patch.clip(0, 255).astype(np.uint8)
+    image[row : row + size, column : column + size] = patch.clip(0, 255).astype(np.uint8)
     return image, scene.mask.astype(np.uint8) * np.uint8(label)
 
 
@@ -197,11 +219,13 @@ def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
         'generator': 'context_shapes 1',
         'arguments': asdict(settings),
         'classes': ['background', *(f'shape_{chr(ord("a") + i)}' for i in range(settings.num_classes - 1))],
-        'marker_colours_rgb': [list(colour) for colour in MARKER_COLOURS[:settings.num_classes - 1]],
+        'marker_colours_rgb': [list(colour) for colour in MARKER_COLOURS[: settings.num_classes - 1]],
     }
     complete = all(
-        len(list((out / kind / split).glob('*.png'))) == count for kind in ('images', 'annotations')
-        for split, count in counts.items())
+        len(list((out / kind / split).glob('*.png'))) == count
+        for kind in ('images', 'annotations')
+        for split, count in counts.items()
+    )
     if complete and read_meta(out) == meta:
         return False
     refuse_existing(out, overwrite)
@@ -223,13 +247,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('data/context_shapes'), help='default: %(default)s')
     parser.add_argument('--overwrite', action='store_true', help='replace data made with other arguments')
-    for name, text in (('height', 'image height'), ('width', 'image width'),
-                       ('num_classes', 'classes, background included (2 to 9)'),
-                       ('distance', 'least number of columns between marker and shapes'),
-                       ('marker_size', 'side of the marker'), ('num_train', 'training images'),
-                       ('num_val', 'validation images'), ('seed', 'seed of all images')):
-        parser.add_argument(f'--{name.replace("_", "-")}', type=int, default=getattr(defaults, name),
-                            help=f'{text}; default: %(default)s')
+    for name, text in (
+        ('height', 'image height'),
+        ('width', 'image width'),
+        ('num_classes', 'classes, background included (2 to 9)'),
+        ('distance', 'least number of columns between marker and shapes'),
+        ('marker_size', 'side of the marker'),
+        ('num_train', 'training images'),
+        ('num_val', 'validation images'),
+        ('seed', 'seed of all images'),
+    ):
+        parser.add_argument(
+            f'--{name.replace("_", "-")}',
+            type=int,
+            default=getattr(defaults, name),
+            help=f'{text}; default: %(default)s',
+        )
     return parser.parse_args(arguments)
 
 

@@ -5,6 +5,7 @@
 The class of the shapes in the demo images depends on the colour of a marker further away than the network without
 attention can see. What is trained already is reused.
 """
+
 import argparse
 import hashlib
 import os
@@ -71,8 +72,15 @@ def train(name: str, cfg: Config, work_dir: Path) -> Path:
     work_dir.mkdir(parents=True, exist_ok=True)
     trained.write_text(fingerprint)
     cfg.dump(work_dir / 'config.py')
-    command = [sys.executable, '-m', 'mmseg_invattn.cli', 'train', str(work_dir / 'config.py'), '--work-dir',
-               str(work_dir)]
+    command = [
+        sys.executable,
+        '-m',
+        'mmseg_invattn.cli',
+        'train',
+        str(work_dir / 'config.py'),
+        '--work-dir',
+        str(work_dir),
+    ]
     # The network is small: on a CPU that does other things as well, threads that wait for each other cost far more
     # than they gain.
     subprocess.run(command + ['--resume'] * same, check=True, env={'OMP_NUM_THREADS': '1'} | os.environ)
@@ -104,19 +112,32 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
             features = model.extract_feat(model.data_preprocessor(batch, training=False)['inputs'])
             seen, recovered, info = head.invert_attention(features)
             error = max_token_norm(recovered - seen)
-            inverse.append(torch.stack([error, error / max_token_norm(seen), info.error_bound,
-                                        info.iterations.to(error)]).cpu())
+            inverse.append(
+                torch.stack([error, error / max_token_norm(seen), info.error_bound, info.iterations.to(error)]).cpu()
+            )
     areas = [sum(area) for area in zip(*areas, strict=True)]
     scores = IoUMetric.total_area_to_metrics(*areas, metrics=['mIoU'])
-    result = dict(classes=classes, palette=loader.dataset.metainfo['palette'], images=images, truths=truths,
-                  predictions=predictions, iou=dict(zip(classes, scores['IoU'] * 100, strict=True)),
-                  miou=float(np.nanmean(scores['IoU']) * 100))
+    result = dict(
+        classes=classes,
+        palette=loader.dataset.metainfo['palette'],
+        images=images,
+        truths=truths,
+        predictions=predictions,
+        iou=dict(zip(classes, scores['IoU'] * 100, strict=True)),
+        miou=float(np.nanmean(scores['IoU']) * 100),
+    )
     if invertible:
         values = torch.cat(inverse, 1)
         # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
         error, relative, bound, iterations = values.amax(1).tolist()
-        result |= dict(lipschitz=head.attention.block.lipschitz_bound(), error=error, relative=relative, bound=bound,
-                       iterations=int(iterations), within=bool((values[0] <= values[2]).all()))
+        result |= dict(
+            lipschitz=head.attention.block.lipschitz_bound(),
+            error=error,
+            relative=relative,
+            bound=bound,
+            iterations=int(iterations),
+            within=bool((values[0] <= values[2]).all()),
+        )
     return result
 
 
@@ -126,14 +147,15 @@ def make_table(results: dict[str, dict]) -> PrettyTable:
     table.align[''] = 'l'
     rows = [('mIoU', lambda r: f'{r["miou"]:.2f}')]
     rows += [(f'IoU {name}', lambda r, name=name: f'{r["iou"][name]:.2f}') for name in classes]
-    rows += [('parameters', lambda r: f'{r["parameters"]:,}'),
-             ('seconds / iteration', lambda r: f'{r["seconds"]:.3f}')]
-    certified = [('certified Lipschitz bound', lambda r: f'{r["lipschitz"]:.4f}'),
-                 ('worst inverse error', lambda r: f'{r["error"]:.1e}'),
-                 ('worst inverse error, relative', lambda r: f'{r["relative"]:.1e}'),
-                 ('largest certified error bound', lambda r: f'{r["bound"]:.1e}'),
-                 ('every error within its bound', lambda r: 'yes' if r['within'] else 'NO'),
-                 ('most evaluations of an inverse', lambda r: str(r['iterations']))]
+    rows += [('parameters', lambda r: f'{r["parameters"]:,}'), ('seconds / iteration', lambda r: f'{r["seconds"]:.3f}')]
+    certified = [
+        ('certified Lipschitz bound', lambda r: f'{r["lipschitz"]:.4f}'),
+        ('worst inverse error', lambda r: f'{r["error"]:.1e}'),
+        ('worst inverse error, relative', lambda r: f'{r["relative"]:.1e}'),
+        ('largest certified error bound', lambda r: f'{r["bound"]:.1e}'),
+        ('every error within its bound', lambda r: 'yes' if r['within'] else 'NO'),
+        ('most evaluations of an inverse', lambda r: str(r['iterations'])),
+    ]
     for label, value in rows:
         table.add_row([label, *(value(r) for r in results.values())])
     for label, value in certified:
@@ -152,11 +174,12 @@ def draw(results: dict[str, dict], folder: Path) -> None:
         count = min(count, len(first['images']) - start)
         if count < 1:
             break
-        figure, axes = plt.subplots(count, len(columns), figsize=(2.6 * len(columns), 1.5 * count + 0.2),
-                                    squeeze=False, layout='constrained')
+        figure, axes = plt.subplots(
+            count, len(columns), figsize=(2.6 * len(columns), 1.5 * count + 0.2), squeeze=False, layout='constrained'
+        )
         for column, (title, images) in zip(axes.T, columns.items(), strict=True):
             column[0].set_title(title, fontsize=10)
-            for axis, image in zip(column, images[start:start + count], strict=True):
+            for axis, image in zip(column, images[start : start + count], strict=True):
                 axis.imshow(image, interpolation='nearest')
                 axis.set_axis_off()
         figure.savefig(folder / name, dpi=110)
@@ -175,8 +198,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f'== {name}: evaluating' + ' and inverting' * hasattr(model.decode_head, 'invert_attention'), flush=True)
         with constant_weights(model):
             results[name] = evaluate(model, cfg)
-        results[name] |= dict(seconds=seconds_per_iteration(work_dir),
-                              parameters=sum(p.numel() for p in model.parameters()))
+        results[name] |= dict(
+            seconds=seconds_per_iteration(work_dir), parameters=sum(p.numel() for p in model.parameters())
+        )
     table = make_table(results)
     pictures = args.work_dir / 'pictures'
     draw(results, pictures)

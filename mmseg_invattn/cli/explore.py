@@ -4,6 +4,7 @@
 
 Beside a file of AttentionCentreHook the page also has the attention centres over training.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,8 +25,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write a page that shows where attention looks')
     add_model_arguments(parser)
     parser.add_argument('image', help='image file')
-    parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE',
-                        help='default: %(default)s')
+    parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE', help='default: %(default)s')
     add_loading_arguments(parser)
     add_overwrite_argument(parser)
     return parser.parse_args(arguments)

@@ -1,7 +1,8 @@
 """Export the forward pass of a segmentor to ONNX or torch.export, and check the file against PyTorch.
 
-    python tools/export.py CONFIG CHECKPOINT --format onnx --shape 512 1024 --image street.png
+python tools/export.py CONFIG CHECKPOINT --format onnx --shape 512 1024 --image street.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,12 +18,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Export the forward pass: preprocessed image -> logits')
     add_model_arguments(parser)
     parser.add_argument('--format', choices=FORMATS, required=True)
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
-                        help='size of the images that the file takes; default: that of --image, else of the crops')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='size of the images that the file takes; default: that of --image, else of the crops',
+    )
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
     parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
-    parser.add_argument('--tolerance', type=float, default=1e-4,
-                        help='largest difference, relative to the largest logit; default: %(default)s')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-4,
+        help='largest difference, relative to the largest logit; default: %(default)s',
+    )
     add_trust_argument(parser)
     return parser.parse_args(arguments)
 
@@ -39,9 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     error, largest = difference(model, exported, image)
     within = error <= args.tolerance * largest
     height, width = image.shape[2:]
-    print(f'{out}: float32 images (batch, 3, {height}, {width}) -> logits (batch, {segmentor.num_classes}, {height}, '
-          f'{width}), {out.stat().st_size / 2**20:.1f} MiB')
-    print(f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
-          f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these')
+    print(
+        f'{out}: float32 images (batch, 3, {height}, {width}) -> logits (batch, {segmentor.num_classes}, {height}, '
+        f'{width}), {out.stat().st_size / 2**20:.1f} MiB'
+    )
+    print(
+        f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
+        f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these'
+    )
     print(NOT_EXPORTED)
     return 0 if within else 1

@@ -1,4 +1,5 @@
 """What tools/sample.py and tools/interpolate.py share: arguments, and the trained flow."""
+
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
@@ -35,8 +36,10 @@ def load_flow(args: Namespace) -> InvResNetFlow:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = MODELS.build(cfg.model)
     if not isinstance(model, InvResNetFlow):
-        raise ValueError(f'{args.config} has a {type(model).__name__}: this tool takes a config with an InvResNetFlow, '
-                         'as in configs/flow')
+        raise ValueError(
+            f'{args.config} has a {type(model).__name__}: this tool takes a config with an InvResNetFlow, '
+            'as in configs/flow'
+        )
     load_file(model, str(args.checkpoint), args.trust_checkpoint)
     model.cfg = cfg
     return model.to(args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()

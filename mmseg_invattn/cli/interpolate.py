@@ -1,7 +1,8 @@
 """Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair.
 
-    python tools/interpolate.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --pairs 0 1 2 3
+python tools/interpolate.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --pairs 0 1 2 3
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,8 +19,14 @@ from .flow_arguments import add_flow_arguments, load_flow
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flow_arguments(parser, 'interpolation.png')
-    parser.add_argument('--pairs', type=int, nargs='+', default=[0, 1, 2, 3], metavar='INDEX',
-                        help='images of the test data, two for each row')
+    parser.add_argument(
+        '--pairs',
+        type=int,
+        nargs='+',
+        default=[0, 1, 2, 3],
+        metavar='INDEX',
+        help='images of the test data, two for each row',
+    )
     parser.add_argument('--steps', type=int, default=8, help='images in a row, both ends included')
     args = parser.parse_args(arguments)
     if len(args.pairs) % 2:
@@ -34,5 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     images = read_images(dataset, args.pairs).to(next(model.parameters()).device)
     walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
     write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
-    print(f'{args.out}: {len(walks)} walks of {args.steps} images; the ends come back with errors of up to '
-          f'{float(errors.max()):.1e}')
+    print(
+        f'{args.out}: {len(walks)} walks of {args.steps} images; the ends come back with errors of up to '
+        f'{float(errors.max()):.1e}'
+    )

@@ -1,7 +1,8 @@
 """What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
 
-    python tools/invert.py CONFIG CHECKPOINT IMAGE --out DIR
+python tools/invert.py CONFIG CHECKPOINT IMAGE --out DIR
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,12 +23,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Show what the inverses of a model recover from an image')
     add_model_arguments(parser)
     parser.add_argument('image', help='image file')
-    parser.add_argument('--out', type=Path, default=Path('inverse'), metavar='DIR',
-                        help='folder for inverse.json and a picture for each inverse; default: %(default)s')
-    parser.add_argument('--tol', type=float, default=1e-6,
-                        help='tolerance of the inverse, relative to the largest token; default: %(default)s')
-    parser.add_argument('--max-iter', type=int, default=100,
-                        help='most evaluations of a branch; default: %(default)s')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('inverse'),
+        metavar='DIR',
+        help='folder for inverse.json and a picture for each inverse; default: %(default)s',
+    )
+    parser.add_argument(
+        '--tol',
+        type=float,
+        default=1e-6,
+        help='tolerance of the inverse, relative to the largest token; default: %(default)s',
+    )
+    parser.add_argument('--max-iter', type=int, default=100, help='most evaluations of a branch; default: %(default)s')
     add_loading_arguments(parser)
     add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
@@ -51,7 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     for result in results:
         draw_inversion(result, model, pictures[result.name])
         print(f'{summary(result)}\n{pictures[result.name]}')
-    numbers = dict(config=args.config, checkpoint=args.checkpoint, image=args.image, tol=args.tol,
-                   max_iter=args.max_iter, inverses=[result.numbers() for result in results])
+    numbers = dict(
+        config=args.config,
+        checkpoint=args.checkpoint,
+        image=args.image,
+        tol=args.tol,
+        max_iter=args.max_iter,
+        inverses=[result.numbers() for result in results],
+    )
     AtomicLocalBackend().put_text(json.dumps(numbers, indent=2) + '\n', report)
     return 0 if all(result.converged for result in results) else 1

@@ -3,6 +3,7 @@
 A wrong path, a misspelt argument or a damaged file is one paragraph and exit status 2; ``--debug`` shows where it came
 up. What nobody expected keeps its traceback.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -33,11 +34,30 @@ SUBCOMMANDS = {
     'doctor': 'say what is installed and what is wrong with it',
 }
 # Mistakes of a user: their messages name the value, the rule and a way out.
-MISTAKES = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
-            PermissionError, ImportError)
+MISTAKES = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    ImportError,
+)
 OTHERS = (errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE)  # of OSError
-STACK = ('mmengine', 'mmcv', 'mmseg', 'cv2', 'PIL', 'matplotlib', 'jinja2', 'tqdm', 'prettytable', 'scipy',
-         'cityscapesscripts')
+STACK = (
+    'mmengine',
+    'mmcv',
+    'mmseg',
+    'cv2',
+    'PIL',
+    'matplotlib',
+    'jinja2',
+    'tqdm',
+    'prettytable',
+    'scipy',
+    'cityscapesscripts',
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,12 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if name == '--version':
         from .. import __version__
+
         print(f'mmseg-invattn {__version__}')
         return 0
     if name not in SUBCOMMANDS:
         near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
-        print(f'mmseg-invattn: there is no subcommand {name!r}' + (f', did you mean {near[0]!r}?' if near else '') +
-              f'\n\n{usage()}', file=sys.stderr)
+        print(
+            f'mmseg-invattn: there is no subcommand {name!r}'
+            + (f', did you mean {near[0]!r}?' if near else '')
+            + f'\n\n{usage()}',
+            file=sys.stderr,
+        )
         return 2
     return run(name, arguments[1:], f'mmseg-invattn {name}')
 
@@ -63,9 +88,18 @@ def usage() -> str:
     """What there is."""
     width = max(map(len, SUBCOMMANDS))
     lines = [f'  {name:{width}}  {what}' for name, what in SUBCOMMANDS.items()]
-    return '\n'.join(['usage: mmseg-invattn SUBCOMMAND ...', '', 'subcommands:', *lines, '',
-                      'mmseg-invattn SUBCOMMAND --help tells its arguments. Every subcommand takes --debug, which '
-                      'shows where an error', 'came up.'])
+    return '\n'.join(
+        [
+            'usage: mmseg-invattn SUBCOMMAND ...',
+            '',
+            'subcommands:',
+            *lines,
+            '',
+            'mmseg-invattn SUBCOMMAND --help tells its arguments. Every subcommand takes --debug, which '
+            'shows where an error',
+            'came up.',
+        ]
+    )
 
 
 def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:
@@ -85,8 +119,11 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
     try:
         return import_module(f'.{name.replace("-", "_")}', __package__).main() or 0
     except KeyboardInterrupt:
-        print(f'\n{program}: interrupted.' + (' The same command with --resume goes on from the last checkpoint.'
-                                              if name == 'train' else ''), file=sys.stderr)
+        print(
+            f'\n{program}: interrupted.'
+            + (' The same command with --resume goes on from the last checkpoint.' if name == 'train' else ''),
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         if debug or not _is_mistake(error):
@@ -106,7 +143,9 @@ def _is_mistake(error: Exception) -> bool:
 def explanation(error: Exception) -> str:
     """The paragraph that the user reads."""
     if isinstance(error, ModuleNotFoundError):
-        return (f'{error.name} is not installed. Subcommands need MMSegmentation: install this package with its extra '
-                '[onedl], or with [openmmlab]; mmseg-invattn doctor tells what is missing')
+        return (
+            f'{error.name} is not installed. Subcommands need MMSegmentation: install this package with its extra '
+            '[onedl], or with [openmmlab]; mmseg-invattn doctor tells what is missing'
+        )
     text = error.args[0] if isinstance(error, KeyError) else error
     return f'{type(error).__name__}: {text} (--debug shows where it came up)'

@@ -1,4 +1,5 @@
 """A folder that appears whole or not at all, shared by the converters in this folder."""
+
 import json
 import os
 import shutil
@@ -22,8 +23,10 @@ def read_meta(folder: Path) -> dict | None:
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}). A converter wrote it, so the folder has been changed '
-                         f'since. Fix: remove {folder} and run the converter again.') from error
+        raise ValueError(
+            f'{path} is not valid JSON ({error}). A converter wrote it, so the folder has been changed '
+            f'since. Fix: remove {folder} and run the converter again.'
+        ) from error
 
 
 def refuse_existing(folder: Path, overwrite: bool) -> None:
@@ -39,11 +42,15 @@ def refuse_existing(folder: Path, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if read_meta(folder) is None:
-        raise FileExistsError(f'{folder} exists and was not written by this converter (it has no {META_FILE}), so it '
-                              'is never replaced. Fix: choose another --out, or move the folder away.')
+        raise FileExistsError(
+            f'{folder} exists and was not written by this converter (it has no {META_FILE}), so it '
+            'is never replaced. Fix: choose another --out, or move the folder away.'
+        )
     if not overwrite:
-        raise FileExistsError(f'{folder} exists with other contents than asked for. It is replaced only on request. '
-                              'Fix: add --overwrite, or choose another --out.')
+        raise FileExistsError(
+            f'{folder} exists with other contents than asked for. It is replaced only on request. '
+            'Fix: add --overwrite, or choose another --out.'
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Of an image NAME: NAME_overlay.png with the legend of its classes, NAME_labels.p
 NAME_confidence.png. Of a video: NAME_overlay.mp4 and NAME_confidence.mp4. Confidence is the probability of the class
 that was chosen, as grey from 0 (black) to 1 (white).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,8 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     video = None if images else VideoReader(args.input)
     kinds = ['overlay'] + ['labels'] * bool(images) + ['confidence'] * args.confidence
     suffix = '.mp4' if video else '.png'
-    refuse_existing((args.out / f'{path.stem}_{kind}{suffix}' for path in images or [args.input] for kind in kinds),
-                    args.overwrite)
+    refuse_existing(
+        (args.out / f'{path.stem}_{kind}{suffix}' for path in images or [args.input] for kind in kinds), args.overwrite
+    )
     model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
     args.out.mkdir(parents=True, exist_ok=True)
     painter = Painter(model, args.out, args.opacity, args.confidence)

@@ -1,7 +1,8 @@
 """Print a config with all that it inherits, and --cfg-options applied.
 
-    python tools/analysis/print_config.py CONFIG [--out FILE] [--cfg-options KEY=VALUE ...]
+python tools/analysis/print_config.py CONFIG [--out FILE] [--cfg-options KEY=VALUE ...]
 """
+
 from __future__ import annotations
 
 import argparse

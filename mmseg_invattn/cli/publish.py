@@ -4,6 +4,7 @@
 
 The file loads with torch.load(weights_only=True), which is verified, and torch.hub checks the hash.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,9 +18,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: the folder of the checkpoint')
-    parser.add_argument('--weights', choices=WEIGHTS,
-                        help="of a run with EMAHook: the moving average, or the weights behind it; default: those that "
-                             'tools/test.py uses, which are the average')
+    parser.add_argument(
+        '--weights',
+        choices=WEIGHTS,
+        help='of a run with EMAHook: the moving average, or the weights behind it; default: those that '
+        'tools/test.py uses, which are the average',
+    )
     add_trust_argument(parser)
     add_overwrite_argument(parser)
     return parser.parse_args(arguments)

@@ -7,6 +7,7 @@
 Every config gets a folder OUT/<data set>/<config> with logs, checkpoint, result.json, per_image.csv, grid.png and
 convergence.png.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,8 +26,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reconstruction'), help='folder of the results')
     parser.add_argument('--epochs', type=float, help="train for so many epochs instead of the config's")
     parser.add_argument('--summary', type=Path, metavar='DIR', help='print one table of all results below DIR')
-    parser.add_argument('--doc', type=Path, metavar='FILE',
-                        help='with --summary: put the table between <!-- table --> and <!-- end --> of this file')
+    parser.add_argument(
+        '--doc',
+        type=Path,
+        metavar='FILE',
+        help='with --summary: put the table between <!-- table --> and <!-- end --> of this file',
+    )
     add_common_arguments(parser)
     args = parser.parse_args(arguments)
     if not args.configs and args.summary is None:

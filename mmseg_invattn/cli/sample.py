@@ -1,7 +1,8 @@
 """Draw images from a trained flow, as one picture.
 
-    python tools/sample.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --out samples.png
+python tools/sample.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --out samples.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,5 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_flow(args)
     images, info = model.sample(args.num, args.temperature, seed=args.seed)
     write_image(args.out, image_grid(images, args.columns))
-    print(f'{args.out}: {args.num} images at temperature {args.temperature:g}; {int((~info.converged).sum())} of their '
-          f'inverses did not converge, largest residual {float(info.residual.max()):.1e}')
+    print(
+        f'{args.out}: {args.num} images at temperature {args.temperature:g}; {int((~info.converged).sum())} of their '
+        f'inverses did not converge, largest residual {float(info.residual.max()):.1e}'
+    )

@@ -1,4 +1,5 @@
 """Evaluate a checkpoint; the arguments are those of MMSegmentation's tools/test.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,10 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
     """Paint every prediction, in a window or into a folder."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None or cfg.get('visualizer') is None:
-        raise ValueError("--show and --show-dir need default_hooks=dict(visualization=dict(type='SegVisualizationHook'"
-                         ')) and a visualizer in the config, as in configs/_base_/default_runtime.py')
+        raise ValueError(
+            "--show and --show-dir need default_hooks=dict(visualization=dict(type='SegVisualizationHook'"
+            ')) and a visualizer in the config, as in configs/_base_/default_runtime.py'
+        )
     hook.draw = True
     hook.interval = 1  # every image: some versions of the hook paint each 50th only
     if args.show:
@@ -56,8 +59,10 @@ def write_predictions(cfg: Config, folder: str) -> None:
     writers = [pair for pair in zip(evaluators, arguments, strict=True) if 'output_dir' in pair[1]]
     if not writers:
         names = ', '.join(metric.type for metric in evaluators)
-        raise ValueError(f'--out: no evaluator of this config writes predictions ({names}); IoUMetric does, add '
-                         "dict(type='IoUMetric', iou_metrics=['mIoU']) to test_evaluator")
+        raise ValueError(
+            f'--out: no evaluator of this config writes predictions ({names}); IoUMetric does, add '
+            "dict(type='IoUMetric', iou_metrics=['mIoU']) to test_evaluator"
+        )
     for number, (metric, names) in enumerate(writers):
         metric.output_dir = folder if len(writers) == 1 else osp.join(folder, f'{number}_{metric.type}')
         if 'keep_results' in names:
@@ -67,7 +72,7 @@ def write_predictions(cfg: Config, folder: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     check_checkpoint_file(args.checkpoint)
-    cfg = load_config(args, ('test', ))
+    cfg = load_config(args, ('test',))
     if args.show or args.show_dir:
         enable_visualization(cfg, args)
     if args.tta:

@@ -1,4 +1,5 @@
 """Train a model from a config; the arguments are those of MMSegmentation's tools/train.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,12 +16,18 @@ from .arguments import add_common_arguments, load_config
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a segmentor')
     parser.add_argument('config', help='config file')
-    parser.add_argument('--resume', action='store_true',
-                        help='continue from the last whole checkpoint in the work directory, or from the one given '
-                             'by --cfg-options load_from=FILE')
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='continue from the last whole checkpoint in the work directory, or from the one given '
+        'by --cfg-options load_from=FILE',
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (needs a GPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help="scale the learning rate to the batch size, by the config's auto_scale_lr.base_batch_size")
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate to the batch size, by the config's auto_scale_lr.base_batch_size",
+    )
     add_common_arguments(parser)
     return parser.parse_args(arguments)
 
@@ -30,20 +37,26 @@ def enable_mixed_precision(cfg: Config, requested: bool) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if requested and kind != 'AmpOptimWrapper':
         if kind != 'OptimWrapper':
-            raise ValueError(f"--amp works with optim_wrapper.type='OptimWrapper', and this config has {kind!r}; "
-                             'set up mixed precision in the config instead')
+            raise ValueError(
+                f"--amp works with optim_wrapper.type='OptimWrapper', and this config has {kind!r}; "
+                'set up mixed precision in the config instead'
+            )
         cfg.optim_wrapper.type = kind = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if kind == 'AmpOptimWrapper' and not mixed_precision_available():
-        raise ValueError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and there is none that torch can use; '
-                         'leave out --amp, or look at `python -m mmseg_invattn.doctor`')
+        raise ValueError(
+            'mixed precision (--amp, AmpOptimWrapper) needs a GPU, and there is none that torch can use; '
+            'leave out --amp, or look at `python -m mmseg_invattn.doctor`'
+        )
 
 
 def enable_lr_scaling(cfg: Config) -> None:
     """Switch on the scaling of the learning rate that the config describes."""
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise ValueError('--auto-scale-lr needs the batch size that the learning rate was chosen for; add '
-                         'auto_scale_lr=dict(base_batch_size=16) to the config, with the right number')
+        raise ValueError(
+            '--auto-scale-lr needs the batch size that the learning rate was chosen for; add '
+            'auto_scale_lr=dict(base_batch_size=16) to the config, with the right number'
+        )
     cfg.auto_scale_lr.enable = True
 
 

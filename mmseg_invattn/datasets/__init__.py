@@ -1,4 +1,5 @@
 """Data sets, strict loading transforms, the checks of data sets and the resumable sampler."""
+
 from .camvid import CamVidDataset
 from .celeba import CelebADataset
 from .check_hook import DatasetCheckHook
@@ -12,7 +13,17 @@ from .seed_transforms import SeedTransforms
 from .svhn import SVHNDataset
 
 __all__ = [
-    'CamVidDataset', 'CelebADataset', 'Cifar10Classification', 'Cifar10Dataset', 'ContextShapesDataset',
-    'DatasetCheckHook', 'ResumableInfiniteSampler', 'SVHNDataset', 'SeedTransforms', 'StrictLoadAnnotations',
-    'StrictLoadImageFromFile', 'check_data_folders', 'check_dataset_files'
+    'CamVidDataset',
+    'CelebADataset',
+    'Cifar10Classification',
+    'Cifar10Dataset',
+    'ContextShapesDataset',
+    'DatasetCheckHook',
+    'ResumableInfiniteSampler',
+    'SVHNDataset',
+    'SeedTransforms',
+    'StrictLoadAnnotations',
+    'StrictLoadImageFromFile',
+    'check_data_folders',
+    'check_dataset_files',
 ]

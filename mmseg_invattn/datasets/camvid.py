@@ -1,5 +1,5 @@
-"""CamVid road scenes with the 11 classes of the SegNet split (Badrinarayanan et al., https://arxiv.org/abs/1511.00561).
-"""
+"""CamVid road scenes with the 11 classes of the SegNet split (Badrinarayanan et al., https://arxiv.org/abs/1511.00561)."""
+
 from mmseg.registry import DATASETS
 
 from .checked_dataset import CheckedSegDataset
@@ -18,11 +18,34 @@ class CamVidDataset(CheckedSegDataset):
         seg_map_suffix: Ending of the label files.
         **kwargs: Arguments of ``BaseSegDataset``.
     """
+
     METAINFO = {
-        'classes': ('Sky', 'Building', 'Pole', 'Road', 'Pavement', 'Tree', 'SignSymbol', 'Fence', 'Car', 'Pedestrian',
-                    'Bicyclist'),
-        'palette': [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0],
-                    [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]]
+        'classes': (
+            'Sky',
+            'Building',
+            'Pole',
+            'Road',
+            'Pavement',
+            'Tree',
+            'SignSymbol',
+            'Fence',
+            'Car',
+            'Pedestrian',
+            'Bicyclist',
+        ),
+        'palette': [
+            [128, 128, 128],
+            [128, 0, 0],
+            [192, 192, 128],
+            [128, 64, 128],
+            [60, 40, 222],
+            [128, 128, 0],
+            [192, 128, 128],
+            [64, 64, 128],
+            [64, 0, 128],
+            [64, 64, 0],
+            [0, 128, 192],
+        ],
     }
 
     def __init__(self, img_suffix: str | None = None, seg_map_suffix: str = '.png', **kwargs) -> None:

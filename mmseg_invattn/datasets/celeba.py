@@ -1,4 +1,5 @@
 """CelebA, aligned and cropped faces."""
+
 import os.path as osp
 
 import cv2
@@ -26,20 +27,25 @@ class CelebADataset(DequantisedImages):
         data_root: as the other arguments, see :class:`~mmseg_invattn.datasets.generative.DequantisedImages`; only the
             partition file has a published checksum.
     """
-    METAINFO = {'classes': ('face', )}
-    SOURCE = ('CelebA comes from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: data_root holds '
-              f'list_eval_partition.txt and img_align_celeba/ with the JPEG files of {WIDTH} x {HEIGHT} pixels.')
 
-    def __init__(self,
-                 data_root: str,
-                 split: str = 'train',
-                 num_images: int | None = None,
-                 verify: bool | str = True,
-                 size: int | None = 32,
-                 crop: int | None = None,
-                 flip: float = 0.0,
-                 shift: int = 0,
-                 noise_seed: int = 0):
+    METAINFO = {'classes': ('face',)}
+    SOURCE = (
+        'CelebA comes from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: data_root holds '
+        f'list_eval_partition.txt and img_align_celeba/ with the JPEG files of {WIDTH} x {HEIGHT} pixels.'
+    )
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = 'train',
+        num_images: int | None = None,
+        verify: bool | str = True,
+        size: int | None = 32,
+        crop: int | None = None,
+        flip: float = 0.0,
+        shift: int = 0,
+        noise_seed: int = 0,
+    ):
         if size is not None and size < 1:
             raise ValueError(f'size={size} is not a positive number of pixels; None keeps {HEIGHT} x {WIDTH}')
         self.resized = size
@@ -52,15 +58,18 @@ class CelebADataset(DequantisedImages):
             rows = [line.split() for line in file if line.strip()]
         if any(len(row) != 2 or row[1] not in ('0', '1', '2') for row in rows):
             bad = next(row for row in rows if len(row) != 2 or row[1] not in ('0', '1', '2'))
-            raise ValueError(f'{partition}: a line is a file name and 0, 1 or 2, and one is {" ".join(bad)!r}. '
-                             f'{self.SOURCE}')
+            raise ValueError(
+                f'{partition}: a line is a file name and 0, 1 or 2, and one is {" ".join(bad)!r}. {self.SOURCE}'
+            )
         self.names = [name for name, number in rows if number == NUMBERS[self.split]]
         if not self.names:
             raise ValueError(f'{partition} lists no image of the {self.split} split. {self.SOURCE}')
         missing = [name for name in self.names if not osp.isfile(osp.join(self.folder, name))]
         if missing:
-            raise FileNotFoundError(f'{len(missing)} of the {len(self.names)} {self.split} images of {partition} are '
-                                    f'not in {self.folder}, the first is {missing[0]}. {self.SOURCE}')
+            raise FileNotFoundError(
+                f'{len(missing)} of the {len(self.names)} {self.split} images of {partition} are '
+                f'not in {self.folder}, the first is {missing[0]}. {self.SOURCE}'
+            )
         return len(self.names)
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
@@ -68,9 +77,11 @@ class CelebADataset(DequantisedImages):
         with open(path, 'rb') as file:
             image = decode(file.read(), path, 'color', 'cv2')
         if image.shape != (HEIGHT, WIDTH, 3):
-            raise ValueError(f'{path} has {image.shape[0]} x {image.shape[1]} pixels; an aligned face has {HEIGHT} x '
-                             f'{WIDTH}. {self.SOURCE}')
+            raise ValueError(
+                f'{path} has {image.shape[0]} x {image.shape[1]} pixels; an aligned face has {HEIGHT} x '
+                f'{WIDTH}. {self.SOURCE}'
+            )
         if self.resized is not None:
             top = (HEIGHT - WIDTH) // 2
-            image = cv2.resize(image[top:top + WIDTH], (self.resized, self.resized), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image[top : top + WIDTH], (self.resized, self.resized), interpolation=cv2.INTER_AREA)
         return image[..., ::-1].transpose(2, 0, 1), 0

@@ -1,4 +1,5 @@
 """Looks through the data sets before training, validation and testing."""
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS

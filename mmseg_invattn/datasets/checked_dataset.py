@@ -1,4 +1,5 @@
 """Segmentation data set that says at once when its folders are missing or empty."""
+
 import mmengine.fileio as fileio
 from mmseg.datasets import BaseSegDataset
 
@@ -29,10 +30,13 @@ class CheckedSegDataset(BaseSegDataset):
 
     def _find_suffix(self, folder: str) -> str:
         names = fileio.list_dir_or_file(
-            folder, list_dir=False, suffix=IMAGE_SUFFIXES, recursive=True, backend_args=self.backend_args)
-        examples = {name[name.rindex('.'):]: name for name in sorted(names, reverse=True)}
+            folder, list_dir=False, suffix=IMAGE_SUFFIXES, recursive=True, backend_args=self.backend_args
+        )
+        examples = {name[name.rindex('.') :]: name for name in sorted(names, reverse=True)}
         if len(examples) != 1:
-            raise ValueError(f'The image folder {folder} holds images of several suffixes: '
-                             f'{", ".join(sorted(examples.values()))}. All its images must have the same one of '
-                             f'{", ".join(IMAGE_SUFFIXES)}. Fix: remove the others, or set img_suffix in the config.')
+            raise ValueError(
+                f'The image folder {folder} holds images of several suffixes: '
+                f'{", ".join(sorted(examples.values()))}. All its images must have the same one of '
+                f'{", ".join(IMAGE_SUFFIXES)}. Fix: remove the others, or set img_suffix in the config.'
+            )
         return next(iter(examples))

@@ -3,6 +3,7 @@
 MMSegmentation finds a missing label when a worker happens to draw it, an empty folder in ``np.concatenate``, and a
 wrong label value never. These checks say it before the first iteration.
 """
+
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Sequence
@@ -40,14 +41,18 @@ def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: s
         ValueError: It holds no such file.
     """
     if not osp.isdir(folder):
-        raise FileNotFoundError(f'The {what} folder {folder} does not exist (looked up as {osp.abspath(folder)}). '
-                                f'Every data_prefix of a data set must be a folder. {_PREPARE}')
-    endings = (suffix, ) if isinstance(suffix, str) else suffix
+        raise FileNotFoundError(
+            f'The {what} folder {folder} does not exist (looked up as {osp.abspath(folder)}). '
+            f'Every data_prefix of a data set must be a folder. {_PREPARE}'
+        )
+    endings = (suffix,) if isinstance(suffix, str) else suffix
     files = fileio.list_dir_or_file(folder, list_dir=False, suffix=tuple(endings) if endings else None, recursive=True)
     if next(iter(files), None) is None:
         names = ' or '.join(f'*{ending}' for ending in endings) if endings else 'any file'
-        raise ValueError(f'The {what} folder {folder} holds no {names} (looked up as {osp.abspath(folder)}). '
-                         f'A data set needs at least one. {_PREPARE}')
+        raise ValueError(
+            f'The {what} folder {folder} holds no {names} (looked up as {osp.abspath(folder)}). '
+            f'A data set needs at least one. {_PREPARE}'
+        )
 
 
 def _argument(config: dict, name: str) -> object:
@@ -91,8 +96,10 @@ def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test
             backend_args = config.get('backend_args')
             ann_file = config.get('ann_file')
             if ann_file and is_local(ann_file, backend_args) and not osp.exists(osp.join(root, ann_file)):
-                raise FileNotFoundError(f'The list of images {osp.join(root, ann_file)} (ann_file of the {split} data '
-                                        f'set) does not exist. {_PREPARE}')
+                raise FileNotFoundError(
+                    f'The list of images {osp.join(root, ann_file)} (ann_file of the {split} data '
+                    f'set) does not exist. {_PREPARE}'
+                )
             for key, what, suffix in (('img_path', 'image', 'img_suffix'), ('seg_map_path', 'label', 'seg_map_suffix')):
                 prefix = (config.get('data_prefix') or {}).get(key)
                 folder = osp.join(root, prefix) if prefix is not None else ''
@@ -121,8 +128,11 @@ def _pipelines(pipeline: Compose) -> Iterator[Compose]:
 
 def needs_labels(leaf: BaseDataset) -> bool:
     """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
-    return any(isinstance(transform, MMCVLoadAnnotations) for pipeline in _pipelines(leaf.pipeline)
-               for transform in pipeline.transforms)
+    return any(
+        isinstance(transform, MMCVLoadAnnotations)
+        for pipeline in _pipelines(leaf.pipeline)
+        for transform in pipeline.transforms
+    )
 
 
 def label_classes(leaf: BaseDataset) -> tuple[str, ...]:
@@ -150,8 +160,9 @@ def check_dataset_files(dataset: object) -> int:
     for leaf in leaf_datasets(dataset):
         folder = leaf.data_prefix.get('img_path', '')
         if len(leaf) == 0:
-            raise ValueError(f'{type(leaf).__name__} on {folder} has no images. A data set needs at least one. '
-                             f'{_PREPARE}')
+            raise ValueError(
+                f'{type(leaf).__name__} on {folder} has no images. A data set needs at least one. {_PREPARE}'
+            )
         labelled = needs_labels(leaf)
         if not is_local(folder, getattr(leaf, 'backend_args', None)):
             continue
@@ -159,11 +170,15 @@ def check_dataset_files(dataset: object) -> int:
             info = leaf.get_data_info(index)
             image, label = info['img_path'], info.get('seg_map_path')
             if not osp.isfile(image):
-                raise FileNotFoundError(f'The image file {image} does not exist. Every image that {leaf.ann_file!r} '
-                                        f'(ann_file) lists needs its file. {_PREPARE}')
+                raise FileNotFoundError(
+                    f'The image file {image} does not exist. Every image that {leaf.ann_file!r} '
+                    f'(ann_file) lists needs its file. {_PREPARE}'
+                )
             if labelled and (label is None or not osp.isfile(label)):
-                raise FileNotFoundError(f'The image {image} has no label: {label} does not exist. Every image needs a '
-                                        'label file of the same name. Fix: add the label, or remove the image.')
+                raise FileNotFoundError(
+                    f'The image {image} has no label: {label} does not exist. Every image needs a '
+                    'label file of the same name. Fix: add the label, or remove the image.'
+                )
         count += len(leaf)
     return count
 
@@ -184,7 +199,9 @@ def make_loading_strict(dataset: object) -> None:
             for position, old in enumerate(pipeline.transforms):
                 if type(old) is LoadImageFromFile and not old.ignore_empty and old.file_client_args is None:
                     pipeline.transforms[position] = StrictLoadImageFromFile(
-                        old.to_float32, old.color_type, old.imdecode_backend, backend_args=old.backend_args)
+                        old.to_float32, old.color_type, old.imdecode_backend, backend_args=old.backend_args
+                    )
                 elif type(old) is LoadAnnotations and classes:
                     pipeline.transforms[position] = StrictLoadAnnotations(
-                        len(classes), leaf.ignore_index, old.reduce_zero_label, old.backend_args, old.imdecode_backend)
+                        len(classes), leaf.ignore_index, old.reduce_zero_label, old.backend_args, old.imdecode_backend
+                    )

@@ -1,4 +1,5 @@
 """CIFAR-10 in the layout of its Python version."""
+
 import io
 import pickle
 
@@ -47,13 +48,21 @@ def read_batch(path: str) -> tuple[np.ndarray, np.ndarray]:
         batch = ArrayUnpickler(io.BytesIO(data), encoding='latin1').load()
         images, labels = batch['data'], np.asarray(batch['labels'])
     except Exception as error:  # a broken pickle raises almost anything
-        raise ValueError(f'{path} is not a CIFAR-10 batch ({type(error).__name__}: {error}). {Cifar10Dataset.SOURCE}'
-                         ) from error
-    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 2
-            and images.shape[1] == 3072 and labels.shape == images.shape[:1]
-            and np.isin(labels, np.arange(10)).all()):
-        raise ValueError(f'{path}: the data of a batch are (n, 3072) numbers of type uint8 with n labels from 0 to 9. '
-                         f'{Cifar10Dataset.SOURCE}')
+        raise ValueError(
+            f'{path} is not a CIFAR-10 batch ({type(error).__name__}: {error}). {Cifar10Dataset.SOURCE}'
+        ) from error
+    if not (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.ndim == 2
+        and images.shape[1] == 3072
+        and labels.shape == images.shape[:1]
+        and np.isin(labels, np.arange(10)).all()
+    ):
+        raise ValueError(
+            f'{path}: the data of a batch are (n, 3072) numbers of type uint8 with n labels from 0 to 9. '
+            f'{Cifar10Dataset.SOURCE}'
+        )
     return images.reshape(-1, 3, 32, 32), labels
 
 
@@ -64,9 +73,12 @@ class Cifar10Dataset(DequantisedImages):
     Layout: ``cifar-10-batches-py/{data_batch_1, ..., data_batch_5, test_batch}``, the pickles as they are distributed.
     Nothing in them is executed. Arguments are those of :class:`~mmseg_invattn.datasets.generative.DequantisedImages`.
     """
+
     METAINFO = {'classes': ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')}
-    SOURCE = ('CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar.html: unpack cifar-10-python.tar.gz so that '
-              'data_root holds cifar-10-batches-py/data_batch_1 to data_batch_5 and test_batch.')
+    SOURCE = (
+        'CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar.html: unpack cifar-10-python.tar.gz so that '
+        'data_root holds cifar-10-batches-py/data_batch_1 to data_batch_5 and test_batch.'
+    )
 
     def load(self) -> int:
         batches = []

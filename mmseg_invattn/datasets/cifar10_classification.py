@@ -1,4 +1,5 @@
 """CIFAR-10 as images and classes, with the augmentation that is usual for it."""
+
 import torch
 import torch.nn.functional as F
 from mmseg.registry import DATASETS
@@ -21,8 +22,15 @@ class Cifar10Classification(Cifar10Dataset):
         pad: zeros on every side before a random part of the image's size is cut out; 4 is usual, 0 cuts nothing.
     """
 
-    def __init__(self, data_root: str, split: str = 'train', num_images: int | None = None,
-                 verify: bool | str = True, pad: int = 0, flip: float = 0.0):
+    def __init__(
+        self,
+        data_root: str,
+        split: str = 'train',
+        num_images: int | None = None,
+        verify: bool | str = True,
+        pad: int = 0,
+        flip: float = 0.0,
+    ):
         super().__init__(data_root, split, num_images, verify, flip=flip)
         if not isinstance(pad, int) or pad < 0:
             raise ValueError(f'pad={pad!r} is not a number of pixels')
@@ -35,9 +43,9 @@ class Cifar10Classification(Cifar10Dataset):
         image = torch.from_numpy(image)
         if isinstance(index, SampleIndex):
             generator = torch.Generator().manual_seed(index.seed)
-            image = F.pad(image, (self.pad, ) * 4)
-            top, left = torch.randint(2 * self.pad + 1, (2, ), generator=generator).tolist()
-            image = image[:, top:image.shape[1] - 2 * self.pad + top, left:image.shape[2] - 2 * self.pad + left]
+            image = F.pad(image, (self.pad,) * 4)
+            top, left = torch.randint(2 * self.pad + 1, (2,), generator=generator).tolist()
+            image = image[:, top : image.shape[1] - 2 * self.pad + top, left : image.shape[2] - 2 * self.pad + left]
             if torch.rand((), generator=generator) < self.flip:
                 image = image.flip(-1)
         return dict(inputs=image.contiguous(), data_samples=label)

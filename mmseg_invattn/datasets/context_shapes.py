@@ -1,4 +1,5 @@
 """Demo data in which only long-range context tells the class, made by tools/dataset_converters/context_shapes.py."""
+
 import json
 import os.path as osp
 
@@ -7,8 +8,17 @@ from mmseg.registry import DATASETS
 from .checked_dataset import CheckedSegDataset
 
 # Shape classes have the colour of their marker.
-PALETTE = [[0, 0, 0], [220, 40, 40], [40, 90, 230], [40, 190, 60], [235, 205, 30], [190, 60, 200], [40, 200, 210],
-           [240, 130, 20], [140, 90, 50]]
+PALETTE = [
+    [0, 0, 0],
+    [220, 40, 40],
+    [40, 90, 230],
+    [40, 190, 60],
+    [235, 205, 30],
+    [190, 60, 200],
+    [40, 200, 210],
+    [240, 130, 20],
+    [140, 90, 50],
+]
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -21,8 +31,10 @@ def class_names(num_classes: int) -> tuple[str, ...]:
         ValueError: ``num_classes`` is out of range.
     """
     if not 2 <= num_classes <= len(PALETTE):
-        raise ValueError(f'num_classes is {num_classes}, but it must lie between 2 (background and one kind of shape) '
-                         f'and {len(PALETTE)} (one marker colour each). Fix: choose a number in that range.')
+        raise ValueError(
+            f'num_classes is {num_classes}, but it must lie between 2 (background and one kind of shape) '
+            f'and {len(PALETTE)} (one marker colour each). Fix: choose a number in that range.'
+        )
     return ('background', *(f'shape_{chr(ord("a") + index)}' for index in range(num_classes - 1)))
 
 
@@ -42,18 +54,22 @@ class ContextShapesDataset(CheckedSegDataset):
     Raises:
         ValueError: The data under ``data_root`` were made with another number of classes.
     """
+
     METAINFO = {'classes': class_names(3), 'palette': PALETTE[:3]}
 
-    def __init__(self,
-                 num_classes: int = 3,
-                 img_suffix: str = '.png',
-                 seg_map_suffix: str = '.png',
-                 metainfo: dict | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        num_classes: int = 3,
+        img_suffix: str = '.png',
+        seg_map_suffix: str = '.png',
+        metainfo: dict | None = None,
+        **kwargs,
+    ) -> None:
         self.num_classes = num_classes
         own = {'classes': class_names(num_classes), 'palette': PALETTE[:num_classes]}
         super().__init__(
-            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo={**own, **(metainfo or {})}, **kwargs)
+            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo={**own, **(metainfo or {})}, **kwargs
+        )
 
     @classmethod
     def get_label_map(cls, new_classes: tuple[str, ...] | None = None) -> dict | None:
@@ -70,7 +86,9 @@ class ContextShapesDataset(CheckedSegDataset):
             with open(meta_file, encoding='utf-8') as file:
                 made_with = json.load(file)['arguments']['num_classes']
             if made_with != self.num_classes:
-                raise ValueError(f'{meta_file} says num_classes={made_with}, the data set is configured with '
-                                 f'num_classes={self.num_classes}. Both must agree. Fix: set num_classes={made_with} '
-                                 'in the config, or make the data again with --num-classes and --overwrite.')
+                raise ValueError(
+                    f'{meta_file} says num_classes={made_with}, the data set is configured with '
+                    f'num_classes={self.num_classes}. Both must agree. Fix: set num_classes={made_with} '
+                    'in the config, or make the data again with --num-classes and --overwrite.'
+                )
         return super().load_data_list()

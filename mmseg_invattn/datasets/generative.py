@@ -4,6 +4,7 @@
 
 A density of x bounds the probability of the 8-bit image from below: ``log2 P(u8) >= E log2 p(x) - 8 dims``.
 """
+
 import hashlib
 import os.path as osp
 from abc import abstractmethod
@@ -41,22 +42,25 @@ class DequantisedImages(Dataset):
         FileNotFoundError: a file is missing; says where the data come from and how to lay them out.
         ValueError: a file is not what it should be, or an argument breaks its rule.
     """
+
     METAINFO: dict = {}
     SOURCE = ''  # where the data come from and how they are laid out, for messages
 
-    def __init__(self,
-                 data_root: str,
-                 split: str = 'train',
-                 num_images: int | None = None,
-                 verify: bool | str = True,
-                 crop: int | None = None,
-                 flip: float = 0.0,
-                 shift: int = 0,
-                 noise_seed: int = 0):
+    def __init__(
+        self,
+        data_root: str,
+        split: str = 'train',
+        num_images: int | None = None,
+        verify: bool | str = True,
+        crop: int | None = None,
+        flip: float = 0.0,
+        shift: int = 0,
+        noise_seed: int = 0,
+    ):
         if split not in ('train', 'test'):
-            raise ValueError(f'split={split!r} is not one of \'train\', \'test\'')
+            raise ValueError(f"split={split!r} is not one of 'train', 'test'")
         if verify not in (True, False, 'warn'):
-            raise ValueError(f'verify={verify!r} is not True, False or \'warn\'')
+            raise ValueError(f"verify={verify!r} is not True, False or 'warn'")
         if not 0 <= flip <= 1:
             raise ValueError(f'flip={flip} is a probability: give a number from 0 to 1')
         if not isinstance(shift, int) or shift < 0:
@@ -65,8 +69,10 @@ class DequantisedImages(Dataset):
         self.crop, self.flip, self.shift, self.noise_seed = crop, flip, shift, noise_seed
         available = self.load()
         if num_images is not None and not 0 < num_images <= available:
-            raise ValueError(f'num_images={num_images}, but the {split} split of {type(self).__name__} in {data_root} '
-                             f'has {available} images: choose 1 to {available}, or None for all of them')
+            raise ValueError(
+                f'num_images={num_images}, but the {split} split of {type(self).__name__} in {data_root} '
+                f'has {available} images: choose 1 to {available}, or None for all of them'
+            )
         self.count = available if num_images is None else num_images
 
     @property
@@ -91,7 +97,7 @@ class DequantisedImages(Dataset):
         seed = index.seed if isinstance(index, SampleIndex) else derive_seed(self.noise_seed, int(index))
         generator = torch.Generator().manual_seed(seed)
         if self.shift:
-            image = shifted(image, *torch.randint(2 * self.shift + 1, (2, ), generator=generator).tolist(), self.shift)
+            image = shifted(image, *torch.randint(2 * self.shift + 1, (2,), generator=generator).tolist(), self.shift)
         image = torch.from_numpy(np.ascontiguousarray(image))
         if self.crop is not None:
             image = central(image, self.crop)
@@ -119,25 +125,28 @@ class DequantisedImages(Dataset):
             return
         message = f'{path} has the md5 sum {found}; the published file has {md5}.'
         if self.verify is True:
-            raise ValueError(f'{message} It is damaged, or a subset or a copy of another kind. {self.SOURCE} Set '
-                             'verify=\'warn\' or verify=False in the config to use the file as it is.')
-        print_log(f'{message} It is used all the same, as verify=\'warn\' asks.', logger='current')
+            raise ValueError(
+                f'{message} It is damaged, or a subset or a copy of another kind. {self.SOURCE} Set '
+                "verify='warn' or verify=False in the config to use the file as it is."
+            )
+        print_log(f"{message} It is used all the same, as verify='warn' asks.", logger='current')
 
 
 def central(image: Tensor, size: int) -> Tensor:
     """The central size x size pixels of an image (C, H, W)."""
     height, width = image.shape[-2:]
     if not 0 < size <= min(height, width):
-        raise ValueError(f'crop={size} does not fit into an image of {height} x {width}: choose 1 to '
-                         f'{min(height, width)}')
+        raise ValueError(
+            f'crop={size} does not fit into an image of {height} x {width}: choose 1 to {min(height, width)}'
+        )
     top, left = (height - size) // 2, (width - size) // 2
-    return image[:, top:top + size, left:left + size]
+    return image[:, top : top + size, left : left + size]
 
 
 def shifted(image: np.ndarray, top: int, left: int, border: int) -> np.ndarray:
     """The window at (top, left) of an image (C, H, W) with a mirrored border, of the size of the image."""
     wide = np.pad(image, ((0, 0), (border, border), (border, border)), mode='symmetric')
-    return wide[:, top:top + image.shape[1], left:left + image.shape[2]]
+    return wide[:, top : top + image.shape[1], left : left + image.shape[2]]
 
 
 def read_images(dataset: DequantisedImages, indices: Sequence[int]) -> Tensor:

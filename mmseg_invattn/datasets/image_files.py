@@ -3,6 +3,7 @@
 OpenCV hands back the readable part of a cut-off JPEG or PNG (older releases without a word), and a label map cast to
 uint8 turns class 257 into class 1. Both spoil a training run silently, hence the checks on the raw bytes and values.
 """
+
 import zlib
 
 import mmcv
@@ -17,14 +18,14 @@ _REPAIR = 'Fix: copy or download this file again, or convert the data set again.
 def _png_fault(data: bytes) -> str | None:
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
-        length = int.from_bytes(data[position:position + 4], 'big')
+        length = int.from_bytes(data[position : position + 4], 'big')
         chunk_end = position + 12 + length
         if chunk_end > len(data):
             break
-        stored_crc = int.from_bytes(data[chunk_end - 4:chunk_end], 'big')
-        if zlib.crc32(data[position + 4:chunk_end - 4]) != stored_crc:
+        stored_crc = int.from_bytes(data[chunk_end - 4 : chunk_end], 'big')
+        if zlib.crc32(data[position + 4 : chunk_end - 4]) != stored_crc:
             return f'the checksum of its chunk at byte {position} is wrong'
-        if data[position + 4:position + 8] == b'IEND':
+        if data[position + 4 : position + 8] == b'IEND':
             return None
         position = chunk_end
     return 'it is truncated: the file ends before the PNG end marker'
@@ -40,7 +41,7 @@ def _jpeg_fault(data: bytes) -> str | None:
             continue
         if marker == 0xDA:
             return None if data.find(JPEG_END, position) >= 0 else 'it is truncated: the JPEG end marker is missing'
-        position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
     return 'it is truncated or damaged: no JPEG scan was found in it'
 
 
@@ -89,8 +90,10 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
     except Exception as error:
         raise ValueError(f'Cannot read the image file {path}: {error}. Image files must be whole. {_REPAIR}') from error
     if array is None:
-        raise ValueError(f'Cannot read the image file {path}: the decoder {backend!r} finds no image in it. '
-                         f'Image files must be whole. {_REPAIR}')
+        raise ValueError(
+            f'Cannot read the image file {path}: the decoder {backend!r} finds no image in it. '
+            f'Image files must be whole. {_REPAIR}'
+        )
     return array
 
 
@@ -105,7 +108,7 @@ def outside_classes(label: np.ndarray, num_classes: int, ignore_index: int, redu
     first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
     if label.dtype == np.uint8:
         allowed = np.zeros(256, dtype=bool)
-        allowed[first:last + 1] = True
+        allowed[first : last + 1] = True
         allowed[list(extra)] = True
         return ~allowed[label]
     return ((label < first) | (label > last)) & ~np.isin(label, list(extra))
@@ -131,12 +134,14 @@ def training_labels(label: np.ndarray, reduce_zero_label: bool, label_map: dict[
     return label
 
 
-def check_label(label: np.ndarray,
-                path: str,
-                num_classes: int,
-                ignore_index: int = 255,
-                reduce_zero_label: bool = False,
-                image_size: tuple[int, int] | None = None) -> None:
+def check_label(
+    label: np.ndarray,
+    path: str,
+    num_classes: int,
+    ignore_index: int = 255,
+    reduce_zero_label: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> None:
     """Refuse a label map that does not fit its image or holds values that are no class.
 
     Args:
@@ -151,12 +156,16 @@ def check_label(label: np.ndarray,
         ValueError: Several channels, another size than the image, or a value outside the classes.
     """
     if label.ndim != 2:
-        raise ValueError(f'The label file {path} decodes to an array of shape {label.shape}, but a label map has one '
-                         'channel that holds class indices. Fix: convert colour-coded labels to class indices.')
+        raise ValueError(
+            f'The label file {path} decodes to an array of shape {label.shape}, but a label map has one '
+            'channel that holds class indices. Fix: convert colour-coded labels to class indices.'
+        )
     if image_size is not None and label.shape != tuple(image_size):
-        raise ValueError(f'The label file {path} is {label.shape[0]}x{label.shape[1]} pixels (height x width), its '
-                         f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. Fix: check that '
-                         'image and label belong together; resize labels by nearest neighbour only.')
+        raise ValueError(
+            f'The label file {path} is {label.shape[0]}x{label.shape[1]} pixels (height x width), its '
+            f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. Fix: check that '
+            'image and label belong together; resize labels by nearest neighbour only.'
+        )
     first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
     bad = outside_classes(label, num_classes, ignore_index, reduce_zero_label)
     if bad.any():
@@ -164,7 +173,9 @@ def check_label(label: np.ndarray,
         row, column = np.argwhere(bad)[0].tolist()
         shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
         ignored = ' and '.join(map(str, sorted(extra)))
-        raise ValueError(f'The label file {path} holds the value(s) {shown} in {int(bad.sum())} pixels, the first at '
-                         f'row {row}, column {column}. With {num_classes} classes a label is {first} to {last}, or '
-                         f'{ignored} (ignored). Fix: map the values to class indices with the converter in '
-                         'tools/dataset_converters, or correct num_classes in the data set config.')
+        raise ValueError(
+            f'The label file {path} holds the value(s) {shown} in {int(bad.sum())} pixels, the first at '
+            f'row {row}, column {column}. With {num_classes} classes a label is {first} to {last}, or '
+            f'{ignored} (ignored). Fix: map the values to class indices with the converter in '
+            'tools/dataset_converters, or correct num_classes in the data set config.'
+        )

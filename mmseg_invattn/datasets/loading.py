@@ -1,4 +1,5 @@
 """Loading transforms that never accept a broken image or label: drop-in twins of the ones MMSegmentation uses."""
+
 import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -12,9 +13,11 @@ def _read(path: str, backend_args: dict | None, what: str) -> bytes:
     try:
         return fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'The {what} file {path} does not exist. Every image needs its label and every listed '
-                                'image its file. Fix: put the file there, or remove its partner or its line in '
-                                'ann_file.') from error
+        raise FileNotFoundError(
+            f'The {what} file {path} does not exist. Every image needs its label and every listed '
+            'image its file. Fix: put the file there, or remove its partner or its line in '
+            'ann_file.'
+        ) from error
 
 
 @TRANSFORMS.register_module()
@@ -30,12 +33,14 @@ class StrictLoadImageFromFile(LoadImageFromFile):
         backend_args: mmengine's file backend; None reads from the local disk.
     """
 
-    def __init__(self,
-                 to_float32: bool = False,
-                 color_type: str = 'color',
-                 imdecode_backend: str = 'cv2',
-                 *,
-                 backend_args: dict | None = None) -> None:
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = 'color',
+        imdecode_backend: str = 'cv2',
+        *,
+        backend_args: dict | None = None,
+    ) -> None:
         super().__init__(to_float32, color_type, imdecode_backend, backend_args=backend_args)
 
     def transform(self, results: dict) -> dict:
@@ -71,15 +76,19 @@ class StrictLoadAnnotations(LoadAnnotations):
         backend_args: mmengine's file backend; None reads from the local disk.
     """
 
-    def __init__(self,
-                 num_classes: int,
-                 ignore_index: int = 255,
-                 reduce_zero_label: bool | None = None,
-                 backend_args: dict | None = None,
-                 imdecode_backend: str = 'pillow') -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        reduce_zero_label: bool | None = None,
+        backend_args: dict | None = None,
+        imdecode_backend: str = 'pillow',
+    ) -> None:
         if num_classes < 1:
-            raise ValueError(f'num_classes is {num_classes}, but label files hold at least one class. '
-                             'Fix: give the number of classes of the data set.')
+            raise ValueError(
+                f'num_classes is {num_classes}, but label files hold at least one class. '
+                'Fix: give the number of classes of the data set.'
+            )
         super().__init__(reduce_zero_label, backend_args, imdecode_backend)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -94,6 +103,8 @@ class StrictLoadAnnotations(LoadAnnotations):
         results['seg_fields'].append('gt_seg_map')
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(num_classes={self.num_classes}, ignore_index={self.ignore_index}, '
-                f'reduce_zero_label={self.reduce_zero_label}, imdecode_backend={self.imdecode_backend!r}, '
-                f'backend_args={self.backend_args})')
+        return (
+            f'{type(self).__name__}(num_classes={self.num_classes}, ignore_index={self.ignore_index}, '
+            f'reduce_zero_label={self.reduce_zero_label}, imdecode_backend={self.imdecode_backend!r}, '
+            f'backend_args={self.backend_args})'
+        )

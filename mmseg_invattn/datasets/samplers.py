@@ -5,6 +5,7 @@ augmentation, follows from the base seed and ``p``: not from the number of worke
 was interrupted. Rank ``r`` of ``W`` takes the positions ``r, r + W, r + 2 W, ...``, so that ``W`` ranks with batch
 ``b`` see, iteration by iteration, the samples of one process with batch ``b W``.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
@@ -74,8 +75,10 @@ class ResumableInfiniteSampler(Sampler):
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
         if len(dataset) == 0:
-            raise ValueError('the training dataset is empty: an infinite sampler needs at least 1 sample; '
-                             'check data_root, data_prefix and ann_file of train_dataloader.dataset')
+            raise ValueError(
+                'the training dataset is empty: an infinite sampler needs at least 1 sample; '
+                'check data_root, data_prefix and ann_file of train_dataloader.dataset'
+            )
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.size = len(dataset)

@@ -1,4 +1,5 @@
 """First transform of a training pipeline: the sample's own seed drives its augmentation."""
+
 from __future__ import annotations
 
 import random

@@ -1,4 +1,5 @@
 """A walk through a whole data set that collects its faults instead of stopping at the first."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -25,6 +26,7 @@ class Fault:
     Attributes:
         kind: one of the constants of this file.
     """
+
     kind: str
     file: str
     detail: str = ''
@@ -43,6 +45,7 @@ class Survey:
         images_with: (K + 1, ) int64, images in which each occurs.
         values: pixels of each value that is no class, and the number of files that hold it.
     """
+
     classes: tuple[str, ...] = ()
     images: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -107,8 +110,13 @@ def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
         survey.faults.append(Fault(CHANNELS, path, f'it decodes to the shape {label.shape}, a label map has 1 channel'))
         return
     if image is not None and label.shape != image.shape[:2]:
-        survey.faults.append(Fault(SIZE, path, f'{label.shape[0]}x{label.shape[1]} (height x width), its image '
-                                               f'{image.shape[0]}x{image.shape[1]}'))
+        survey.faults.append(
+            Fault(
+                SIZE,
+                path,
+                f'{label.shape[0]}x{label.shape[1]} (height x width), its image {image.shape[0]}x{image.shape[1]}',
+            )
+        )
     reduce_zero, ignored = bool(info.get('reduce_zero_label')), leaf.ignore_index
     outside = outside_classes(label, len(label_classes(leaf)), ignored, reduce_zero)
     if outside.any():
@@ -117,8 +125,9 @@ def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
     survey.count(training_labels(label, reduce_zero, info.get('label_map')))
 
 
-def _read(path: str, flag: str, backend: str, missing: str, backend_args: dict | None,
-          survey: Survey) -> np.ndarray | None:
+def _read(
+    path: str, flag: str, backend: str, missing: str, backend_args: dict | None, survey: Survey
+) -> np.ndarray | None:
     """The decoded file; None where there is a fault, which is added."""
     try:
         return decode(fileio.get(path, backend_args=backend_args), path, flag, backend)
@@ -134,8 +143,13 @@ def _labels_without_image(leaf: BaseDataset) -> list[str]:
     folder = leaf.data_prefix.get('seg_map_path')
     backend_args = getattr(leaf, 'backend_args', None)
     # indices take a part of the data set
-    if not folder or leaf.ann_file or leaf._indices is not None or not is_local(folder, backend_args) \
-            or not osp.isdir(folder):
+    if (
+        not folder
+        or leaf.ann_file
+        or leaf._indices is not None
+        or not is_local(folder, backend_args)
+        or not osp.isdir(folder)
+    ):
         return []
     used = {osp.normpath(leaf.get_data_info(index)['seg_map_path']) for index in range(len(leaf))}
     found = fileio.list_dir_or_file(folder, list_dir=False, suffix=leaf.seg_map_suffix, recursive=True)

@@ -1,4 +1,5 @@
 """The Street View House Numbers, cropped digits."""
+
 from importlib.util import find_spec
 
 import numpy as np
@@ -22,9 +23,12 @@ class SVHNDataset(DequantisedImages):
     Raises:
         ImportError: scipy, which reads the files, is not installed.
     """
+
     METAINFO = {'classes': tuple('0123456789')}
-    SOURCE = ('SVHN comes from http://ufldl.stanford.edu/housenumbers: data_root holds train_32x32.mat and '
-              'test_32x32.mat of its format 2 (cropped digits).')
+    SOURCE = (
+        'SVHN comes from http://ufldl.stanford.edu/housenumbers: data_root holds train_32x32.mat and '
+        'test_32x32.mat of its format 2 (cropped digits).'
+    )
 
     def load(self) -> int:
         if find_spec('scipy') is None:
@@ -38,12 +42,20 @@ class SVHNDataset(DequantisedImages):
             content = loadmat(path, variable_names=['X', 'y'])
             images, labels = content['X'], content['y'].ravel()
         except Exception as error:  # whatever scipy raises for a broken file
-            raise ValueError(f'{path} is no .mat file with X and y ({type(error).__name__}: {error}). {self.SOURCE}'
-                             ) from error
-        if not (images.ndim == 4 and images.shape[:3] == (32, 32, 3) and images.dtype == np.uint8
-                and labels.shape == images.shape[3:] and np.isin(labels, np.arange(1, 11)).all()):
-            raise ValueError(f'{path}: X is (32, 32, 3, n) of type uint8 and y has n classes from 1 to 10; this file '
-                             f'has {images.shape} of type {images.dtype} and {labels.shape}. {self.SOURCE}')
+            raise ValueError(
+                f'{path} is no .mat file with X and y ({type(error).__name__}: {error}). {self.SOURCE}'
+            ) from error
+        if not (
+            images.ndim == 4
+            and images.shape[:3] == (32, 32, 3)
+            and images.dtype == np.uint8
+            and labels.shape == images.shape[3:]
+            and np.isin(labels, np.arange(1, 11)).all()
+        ):
+            raise ValueError(
+                f'{path}: X is (32, 32, 3, n) of type uint8 and y has n classes from 1 to 10; this file '
+                f'has {images.shape} of type {images.dtype} and {labels.shape}. {self.SOURCE}'
+            )
         self.images, self.labels = images.transpose(3, 2, 0, 1), labels.astype(int) % 10
         return len(self.images)
 

@@ -1,4 +1,5 @@
 """Files that are either whole or absent: written beside their place, synced, then moved there."""
+
 from __future__ import annotations
 
 import os
@@ -27,8 +28,9 @@ class AtomicLocalBackend(LocalBackend):
         """
         target = Path(filepath)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f'.{target.name}.', suffix=SUFFIX,
-                                         delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f'.{target.name}.', suffix=SUFFIX, delete=False
+        ) as file:
             try:
                 _write(file, obj)
                 file.flush()

@@ -2,6 +2,7 @@
 
 MMEngine unpickles whatever a file holds, silently; here everything that is loaded passes one rule.
 """
+
 from __future__ import annotations
 
 import io
@@ -35,10 +36,13 @@ def _checkpoint_errors(name: str) -> Iterator[None]:
             raise UnsafeCheckpointError(
                 f'{name}: refused, because loading it would unpickle, and so run, what the file contains ({what}). '
                 'Checkpoints must load with weights_only=True. If you trust where the file comes from, pass '
-                '--trust-checkpoint to the tool, or trust_checkpoint=True to init_model.') from error
+                '--trust-checkpoint to the tool, or trust_checkpoint=True to init_model.'
+            ) from error
         if 'PytorchStreamReader' in text or 'unexpected EOF' in text:
-            raise DamagedCheckpointError(f'{name}: the checkpoint is truncated or damaged ({text.splitlines()[0]}); '
-                                         'use an earlier one, or fetch it again') from error
+            raise DamagedCheckpointError(
+                f'{name}: the checkpoint is truncated or damaged ({text.splitlines()[0]}); '
+                'use an earlier one, or fetch it again'
+            ) from error
         raise
     except EOFError as error:
         raise DamagedCheckpointError(f'{name}: the checkpoint ends too early; use an earlier one') from error
@@ -126,12 +130,21 @@ def use_safe_checkpoint_loading(trust: bool = False) -> None:
             return torch.load(io.BytesIO(data), map_location=map_location, weights_only=not trust)
 
     def load_from_unknown(filename: str, map_location: Any = None) -> Any:
-        raise UnsafeCheckpointError(f'{filename}: checkpoints of this scheme cannot be loaded safely; '
-                                    'download the file and give its path')
+        raise UnsafeCheckpointError(
+            f'{filename}: checkpoints of this scheme cannot be loaded safely; download the file and give its path'
+        )
 
-    loaders = {'': load_from_local, 'http': load_from_http, 'torchvision': load_from_torchvision,
-               'modelzoo': load_from_torchvision, 'open-mmlab': load_from_openmmlab, 'openmmlab': load_from_openmmlab,
-               'mmcls': load_from_mmcls, r'(\S+\:)?s3': load_from_ceph, r'(\S+\:)?petrel': load_from_ceph}
+    loaders = {
+        '': load_from_local,
+        'http': load_from_http,
+        'torchvision': load_from_torchvision,
+        'modelzoo': load_from_torchvision,
+        'open-mmlab': load_from_openmmlab,
+        'openmmlab': load_from_openmmlab,
+        'mmcls': load_from_mmcls,
+        r'(\S+\:)?s3': load_from_ceph,
+        r'(\S+\:)?petrel': load_from_ceph,
+    }
     loaders['https'] = load_from_http
     for prefix in list(CheckpointLoader._schemes):
         loader = loaders.get(prefix.split('://')[0], load_from_unknown)

@@ -3,6 +3,7 @@
 Exported graphs hold torch's plain operators alone: attention with its N x M map in place of this package's kernels, and
 the normalised weights in place of the normalisation (certificates are made of those same weights).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -61,10 +62,20 @@ def export_onnx(model: nn.Module, image: Tensor, path: Path) -> Callable[[Tensor
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
-        raise ImportError(f'--format onnx needs {error.name}, which is not installed: pip install '
-                          '\'mmseg_invattn[export]\' (onnx, onnxscript and onnxruntime)') from error
-    torch.onnx.export(_traced(model, image), (image, ), str(path), dynamo=True, input_names=['image'],
-                      output_names=['logits'], external_data=False, verbose=False)
+        raise ImportError(
+            f'--format onnx needs {error.name}, which is not installed: pip install '
+            "'mmseg_invattn[export]' (onnx, onnxscript and onnxruntime)"
+        ) from error
+    torch.onnx.export(
+        _traced(model, image),
+        (image,),
+        str(path),
+        dynamo=True,
+        input_names=['image'],
+        output_names=['logits'],
+        external_data=False,
+        verbose=False,
+    )
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     return lambda image: torch.from_numpy(session.run(None, {'image': image.cpu().numpy()})[0])
 
@@ -77,7 +88,7 @@ def _traced(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     # Two samples: an exporter takes a batch of one for a batch that is always one.
     images = image.repeat(2, 1, 1, 1)
     with twice_differentiable(), constant_weights(model):
-        return torch.export.export(model, (images, ), dynamic_shapes=({0: torch.export.Dim('batch')}, ), strict=False)
+        return torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=False)
 
 
 @torch.no_grad()

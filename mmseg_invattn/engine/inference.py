@@ -1,4 +1,5 @@
 """Building a model for inference, and an input for it."""
+
 from __future__ import annotations
 
 import copy
@@ -17,8 +18,12 @@ from .launch import check_checkpoint_file
 from .matching import load_file
 
 
-def init_model(config: str | Path | Config, checkpoint: str | None = None, device: str | None = None,
-               trust_checkpoint: bool = False) -> nn.Module:
+def init_model(
+    config: str | Path | Config,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    trust_checkpoint: bool = False,
+) -> nn.Module:
     """Build a segmentor from a config and load its weights, for ``mmseg.apis.inference_model``.
 
     ``mmseg.apis.init_model`` with safe checkpoint loading: nothing in the file is run, and all of the weights must

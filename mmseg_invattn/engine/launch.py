@@ -1,4 +1,5 @@
 """Runners: built from a config, for training or for a test, and left at the end."""
+
 from __future__ import annotations
 
 import os.path as osp

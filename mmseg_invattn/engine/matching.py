@@ -2,6 +2,7 @@
 
 MMEngine logs what does not fit and goes on, with the rest of the model as it was initialised.
 """
+
 from __future__ import annotations
 
 import re
@@ -32,8 +33,10 @@ def weights_of(checkpoint: dict, name: str) -> dict[str, Tensor]:
     """
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointMismatchError(f'{name}: there are no weights in this file; a checkpoint holds them under '
-                                      '"state_dict", or is nothing but them')
+        raise CheckpointMismatchError(
+            f'{name}: there are no weights in this file; a checkpoint holds them under '
+            '"state_dict", or is nothing but them'
+        )
     return {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
 
 
@@ -84,13 +87,22 @@ def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
         if not sized:
             raise
         missing, unexpected = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
-        missing, unexpected = ([key for key in order if key in keys]
-                               for order, keys in ((shapes, missing), (weights, unexpected)))
+        missing, unexpected = (
+            [key for key in order if key in keys] for order, keys in ((shapes, missing), (weights, unexpected))
+        )
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    found = [('of another shape', [f'{key} {tuple(weights[key].shape)} for {shapes.get(key)}' for key in sized]),
-             ('only in the model', missing), ('only in the checkpoint', unexpected)]
+    found = [
+        ('of another shape', [f'{key} {tuple(weights[key].shape)} for {shapes.get(key)}' for key in sized]),
+        ('only in the model', missing),
+        ('only in the checkpoint', unexpected),
+    ]
     if any(keys for _, keys in found):
-        listed = '; '.join(f'{len(keys)} {what}: {", ".join(keys[:SHOWN])}' + ', ...' * (len(keys) > SHOWN)
-                           for what, keys in found if keys)
-        raise CheckpointMismatchError(f'{name}: this checkpoint does not belong to the config. Of its weights are '
-                                      f'{listed}. Take the config that it was trained with')
+        listed = '; '.join(
+            f'{len(keys)} {what}: {", ".join(keys[:SHOWN])}' + ', ...' * (len(keys) > SHOWN)
+            for what, keys in found
+            if keys
+        )
+        raise CheckpointMismatchError(
+            f'{name}: this checkpoint does not belong to the config. Of its weights are '
+            f'{listed}. Take the config that it was trained with'
+        )

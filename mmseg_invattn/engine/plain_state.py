@@ -3,6 +3,7 @@
 MMEngine puts its message hub into every checkpoint: ``HistoryBuffer`` objects with numpy arrays, which only full
 unpickling can restore. Here they become dicts of tensors on the way out and buffers again on the way in.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -13,8 +14,20 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-_AS_IS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter, torch.Size,
-          torch.dtype, torch.device)
+_AS_IS = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+)
 _BUFFER = '__history_buffer__'
 
 
@@ -35,8 +48,12 @@ def to_plain(value: Any, path: str) -> Any:
         return value
     if isinstance(value, HistoryBuffer):
         log, count = value.data
-        return {_BUFFER: True, 'max_length': int(value.max_length), 'log': torch.as_tensor(log),
-                'count': torch.as_tensor(count)}
+        return {
+            _BUFFER: True,
+            'max_length': int(value.max_length),
+            'log': torch.as_tensor(log),
+            'count': torch.as_tensor(count),
+        }
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -55,9 +72,11 @@ def to_plain(value: Any, path: str) -> Any:
             return value if base is torch.Tensor else base(value)
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f'{path} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint may hold only '
-                    'tensors, plain scalars, strings, dicts, lists and tuples, so that it loads with '
-                    'weights_only=True; convert it where it is put into the checkpoint')
+    raise TypeError(
+        f'{path} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint may hold only '
+        'tensors, plain scalars, strings, dicts, lists and tuples, so that it loads with '
+        'weights_only=True; convert it where it is put into the checkpoint'
+    )
 
 
 def plain_message_hub(state: dict) -> tuple[dict, list[str]]:
@@ -78,8 +97,11 @@ def plain_message_hub(state: dict) -> tuple[dict, list[str]]:
         except TypeError:
             left_out.append(key)
     resumed = {key: value for key, value in state['resumed_keys'].items() if key not in left_out}
-    return dict(log_scalars=to_plain(state['log_scalars'], "message_hub['log_scalars']"), runtime_info=info,
-                resumed_keys=resumed), left_out
+    return dict(
+        log_scalars=to_plain(state['log_scalars'], "message_hub['log_scalars']"),
+        runtime_info=info,
+        resumed_keys=resumed,
+    ), left_out
 
 
 def restore_message_hub(state: dict) -> dict:

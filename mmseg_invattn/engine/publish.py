@@ -1,4 +1,5 @@
 """A checkpoint reduced to what others need, under a name that its content can be checked by."""
+
 from __future__ import annotations
 
 import hashlib
@@ -35,8 +36,10 @@ def choose_weights(checkpoint: dict, name: str, which: str | None) -> dict[str, 
     averages = checkpoint.get('ema_state_dict')
     if averages is None:
         if which == 'averaged':
-            raise ValueError(f'{name}: there are no averaged weights in this checkpoint; train with '
-                             "custom_hooks=[dict(type='EMAHook')], or leave out --weights")
+            raise ValueError(
+                f'{name}: there are no averaged weights in this checkpoint; train with '
+                "custom_hooks=[dict(type='EMAHook')], or leave out --weights"
+            )
         return weights
     if which == 'trained':
         trained = {key.removeprefix('module.'): value for key, value in averages.items() if key != 'steps'}
@@ -59,7 +62,8 @@ def publish(source: Path, folder: Path, which: str | None = None, trust: bool = 
     kept = dict(
         # clones: a view would bring along the whole storage that it looks at
         state_dict={key: value.detach().clone().contiguous() for key, value in weights.items()},
-        meta={key: meta[key] for key in META if key in meta})
+        meta={key: meta[key] for key in META if key in meta},
+    )
     stream = io.BytesIO()  # torch.save writes the name of a file into it
     torch.save(kept, stream)
     content = stream.getvalue()
@@ -79,8 +83,11 @@ def write_verified(path: Path, content: bytes, source: Path, which: str | None =
         expected = choose_weights(read_checkpoint(source, 'cpu', trust), str(source), which)
         loaded = torch.load(partial, map_location='cpu', weights_only=True)['state_dict']
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()[:DIGITS]
-        if not path.stem.endswith(digest) or loaded.keys() != expected.keys() or not all(
-                _same(loaded[key], value) for key, value in expected.items()):
+        if (
+            not path.stem.endswith(digest)
+            or loaded.keys() != expected.keys()
+            or not all(_same(loaded[key], value) for key, value in expected.items())
+        ):
             raise RuntimeError(f'{path}: what was written does not read back as it was; look at the disk')
         os.replace(partial, path)
     finally:
@@ -89,5 +96,8 @@ def write_verified(path: Path, content: bytes, source: Path, which: str | None =
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Equal in shape, type and value; NaN equals NaN."""
-    return one.shape == other.shape and one.dtype == other.dtype and bool(
-        ((one == other) | ((one != one) & (other != other))).all())
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and bool(((one == other) | ((one != one) & (other != other))).all())
+    )

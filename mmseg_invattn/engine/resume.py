@@ -1,4 +1,5 @@
 """Which checkpoint ``--resume`` continues from: the last whole one."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -52,7 +53,8 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
     if failures:
         raise DamagedCheckpointError(
             f'--resume: no checkpoint in {folder} can be read: {"; ".join(failures)}. Put a whole checkpoint there, '
-            'or start anew without --resume')
+            'or start anew without --resume'
+        )
     return None
 
 
@@ -85,8 +87,10 @@ def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
 
 def _numbered_checkpoints(folder: Path, template: str | None) -> list[str]:
     """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again)."""
-    names = [re.escape(name).replace(r'\{\}', r'(\d+)') for name in ([template] if template else
-                                                                     ['iter_{}.pth', 'epoch_{}.pth'])]
+    names = [
+        re.escape(name).replace(r'\{\}', r'(\d+)')
+        for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])
+    ]
     found = []
     for path in folder.glob('*') if folder.is_dir() else []:
         match = next(filter(None, (re.fullmatch(name, path.name) for name in names)), None)

@@ -1,4 +1,5 @@
 """The scalars of training runs, as MMEngine's ``LocalVisBackend`` writes them: one JSON object a line."""
+
 from __future__ import annotations
 
 import json
@@ -18,6 +19,7 @@ class Curve:
     Attributes:
         steps: ascending.
     """
+
     steps: list[int]
     values: list[float]
 
@@ -25,6 +27,7 @@ class Curve:
 @dataclass(frozen=True)
 class Run:
     """The curves of a run, by name."""
+
     name: str
     curves: dict[str, Curve]
 
@@ -39,8 +42,10 @@ def find_logs(path: Path) -> list[Path]:
         return [path]
     found = sorted(path.glob(f'*/{SCALARS}')) or sorted(path.glob(SCALARS)) or sorted(path.glob('scalars.json'))
     if not found:
-        raise FileNotFoundError(f'{path}: there is no {SCALARS} in this folder or below its folders; give the work '
-                                "directory of a run, whose visualizer has vis_backends=[dict(type='LocalVisBackend')]")
+        raise FileNotFoundError(
+            f'{path}: there is no {SCALARS} in this folder or below its folders; give the work '
+            "directory of a run, whose visualizer has vis_backends=[dict(type='LocalVisBackend')]"
+        )
     return found
 
 

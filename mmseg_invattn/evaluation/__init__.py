@@ -1,4 +1,5 @@
 """Metrics, the tables and pictures made of them, and the cost of a model."""
+
 from .accuracy import ClassificationAccuracy
 from .bits_per_dim_metric import BitsPerDimMetric
 from .cityscapes_official_metric import CityscapesOfficialMetric

@@ -1,4 +1,5 @@
 """Share of the images whose class is predicted."""
+
 from collections.abc import Sequence
 
 from mmengine.evaluator import BaseMetric
@@ -14,7 +15,7 @@ class ClassificationAccuracy(BaseMetric):
         collect_device: as in every metric.
     """
 
-    def __init__(self, topk: Sequence[int] = (1, ), collect_device: str = 'cpu'):
+    def __init__(self, topk: Sequence[int] = (1,), collect_device: str = 'cpu'):
         super().__init__(collect_device)
         if not topk or any(k < 1 for k in topk):
             raise ValueError(f'topk={tuple(topk)} are not positive numbers of classes')

@@ -1,4 +1,5 @@
 """Negative log-likelihood of images under a flow."""
+
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ class BitsPerDimMetric(BaseMetric):
     Args:
         collect_device: as in every metric, like ``prefix``.
     """
+
     default_prefix = 'flow'
 
     def __init__(self, collect_device: str = 'cpu', prefix: str | None = None):
@@ -29,7 +31,11 @@ class BitsPerDimMetric(BaseMetric):
         bits, bounds = zip(*results, strict=True)
         count = len(bits)
         mean = sum(bits) / count
-        variance = sum((value - mean)**2 for value in bits) / max(count - 1, 1)
+        variance = sum((value - mean) ** 2 for value in bits) / max(count - 1, 1)
         # a count as a float: MMEngine's log has no integers
-        return dict(bits_per_dim=mean, standard_error=math.sqrt(variance / count),
-                    bias_bound=math.nan if any(map(math.isnan, bounds)) else max(bounds), images=float(count))
+        return dict(
+            bits_per_dim=mean,
+            standard_error=math.sqrt(variance / count),
+            bias_bound=math.nan if any(map(math.isnan, bounds)) else max(bounds),
+            images=float(count),
+        )

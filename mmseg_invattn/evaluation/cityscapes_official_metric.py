@@ -1,4 +1,5 @@
 """The official Cityscapes evaluation (https://github.com/mcordts/cityscapesScripts) as a metric."""
+
 from __future__ import annotations
 
 import contextlib
@@ -39,6 +40,7 @@ class CityscapesOfficialMetric(BaseMetric):
         collect_device: ``'cpu'`` or ``'gpu'``, where MMEngine collects the results.
         prefix: In front of the names of the numbers.
     """
+
     default_prefix = 'cityscapes'
 
     def __init__(self, output_dir: str | None = None, collect_device: str = 'cpu', prefix: str | None = None) -> None:
@@ -56,8 +58,10 @@ class CityscapesOfficialMetric(BaseMetric):
         for sample in data_samples:
             classes = sample['pred_sem_seg']['data'].squeeze(0).cpu()
             if classes.max() >= len(self._id_of_class):
-                raise ValueError(f'{sample["img_path"]}: the prediction holds class {int(classes.max())}, but '
-                                 f'Cityscapes has {len(self._id_of_class)}: set num_classes={len(self._id_of_class)}')
+                raise ValueError(
+                    f'{sample["img_path"]}: the prediction holds class {int(classes.max())}, but '
+                    f'Cityscapes has {len(self._id_of_class)}: set num_classes={len(self._id_of_class)}'
+                )
             png = _encode(self._id_of_class[classes.long()].numpy())
             if self.output_dir is not None:
                 folder = Path(self.output_dir)
@@ -78,12 +82,16 @@ class CityscapesOfficialMetric(BaseMetric):
                 path.write_bytes(png)
                 predictions.append(str(path))
             scores = _official_scores(predictions, [truth for _, truth in results], folder)
-        metrics = dict(class_IoU=scores['averageScoreClasses'], class_iIoU=scores['averageScoreInstClasses'],
-                       category_IoU=scores['averageScoreCategories'],
-                       category_iIoU=scores['averageScoreInstCategories'])
+        metrics = dict(
+            class_IoU=scores['averageScoreClasses'],
+            class_iIoU=scores['averageScoreInstClasses'],
+            category_IoU=scores['averageScoreCategories'],
+            category_iIoU=scores['averageScoreInstCategories'],
+        )
         for key, names, iou, instance_iou in (
-                ('', _class_names(), scores['classScores'], scores['classInstScores']),
-                ('category_', _category_names(), scores['categoryScores'], scores['categoryInstScores'])):
+            ('', _class_names(), scores['classScores'], scores['classInstScores']),
+            ('category_', _category_names(), scores['categoryScores'], scores['categoryInstScores']),
+        ):
             metrics |= {f'{key}IoU/{name}': iou[name] for name in names}
             metrics |= {f'{key}iIoU/{name}': instance_iou[name] for name, instances in names.items() if instances}
         return {name: round(100 * float(score), 2) for name, score in metrics.items()}
@@ -101,8 +109,11 @@ def _class_names() -> dict[str, bool]:
 
 def _category_names() -> dict[str, bool]:
     """The categories that are evaluated, and whether all that belongs to them has instances."""
-    return {name: all(label.hasInstances for label in members if label.id >= 0)
-            for name, members in category2labels.items() if not all(label.ignoreInEval for label in members)}
+    return {
+        name: all(label.hasInstances for label in members if label.id >= 0)
+        for name, members in category2labels.items()
+        if not all(label.ignoreInEval for label in members)
+    }
 
 
 def _encode(ids_HW: np.ndarray) -> bytes:
@@ -114,13 +125,17 @@ def _encode(ids_HW: np.ndarray) -> bytes:
 def _ground_truth(label_file: str) -> str:
     """The file of label ids beside a label file; the file of instances must be there too."""
     if not label_file.endswith((LABEL_SUFFIX, ID_SUFFIX)):
-        raise ValueError(f'{label_file}: the official evaluation finds its ground truth by names that end in '
-                         f'{LABEL_SUFFIX} or {ID_SUFFIX}: use it on Cityscapes, and SegMetric elsewhere')
+        raise ValueError(
+            f'{label_file}: the official evaluation finds its ground truth by names that end in '
+            f'{LABEL_SUFFIX} or {ID_SUFFIX}: use it on Cityscapes, and SegMetric elsewhere'
+        )
     ids = label_file.replace(LABEL_SUFFIX, ID_SUFFIX)
     for file in (ids, ids.replace(ID_SUFFIX, INSTANCE_SUFFIX)):
         if not Path(file).is_file():
-            raise FileNotFoundError(f'{file}: the official evaluation needs this file beside {label_file}; it is part '
-                                    'of gtFine_trainvaltest.zip')
+            raise FileNotFoundError(
+                f'{file}: the official evaluation needs this file beside {label_file}; it is part '
+                'of gtFine_trainvaltest.zip'
+            )
     return ids
 
 

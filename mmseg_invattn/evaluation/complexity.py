@@ -6,6 +6,7 @@ added here: the fused one of the CPU, and those of this package.
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size, R rows (batch and heads).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -28,8 +29,9 @@ def _attention_flops(q_BGND: Shape, k_BGMD: Shape, v_BGME: Shape, *args: object,
     return 2 * batch * groups * n * k_BGMD[2] * (d + v_BGME[3])
 
 
-def _sorted_concatenation_flops(alpha_RN1: Shape, gamma_RM1: Shape, v_RME: Shape, kind: str, *args: object,
-                                **kwargs: object) -> int:
+def _sorted_concatenation_flops(
+    alpha_RN1: Shape, gamma_RM1: Shape, v_RME: Shape, kind: str, *args: object, **kwargs: object
+) -> int:
     """Arithmetic of the prefix sums of the F = E + 1 features (values and normaliser; E for ReLU).
 
     A key takes part in 3 operations a feature (suffix sum, step, ramp), with an exponential piece in 3 more (weigh,
@@ -46,8 +48,11 @@ def _sorted_concatenation_flops(alpha_RN1: Shape, gamma_RM1: Shape, v_RME: Shape
 def _formulas() -> dict:
     """The kernels that torch's counter does not know."""
     ours = torch.ops.mmseg_invattn
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-            ours.blocked_positive: _attention_flops, ours.sorted_concatenation: _sorted_concatenation_flops}
+    return {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        ours.blocked_positive: _attention_flops,
+        ours.sorted_concatenation: _sorted_concatenation_flops,
+    }
 
 
 def count_flops(function: Callable[[], object]) -> int:
@@ -75,6 +80,7 @@ class InverseCost:
         error_bound: certified, NaN where there is none.
         converged: whether the inverse met its tolerance.
     """
+
     name: str
     shape: Shape
     forward: int
@@ -105,5 +111,12 @@ def _cost(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int) ->
     forward = count_flops(lambda: module(x))
     inverse = count_flops(lambda: infos.append(module.inverse(y, tol, max_iter, strict=False)[1]))
     info: InverseInfo = infos[-1]
-    return InverseCost(name, tuple(x.shape[1:]), forward, inverse, int(info.iterations.max()),
-                       float(info.error_bound.max()), bool(info.converged.all()))
+    return InverseCost(
+        name,
+        tuple(x.shape[1:]),
+        forward,
+        inverse,
+        int(info.iterations.max()),
+        float(info.error_bound.max()),
+        bool(info.converged.all()),
+    )

@@ -3,6 +3,7 @@
 Rows are the ground truth, columns the predictions: ``C_KK[i, j]`` pixels of class i were called j. Counts are int64
 from the first step, because labels are uint8 and ``19 * label`` in uint8 is wrong from label 14 on.
 """
+
 from __future__ import annotations
 
 import csv
@@ -32,17 +33,21 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_inde
         ValueError: The shapes differ, or a value is no class.
     """
     if prediction.shape != label.shape:
-        raise ValueError(f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
-                         f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape')
+        raise ValueError(
+            f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
+            f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape'
+        )
     counted = label != ignore_index
     prediction, label = prediction[counted].long(), label[counted].long()
     for what, values in (('ground truth', label), ('prediction', prediction)):
         outside = (values < 0) | (values >= num_classes)
         if outside.any():
             found = values[outside].unique().tolist()
-            raise ValueError(f'the {what} holds {", ".join(map(str, found[:8]))} in {int(outside.sum())} pixels, but '
-                             f'the {num_classes} classes are 0 to {num_classes - 1}, and {ignore_index} is ignored: '
-                             'run tools/check_dataset.py, and compare num_classes of the model and the data set')
+            raise ValueError(
+                f'the {what} holds {", ".join(map(str, found[:8]))} in {int(outside.sum())} pixels, but '
+                f'the {num_classes} classes are 0 to {num_classes - 1}, and {ignore_index} is ignored: '
+                'run tools/check_dataset.py, and compare num_classes of the model and the data set'
+            )
     counts = torch.bincount(label * num_classes + prediction, minlength=num_classes**2)
     places = counts.nonzero().squeeze(1)
     return torch.stack([places, counts[places]])
@@ -113,9 +118,12 @@ def read_confusion(file: str | Path) -> tuple[np.ndarray, list[str]]:
                 (_, *names), *rows = csv.reader(stream)
             matrix = np.array([[int(number) for number in row[1:]] for row in rows])
     except (ValueError, TypeError) as error:
-        raise ValueError(f'{path}: this is no confusion matrix ({error}); let SegMetric write one by '
-                         'confusion_file') from error
+        raise ValueError(
+            f'{path}: this is no confusion matrix ({error}); let SegMetric write one by confusion_file'
+        ) from error
     if matrix.shape != (len(names), len(names)) or matrix.dtype.kind not in 'iu' or matrix.min() < 0:
-        raise ValueError(f'{path}: an array of shape {matrix.shape} and type {matrix.dtype} is no confusion matrix, '
-                         'which is square and holds counts; let SegMetric write one by confusion_file')
+        raise ValueError(
+            f'{path}: an array of shape {matrix.shape} and type {matrix.dtype} is no confusion matrix, '
+            'which is square and holds counts; let SegMetric write one by confusion_file'
+        )
     return matrix.astype(np.int64), names

@@ -1,4 +1,5 @@
 """IoUMetric with the numbers of each class and the confusion matrix."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,11 +32,28 @@ class SegMetric(IoUMetric):
         confusion_matrix: int64 of shape (K, K) after ``evaluate``, on every rank; rows are the ground truth.
     """
 
-    def __init__(self, ignore_index: int = 255, iou_metrics: Sequence[str] = ('mIoU', ), nan_to_num: int | None = None,
-                 beta: int = 1, collect_device: str = 'cpu', output_dir: str | None = None, format_only: bool = False,
-                 prefix: str | None = None, confusion_file: str | None = None) -> None:
-        super().__init__(ignore_index, [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics),
-                         nan_to_num, beta, collect_device, output_dir, format_only, prefix)
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        iou_metrics: Sequence[str] = ('mIoU',),
+        nan_to_num: int | None = None,
+        beta: int = 1,
+        collect_device: str = 'cpu',
+        output_dir: str | None = None,
+        format_only: bool = False,
+        prefix: str | None = None,
+        confusion_file: str | None = None,
+    ) -> None:
+        super().__init__(
+            ignore_index,
+            [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics),
+            nan_to_num,
+            beta,
+            collect_device,
+            output_dir,
+            format_only,
+            prefix,
+        )
         self.confusion_file = confusion_file and str(check_suffix(confusion_file))
         self.confusion_matrix: np.ndarray | None = None
 
@@ -61,8 +79,10 @@ class SegMetric(IoUMetric):
         matrix = self.confusion_matrix = add_pairs(results, len(classes))
         if self.confusion_file is not None:
             write_confusion(self.confusion_file, matrix, classes)
-        right, truth, predicted = (torch.from_numpy(np.array(counts, dtype=np.float64))
-                                   for counts in (matrix.diagonal(), matrix.sum(1), matrix.sum(0)))
+        right, truth, predicted = (
+            torch.from_numpy(np.array(counts, dtype=np.float64))
+            for counts in (matrix.diagonal(), matrix.sum(1), matrix.sum(0))
+        )
         metrics = super().compute_metrics([(right, truth + predicted - right, predicted, truth)])
         iou = class_iou(matrix) if self.nan_to_num is None else np.nan_to_num(class_iou(matrix), nan=self.nan_to_num)
         metrics.update({f'IoU/{name}': round(100 * float(value), 2) for name, value in zip(classes, iou, strict=True)})

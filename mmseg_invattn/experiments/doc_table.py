@@ -1,4 +1,5 @@
 """A table that a tool measured, in the document that shows it."""
+
 from pathlib import Path
 
 

@@ -1,11 +1,12 @@
 """Invertible layers as plain ``nn.Module``: they import torch and nothing else.
 
-    contract.py    what every invertible layer promises
-    residual.py    y = U (x + g(x)), once for all blocks;  explicit.py: layers with a closed inverse
-    attention/     a form is a class, a mode is how pixels score each other
-    flow/          building blocks of flows and reversible networks
-    convolution/   attention by position alone, which is a convolution where its heads are shifts
+contract.py    what every invertible layer promises
+residual.py    y = U (x + g(x)), once for all blocks;  explicit.py: layers with a closed inverse
+attention/     a form is a class, a mode is how pixels score each other
+flow/          building blocks of flows and reversible networks
+convolution/   attention by position alone, which is a convolution where its heads are shifts
 """
+
 from .attention import (
     FORMS,
     CertifiedAttention2d,
@@ -37,10 +38,34 @@ from .residual import ResidualLayer
 from .sequential import InvertibleSequential
 
 __all__ = [
-    'FORMS', 'ActNorm2d', 'AdditiveCoupling', 'AffineCoupling', 'CertifiedAttention2d', 'ConditionalAttention2d',
-    'CouplingAttention2d', 'ExplicitInverse', 'GridCoupling', 'InvChannelAttention', 'InvConv1x1', 'InvConvResidual',
-    'InvRelativeAttention2d', 'InverseInfo', 'InvertibleModule', 'InvertibleSequential', 'MemoryFree',
-    'NonLocalAttention2d', 'NotConvergedError', 'OrthogonalConv1x1', 'PaperAttention2d', 'RelativeSelfAttention2d',
-    'ResidualLayer', 'Split', 'Squeeze', 'ToGrid', 'composed_error', 'constant_weights', 'convert_paper_weights',
-    'shift_error'
+    'FORMS',
+    'ActNorm2d',
+    'AdditiveCoupling',
+    'AffineCoupling',
+    'CertifiedAttention2d',
+    'ConditionalAttention2d',
+    'CouplingAttention2d',
+    'ExplicitInverse',
+    'GridCoupling',
+    'InvChannelAttention',
+    'InvConv1x1',
+    'InvConvResidual',
+    'InvRelativeAttention2d',
+    'InverseInfo',
+    'InvertibleModule',
+    'InvertibleSequential',
+    'MemoryFree',
+    'NonLocalAttention2d',
+    'NotConvergedError',
+    'OrthogonalConv1x1',
+    'PaperAttention2d',
+    'RelativeSelfAttention2d',
+    'ResidualLayer',
+    'Split',
+    'Squeeze',
+    'ToGrid',
+    'composed_error',
+    'constant_weights',
+    'convert_paper_weights',
+    'shift_error',
 ]

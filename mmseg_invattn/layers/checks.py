@@ -1,4 +1,5 @@
 """Checks of arguments that many layers take. Errors name the value, the rule and a way out."""
+
 from collections.abc import Collection
 
 
@@ -14,22 +15,28 @@ def check_count(name: str, value: object) -> None:
 
 def check_kernel_sizes(kernel_sizes: Collection[int]) -> None:
     if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-        raise ValueError(f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
-                         'centre, so the branch would not keep the size of the feature map')
+        raise ValueError(
+            f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
+            'centre, so the branch would not keep the size of the feature map'
+        )
 
 
 def check_contraction(contraction: float) -> None:
     if isinstance(contraction, str) or not 0 < contraction < 1:
-        raise ValueError(f'contraction={contraction!r} is outside (0, 1): the inverse exists for a branch whose '
-                         'Lipschitz constant is below 1; the default is 0.9')
+        raise ValueError(
+            f'contraction={contraction!r} is outside (0, 1): the inverse exists for a branch whose '
+            'Lipschitz constant is below 1; the default is 0.9'
+        )
 
 
 def check_sharpness(sharpness: float | str) -> None:
     if sharpness in ('learned', 'log_n'):
         return
     if isinstance(sharpness, str) or not 0 < sharpness < float('inf'):
-        raise ValueError(f'sharpness={sharpness!r} is not a positive number, \'learned\' or \'log_n\': it bounds the '
-                         'content logits; the default is 2.0')
+        raise ValueError(
+            f"sharpness={sharpness!r} is not a positive number, 'learned' or 'log_n': it bounds the "
+            'content logits; the default is 2.0'
+        )
 
 
 def check_takes(name: str, value: object, setting: str, where: str) -> None:

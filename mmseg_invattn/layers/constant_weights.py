@@ -4,6 +4,7 @@ A layer derives its normalised matrices at every call. A test loop, an inference
 whose parameters nobody changes: it says so, and the layers derive them once for the whole block, as
 ``torch.nn.utils.parametrize.cached()`` does it for parametrisations.
 """
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .contract import InvertibleModule
 @dataclass
 class Held:
     """What is constant of a layer."""
+
     weights: Any
     parameters: list[Tensor]  # that they were derived from
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
@@ -49,9 +51,11 @@ def constant_weights(model: nn.Module) -> Iterator[None]:
     now = [*model.parameters(), *model.buffers()]
     known = len(state) == len(now) and all(a is b for a, b in zip(state, now, strict=True))
     if not known or not same(before, fingerprint(now)):
-        raise RuntimeError('a parameter or buffer was changed inside constant_weights(): what ran after that used the '
-                           'old weights. Leave the context before an optimiser steps, a checkpoint is loaded or a '
-                           'training batch starts a normalisation')
+        raise RuntimeError(
+            'a parameter or buffer was changed inside constant_weights(): what ran after that used the '
+            'old weights. Leave the context before an optimiser steps, a checkpoint is loaded or a '
+            'training batch starts a normalisation'
+        )
 
 
 @contextmanager
@@ -78,7 +82,8 @@ def held_weights(layer: InvertibleModule) -> Held | None:
     learns = torch.is_grad_enabled() and any(p.requires_grad for p in held.parameters)
     # functional_call puts others in their place for a moment; so does an exporter, with stand-ins for these very ones
     replaced = not torch.compiler.is_compiling() and any(
-        p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False))
+        p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False)
+    )
     return None if learns or replaced else held
 
 

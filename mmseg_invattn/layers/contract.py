@@ -1,4 +1,5 @@
 """The contract that every invertible layer keeps."""
+
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ class InverseInfo(NamedTuple):
             has no certificate.
         converged: the error bound met the tolerance or the precision of the dtype.
     """
+
     iterations: Tensor
     residual: Tensor
     error_bound: Tensor
@@ -47,6 +49,7 @@ class InvertibleModule(nn.Module, ABC):
     A layer with ``extra_outputs`` returns a tuple (trunk, extra outputs...) and its inverse takes that tuple; the norm
     of such a y is the largest of its members'.
     """
+
     extra_outputs: int = 0
 
     def weights(self) -> Any:
@@ -66,8 +69,14 @@ class InvertibleModule(nn.Module, ABC):
         """
 
     @abstractmethod
-    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
-                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self,
+        y: Tensor | tuple[Tensor, ...],
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+    ) -> tuple[Tensor, InverseInfo]:
         """Recovers x from ``y = layer(x)``.
 
         Args:
@@ -98,8 +107,9 @@ class InvertibleModule(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """y, and ``log|det(dy/dx)|`` of each sample in nats, from one evaluation of the layer.
 
         The gradient of the determinant takes memory that does not depend on ``n_terms``. Layers whose determinant has a
@@ -178,18 +188,24 @@ def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error:
 def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
     """Refuses what is not a non-empty feature map of the expected channels (None: any), naming what it got."""
     if x.dim() != 4 or channels not in (None, x.shape[1]):
-        raise ValueError(f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = '
-                         f'{channels or "any"}: build it with in_channels={x.shape[1] if x.dim() == 4 else "C"} or '
-                         'reshape the input')
+        raise ValueError(
+            f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = '
+            f'{channels or "any"}: build it with in_channels={x.shape[1] if x.dim() == 4 else "C"} or '
+            'reshape the input'
+        )
     if x.numel() == 0:
-        raise ValueError(f'got an empty feature map of shape {tuple(x.shape)}; batch, height and width must be at '
-                         'least 1: check the crop size against the stride of the backbone')
+        raise ValueError(
+            f'got an empty feature map of shape {tuple(x.shape)}; batch, height and width must be at '
+            'least 1: check the crop size against the stride of the backbone'
+        )
     if not x.is_floating_point():
         raise ValueError(f'got a tensor of dtype {x.dtype}; the layer takes floating point features: call .float()')
     if finite and not x.isfinite().all():
         bad = (~x.isfinite()).flatten(1).sum(1)
-        raise ValueError(f'the input of inverse holds values that are not finite (NaN or inf), counted by sample: '
-                         f'{bad.tolist()}; only finite features have an inverse: find the layer that made them')
+        raise ValueError(
+            f'the input of inverse holds values that are not finite (NaN or inf), counted by sample: '
+            f'{bad.tolist()}; only finite features have an inverse: find the layer that made them'
+        )
 
 
 def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
@@ -198,9 +214,12 @@ def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: 
         raise NotConvergedError(
             f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} within '
             f'max_iter={max_iter} evaluations (largest residual {float(info.residual.max()):.3g}, '
-            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False', x, info)
+            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False',
+            x,
+            info,
+        )
 
 
 def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """(trunk, extra outputs...) of what a layer returned."""
-    return (y, ) if isinstance(y, Tensor) else tuple(y)
+    return (y,) if isinstance(y, Tensor) else tuple(y)

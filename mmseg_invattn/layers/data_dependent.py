@@ -1,4 +1,5 @@
 """Parameters that start from the data: the first training batch sets them, nothing after it does."""
+
 from abc import ABC, abstractmethod
 
 import torch
@@ -40,7 +41,8 @@ class DataDependentStart(nn.Module, ABC):
             raise ValueError(
                 f'the first training batch gives a {type(self).__name__} statistics that are not finite: it holds NaN '
                 'or inf, or overflows. Nothing was set; find the layer or the image that made them, and lower the '
-                'learning rate or switch AMP off if it is training that did')
+                'learning rate or switch AMP off if it is training that did'
+            )
         for name, value in values.items():
             getattr(self, name).copy_(value)
         self.initialised.fill_(True)

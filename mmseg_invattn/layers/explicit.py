@@ -1,4 +1,5 @@
 """Layers whose inverse and determinant have a closed form."""
+
 from abc import abstractmethod
 from typing import Any
 
@@ -21,6 +22,7 @@ class ExplicitInverse(InvertibleModule):
         evaluations: of a sub-network, for one inverse.
         wide_output: y stays in float32 where x has half precision, because rounding it would lose too much.
     """
+
     channels: int | None = None
     evaluations = 0
     wide_output = False
@@ -53,8 +55,14 @@ class ExplicitInverse(InvertibleModule):
         return self._stored(y, x)
 
     @torch.no_grad()
-    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
-                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self,
+        y: Tensor | tuple[Tensor, ...],
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+    ) -> tuple[Tensor, InverseInfo]:
         """As in the contract; a closed form reaches the precision of the dtype whatever ``tol`` and ``max_iter`` are.
 
         Raises:
@@ -63,8 +71,10 @@ class ExplicitInverse(InvertibleModule):
         """
         parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
-            raise ValueError(f'the inverse of {type(self).__name__} got {len(parts)} tensors; it takes the '
-                             f'{1 + self.extra_outputs} that forward returned')
+            raise ValueError(
+                f'the inverse of {type(self).__name__} got {len(parts)} tensors; it takes the '
+                f'{1 + self.extra_outputs} that forward returned'
+            )
         for part in parts:
             check_features(part, self.channels if len(parts) == 1 else None, finite=True)
         weights = weights_of(self, weights)
@@ -75,14 +85,21 @@ class ExplicitInverse(InvertibleModule):
             x = self.solve(y, weights)
             residual, bound = self.accuracy(y, x, eps, weights)
         converged = bound.isfinite() & residual.isfinite() & x.isfinite().flatten(1).all(1)
-        info = InverseInfo(torch.full_like(converged, self.evaluations, dtype=torch.long), residual,
-                           torch.where(bound.isfinite(), bound, torch.nan), converged)
+        info = InverseInfo(
+            torch.full_like(converged, self.evaluations, dtype=torch.long),
+            residual,
+            torch.where(bound.isfinite(), bound, torch.nan),
+            converged,
+        )
         if strict and not converged.all():
             raise NotConvergedError(
                 f'the inverse of {type(self).__name__} overflows or is not known to any precision for '
                 f'{int((~converged).sum())} of {len(x)} samples (Lip(f^-1) is at most '
                 f'{self.bi_lipschitz_bound()[1]:.3g}): keep its weights better conditioned (a lower learning rate, '
-                'weight decay), or pass strict=False', x, info)
+                'weight decay), or pass strict=False',
+                x,
+                info,
+            )
         return x, info
 
     @torch.no_grad()
@@ -97,8 +114,9 @@ class ExplicitInverse(InvertibleModule):
         """0.0: there is no residual branch; :meth:`bi_lipschitz_bound` is what composes."""
         return 0.0
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
         with full_precision(x.device):

@@ -1,4 +1,5 @@
 """Training without stored activations."""
+
 from typing import Any
 
 import torch
@@ -42,8 +43,10 @@ class MemoryFree(InvertibleModule):
     def __init__(self, module: InvertibleModule, tol: float | None = None, max_iter: int = 1000):
         super().__init__()
         if not isinstance(module, InvertibleModule):
-            raise ValueError(f'MemoryFree got a {type(module).__name__}, which is not invertible: it takes an '
-                             'InvertibleModule or an InvertibleSequential')
+            raise ValueError(
+                f'MemoryFree got a {type(module).__name__}, which is not invertible: it takes an '
+                'InvertibleModule or an InvertibleSequential'
+            )
         self.module, self.tol, self.max_iter = module, tol, max_iter
         self.extra_outputs = module.extra_outputs
 
@@ -55,8 +58,13 @@ class MemoryFree(InvertibleModule):
         check_features(x, None)
         wide = at_least_float32(x)
         # replicas of DataParallel have no parameters to ask for
-        if (weights is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or torch._C._are_functorch_transforms_active() or getattr(self, '_is_replica', False)):
+        if (
+            weights is not None
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or getattr(self, '_is_replica', False)
+        ):
             return self.module(wide, weights)
         y = memory_free(self._steps(self.module), wide)
         return y if self.extra_outputs else y[0]
@@ -68,8 +76,14 @@ class MemoryFree(InvertibleModule):
             return [step for layer in module for step in self._steps(layer)]
         return [memory_free_step(module, lambda x, weights: outputs(module(x, weights)), self.tol, self.max_iter)]
 
-    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
-                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self,
+        y: Tensor | tuple[Tensor, ...],
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+    ) -> tuple[Tensor, InverseInfo]:
         return self.module.inverse(y, tol, max_iter, strict, weights)
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
@@ -87,8 +101,9 @@ class MemoryFree(InvertibleModule):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         return self.module.pixel_error(x, error)
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """As the module's; its graph is stored."""
         return self.module.forward_and_log_abs_det(x, n_terms, n_samples, weights)
 
@@ -96,8 +111,9 @@ class MemoryFree(InvertibleModule):
         return self.module.log_abs_det_error_bound(x, n_terms)
 
 
-def memory_free_step(layer: InvertibleModule, forward, tol: float | None = None, max_iter: int = 1000,
-                     more_outputs: int = 0) -> Step:
+def memory_free_step(
+    layer: InvertibleModule, forward, tol: float | None = None, max_iter: int = 1000, more_outputs: int = 0
+) -> Step:
     """The step of one layer.
 
     Args:
@@ -108,9 +124,15 @@ def memory_free_step(layer: InvertibleModule, forward, tol: float | None = None,
     """
 
     def recover(y: tuple[Tensor, ...], weights: Any) -> Tensor:
-        y = y[:1 + layer.extra_outputs]
+        y = y[: 1 + layer.extra_outputs]
         accuracy = torch.finfo(y[0].dtype).eps if tol is None else tol
         return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights)
 
-    return Step(forward, recover, layer.weights, lambda: tuple(layer.parameters()), lambda: tuple(layer.buffers()),
-                layer.extra_outputs + more_outputs)
+    return Step(
+        forward,
+        recover,
+        layer.weights,
+        lambda: tuple(layer.parameters()),
+        lambda: tuple(layer.buffers()),
+        layer.extra_outputs + more_outputs,
+    )

@@ -1,4 +1,5 @@
 """Orthogonal matrices of channels: they mix channel groups and keep every token's norm."""
+
 import torch
 from torch import Tensor, nn
 

@@ -1,5 +1,6 @@
 """Parameters: how a module gives them out when it is called, and which ones it has, and what it
 computes in."""
+
 from collections.abc import Iterator
 from functools import reduce
 
@@ -27,5 +28,6 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
 
 def compute_dtype(module: nn.Module, x: Tensor) -> torch.dtype:
     """The widest dtype of the features and the parameters, at least float32."""
-    return reduce(torch.promote_types, (p.dtype for p in parameters_of(module)),
-                  torch.promote_types(x.dtype, torch.float32))
+    return reduce(
+        torch.promote_types, (p.dtype for p in parameters_of(module)), torch.promote_types(x.dtype, torch.float32)
+    )

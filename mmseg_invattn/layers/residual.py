@@ -8,6 +8,7 @@ returned
 
 A subclass says what its weights are, what the branch is, how large its Lipschitz constant is, and how it rounds.
 """
+
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Roundings(NamedTuple):
         floor: what a residual may be made of: the iteration does not ask for less.
         bound: what the error bound counts, with the sums inside of the branch.
     """
+
     floor: float = 4.0
     bound: float = 4.0
 
@@ -54,6 +56,7 @@ class ResidualLayer(InvertibleModule):
         groups: tokens of a pixel: with G > 1 each channel group is one of its own.
         memory: steps that the acceleration of the inverse combines.
     """
+
     channels: int
     groups: int = 1
     memory: int = 5
@@ -100,8 +103,9 @@ class ResidualLayer(InvertibleModule):
             return rotate(y, self.rotation(weights)).to(x.dtype)
 
     @torch.no_grad()
-    def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
-                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True, weights: Any = None
+    ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
@@ -109,21 +113,31 @@ class ResidualLayer(InvertibleModule):
             wide, weights = self._widened(y, weights)
             wide = rotate(wide, self.rotation(weights), transpose=True)
             x, info = invert_residual(
-                lambda x, index: self.branch(x, weights), wide, lipschitz, groups=self.groups,
-                eps=torch.finfo(y.dtype).eps, tol=tol, max_iter=max_iter, memory=self.memory, norm=self.branch_norm,
-                roundings=self.roundings(weights, (y.shape[2], y.shape[3])))
+                lambda x, index: self.branch(x, weights),
+                wide,
+                lipschitz,
+                groups=self.groups,
+                eps=torch.finfo(y.dtype).eps,
+                tol=tol,
+                max_iter=max_iter,
+                memory=self.memory,
+                norm=self.branch_norm,
+                roundings=self.roundings(weights, (y.shape[2], y.shape[3])),
+            )
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor, Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor, Tensor]:
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
         wide = x.to(compute_dtype(self, x))
         with full_precision(x.device):
-            g, log_det = branch_and_log_abs_det(self.branch_of(weights), wide, n_terms, n_samples,
-                                                lambda: self._bound(weights, None))
+            g, log_det = branch_and_log_abs_det(
+                self.branch_of(weights), wide, n_terms, n_samples, lambda: self._bound(weights, None)
+            )
             # U is orthogonal: its logarithm is 0
             return rotate(wide + g, self.rotation(weights)).to(x.dtype), log_det
 
@@ -189,9 +203,19 @@ class ResidualLayer(InvertibleModule):
         return held.bounds[n]
 
 
-def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipschitz: float | None, *, groups: int,
-                    eps: float, tol: float, max_iter: int, roundings: Roundings, memory: int,
-                    norm: Callable[[Tensor, int], Tensor] = max_token_norm) -> tuple[Tensor, InverseInfo]:
+def invert_residual(
+    branch: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    lipschitz: float | None,
+    *,
+    groups: int,
+    eps: float,
+    tol: float,
+    max_iter: int,
+    roundings: Roundings,
+    memory: int,
+    norm: Callable[[Tensor, int], Tensor] = max_token_norm,
+) -> tuple[Tensor, InverseInfo]:
     """Solves ``x + branch(x) = y`` and turns the residual into the bound ``|x - x*| <= |r| / (1 - L)``.
 
     Args:
@@ -211,12 +235,21 @@ def invert_residual(branch: Callable[[Tensor, Tensor], Tensor], y: Tensor, lipsc
     floor = roundings.floor * torch.finfo(y.dtype).eps * size
     margin = 1.0 if lipschitz is None else 1 - lipschitz
     x, residual, iterations, converged = solve_fixed_point(
-        branch, y, lambda r: norm(r, groups), tol=torch.maximum(tol * size * margin - floor, floor),
-        floor=8 * floor, contraction=lipschitz, max_iter=max_iter, memory=memory, first=first)
+        branch,
+        y,
+        lambda r: norm(r, groups),
+        tol=torch.maximum(tol * size * margin - floor, floor),
+        floor=8 * floor,
+        contraction=lipschitz,
+        max_iter=max_iter,
+        memory=memory,
+        first=first,
+    )
     # Where g almost cancels x, y is the small difference of terms as large as x.
     rounding = roundings.bound * torch.finfo(y.dtype).eps * torch.maximum(size, norm(x, groups))
     # y was rounded as well when it was stored. A pixel has `groups` tokens: its norm is at most sqrt(groups) times
     # that of the largest.
     bound = groups**0.5 * (residual + rounding + 4 * eps * size) / margin
-    return x, InverseInfo(iterations, groups**0.5 * residual,
-                          torch.full_like(bound, torch.nan) if lipschitz is None else bound, converged)
+    return x, InverseInfo(
+        iterations, groups**0.5 * residual, torch.full_like(bound, torch.nan) if lipschitz is None else bound, converged
+    )

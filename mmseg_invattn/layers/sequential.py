@@ -10,6 +10,7 @@ its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is 
 and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
 y was stored in half precision, it starts from what that cast away.
 """
+
 import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -40,8 +41,10 @@ class InvertibleSequential(InvertibleModule):
             raise ValueError('InvertibleSequential got no layers; give it at least one')
         for i, layer in enumerate(layers):
             if not isinstance(layer, InvertibleModule):
-                raise ValueError(f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
-                                 'invertible: every layer must be an InvertibleModule')
+                raise ValueError(
+                    f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
+                    'invertible: every layer must be an InvertibleModule'
+                )
         self.layers = nn.ModuleList(layers)
         self.extra_outputs = sum(layer.extra_outputs for layer in layers)
 
@@ -66,8 +69,9 @@ class InvertibleSequential(InvertibleModule):
             extra += rest
         return self._stored((trunk, *extra), x.dtype)
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """The determinant is the sum over the layers, each at what the ones before it made of x."""
         check_features(x, None)
         trunk, extra, total = at_least_float32(x), [], 0
@@ -86,8 +90,14 @@ class InvertibleSequential(InvertibleModule):
         return y if self.extra_outputs else y[0]
 
     @torch.no_grad()
-    def inverse(self, y: Tensor | tuple[Tensor, ...], tol: float = 1e-6, max_iter: int = 100,
-                strict: bool = True, weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self,
+        y: Tensor | tuple[Tensor, ...],
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+    ) -> tuple[Tensor, InverseInfo]:
         """As in the contract, with ``max_iter`` for each layer.
 
         Layer k is asked for ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))`` relative to its own output, so that what the
@@ -98,8 +108,10 @@ class InvertibleSequential(InvertibleModule):
         """
         shapes = [tuple(part.shape) for part in outputs(y)]
         if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
-            raise ValueError(f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
-                             f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})')
+            raise ValueError(
+                f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
+                f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})'
+            )
         for part in outputs(y):
             check_features(part, None, finite=True)
         error, *stored = (_cast_away(part) for part in outputs(y))
@@ -107,8 +119,9 @@ class InvertibleSequential(InvertibleModule):
         weights = weights_of(self, weights)
         with holding(zip(self.layers, weights, strict=True)):
             x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights)
-            residual = torch.stack([self.error_norm(a - b.to(a.dtype))
-                                    for a, b in zip(outputs(self(x, weights)), outputs(y), strict=True)]).amax(0)
+            residual = torch.stack(
+                [self.error_norm(a - b.to(a.dtype)) for a, b in zip(outputs(self(x, weights)), outputs(y), strict=True)]
+            ).amax(0)
         bound = torch.where(info.error_bound.isfinite(), info.error_bound, torch.nan)
         bound = (bound * (1 + torch.finfo(residual.dtype).eps)).to(residual.dtype)
         info = info._replace(residual=residual, error_bound=bound)
@@ -116,11 +129,22 @@ class InvertibleSequential(InvertibleModule):
             raise NotConvergedError(
                 f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} in layers '
                 f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
-                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False', x, info)
+                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False',
+                x,
+                info,
+            )
         return x, info
 
-    def _solve(self, trunk: Tensor, extra: list[Tensor], error: Tensor, stored: list[Tensor], tol: float,
-               max_iter: int, weights: Any) -> tuple[Tensor, InverseInfo, list[int]]:
+    def _solve(
+        self,
+        trunk: Tensor,
+        extra: list[Tensor],
+        error: Tensor,
+        stored: list[Tensor],
+        tol: float,
+        max_iter: int,
+        weights: Any,
+    ) -> tuple[Tensor, InverseInfo, list[int]]:
         """x, what the layers report together, and the layers that did not converge.
 
         Args:

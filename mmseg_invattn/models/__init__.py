@@ -1,4 +1,5 @@
 """What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
+
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention_slot import AttentionInverse
 from .backbones import CifarResNet, InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d, SelfAttentionNet
@@ -7,7 +8,20 @@ from .flows import InvReconstruction, InvResNetFlow
 from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
 
 __all__ = [
-    'AttentionInverse', 'CifarResNet', 'ImageClassifier', 'InvASPPHead', 'InvAttentionResNet', 'InvDAHead',
-    'InvDepthwiseSeparableASPPHead', 'InvFCNHead', 'InvNLHead', 'InvPSPHead', 'InvReconstruction', 'InvResNet',
-    'InvResNetFlow', 'PlainConvNet', 'RevNet2d', 'SelfAttentionNet'
+    'AttentionInverse',
+    'CifarResNet',
+    'ImageClassifier',
+    'InvASPPHead',
+    'InvAttentionResNet',
+    'InvDAHead',
+    'InvDepthwiseSeparableASPPHead',
+    'InvFCNHead',
+    'InvNLHead',
+    'InvPSPHead',
+    'InvReconstruction',
+    'InvResNet',
+    'InvResNetFlow',
+    'PlainConvNet',
+    'RevNet2d',
+    'SelfAttentionNet',
 ]

@@ -1,4 +1,5 @@
 """A place for attention in a network: the attention, the gains of the channels that it sees, and its inversion."""
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ class AttentionInverse(NamedTuple):
         recovered: what its inverse made of its output, same shape.
         info: the solver's report.
     """
+
     seen: Tensor
     recovered: Tensor
     info: InverseInfo
@@ -47,12 +49,19 @@ class AttentionSlot(nn.Module):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0,
-                 num_blocks: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        attention: Mapping | Sequence[Mapping] | None = None,
+        spread: float = 1.0,
+        num_blocks: int = 1,
+    ):
         super().__init__()
         if not 1 <= spread < math.inf:
-            raise ValueError(f'spread={spread} is not a number from 1: loud channels are multiplied by it and quiet '
-                             'ones divided; the certified form learns well with 20, 1 switches it off')
+            raise ValueError(
+                f'spread={spread} is not a number from 1: loud channels are multiplied by it and quiet '
+                'ones divided; the certified form learns well with 20, 1 switches it off'
+            )
         self.block = build_attention(in_channels, attention, num_blocks)
         self.log_gain = None
         if spread > 1 and isinstance(self.block, InvertibleModule):
@@ -91,13 +100,16 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
     check_count('num_blocks', num_blocks)
     listed = isinstance(attention, Sequence) and not isinstance(attention, str)
     if not listed and not isinstance(attention, Mapping | None):
-        raise TypeError(f'attention={attention!r} is neither a config nor a list of configs: write '
-                        'attention=dict(form=\'certified\')')
+        raise TypeError(
+            f"attention={attention!r} is neither a config nor a list of configs: write attention=dict(form='certified')"
+        )
     if listed and num_blocks > 1:
-        raise ValueError(f'num_blocks={num_blocks} repeats one block, and attention={attention!r} is a list: leave '
-                         'num_blocks out and list the blocks')
+        raise ValueError(
+            f'num_blocks={num_blocks} repeats one block, and attention={attention!r} is a list: leave '
+            'num_blocks out and list the blocks'
+        )
     if listed and not attention:
-        raise ValueError('attention=[] holds no block: give at least one config, such as dict(form=\'certified\')')
+        raise ValueError("attention=[] holds no block: give at least one config, such as dict(form='certified')")
     blocks = [_build_block(channels, config) for config in (attention if listed else [attention] * num_blocks)]
     if len(blocks) == 1:
         return blocks[0]
@@ -110,7 +122,7 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
 
 def _build_block(channels: int, config: Mapping | None) -> nn.Module:
     if not isinstance(config, Mapping | None):
-        raise TypeError(f'attention lists {config!r}, which is no config: write dict(form=\'certified\')')
+        raise TypeError(f"attention lists {config!r}, which is no config: write dict(form='certified')")
     config = dict(config or {})
     if 'type' in config:
         return MODELS.build(dict(in_channels=channels) | config)
@@ -131,7 +143,9 @@ def forward_and_back(attention: nn.Module, seen: Tensor, tol: float, max_iter: i
         NotConvergedError: as ``inverse`` does.
     """
     if not isinstance(attention, InvertibleModule):
-        raise TypeError(f'{type(attention).__name__} has no inverse: build the attention with form=\'certified\', '
-                        '\'conditional\', \'coupling\' or \'paper\'')
+        raise TypeError(
+            f"{type(attention).__name__} has no inverse: build the attention with form='certified', "
+            "'conditional', 'coupling' or 'paper'"
+        )
     recovered, info = attention.inverse(attention(seen), tol, max_iter, strict)
     return AttentionInverse(seen, recovered, info)

@@ -1,4 +1,5 @@
 """The invertible parts of a model."""
+
 from collections.abc import Iterator
 
 from torch import nn

@@ -1,4 +1,5 @@
 """Pure torch functions: no module state, no import of mmcv, mmengine or mmseg."""
+
 from .attention import softmax_attention, softmax_attention_dense
 from .ball import to_ball
 from .fingerprint import fingerprint, same
@@ -13,9 +14,29 @@ from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
 __all__ = [
-    'FixedPointResult', 'Roulette', 'Step', 'at_least_float32', 'branch_and_log_abs_det', 'cast_all',
-    'differentiable_copies', 'fingerprint', 'full_precision', 'gram_norm', 'local_lipschitz', 'max_channel_norm',
-    'max_token_norm', 'memory_free', 'pixel_tokens', 'plain_operators_wanted', 'same', 'softmax_attention',
+    'FixedPointResult',
+    'Roulette',
+    'Step',
+    'at_least_float32',
+    'branch_and_log_abs_det',
+    'cast_all',
+    'differentiable_copies',
+    'fingerprint',
+    'full_precision',
+    'gram_norm',
+    'local_lipschitz',
+    'max_channel_norm',
+    'max_token_norm',
+    'memory_free',
+    'pixel_tokens',
+    'plain_operators_wanted',
+    'same',
+    'softmax_attention',
     'softmax_attention_dense',
-    'solve_fixed_point', 'spectral_norm_bound', 'to_ball', 'transposed', 'truncation_bound', 'twice_differentiable'
+    'solve_fixed_point',
+    'spectral_norm_bound',
+    'to_ball',
+    'transposed',
+    'truncation_bound',
+    'twice_differentiable',
 ]

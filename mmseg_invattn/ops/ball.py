@@ -1,4 +1,5 @@
 """The token-wise map into the unit ball: attention reads a bounded copy of its input, the skip path keeps the input."""
+
 import torch
 from torch import Tensor
 

@@ -17,6 +17,7 @@ and for heads that add up, with ``M = sum_h W_h (x) P_h``,  ``E v^T dM u``,  ``u
 
 Shape suffixes: B batch, H heads, N pixels, C channels of a head, S samples.
 """
+
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,8 +32,13 @@ def _with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     return value + surrogate - surrogate.detach()
 
 
-def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
-                       coefficients: Sequence[float], n_samples: int) -> Tensor:
+def factorised_log_det(
+    mix: Callable[[Tensor], Tensor],
+    weight_HCC: Tensor,
+    shape: tuple[int, int, int],
+    coefficients: Sequence[float],
+    n_samples: int,
+) -> Tensor:
     """Heads on channel groups of their own: the sum of their log-determinants, shape (B,).
 
     Args:
@@ -57,7 +63,7 @@ def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shap
             mixed, power = mix(mixed), power @ weight_HCC
             trace_p = (probes * mixed).sum((2, 3)) / samples
             trace_w = power.diagonal(dim1=-2, dim2=-1).sum(-1)
-            sign = (-1)**(k + 1) * c
+            sign = (-1) ** (k + 1) * c
             total = total + sign / k * (trace_p * trace_w).sum(1)
             u = u + sign * trace_w[:, None, None] * last_mixed
             slope_BHCC = slope_BHCC + sign * trace_p[..., None, None] * last_power.mT
@@ -67,8 +73,13 @@ def factorised_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shap
     return _with_gradient_of(total, surrogate)
 
 
-def joint_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tuple[int, int, int],
-                  coefficients: Sequence[float], n_samples: int) -> Tensor:
+def joint_log_det(
+    mix: Callable[[Tensor], Tensor],
+    weight_HCC: Tensor,
+    shape: tuple[int, int, int],
+    coefficients: Sequence[float],
+    n_samples: int,
+) -> Tensor:
     """Heads on the same tokens, shape (B,). Arguments as in :func:`factorised_log_det`; exact from C N samples on."""
     batch, heads, pixels = shape
     channels = weight_HCC.shape[1]
@@ -89,7 +100,7 @@ def joint_log_det(mix: Callable[[Tensor], Tensor], weight_HCC: Tensor, shape: tu
         total = weight_HCC.new_zeros(batch)
         mixed_BSNC, u = probes, torch.zeros_like(probes)
         for k, c in enumerate(coefficients, 1):
-            sign = (-1)**(k + 1) * c
+            sign = (-1) ** (k + 1) * c
             u = u + sign * mixed_BSNC
             mixed_BSNC = apply(mixed_BSNC)
             total = total + sign / k * (probes * mixed_BSNC).sum((1, 2, 3)) / samples

@@ -7,6 +7,7 @@ without raising them. So the values are hashed,
 
 which any change of a single number changes, and two changes at once leave alone with a chance of about 2^-64.
 """
+
 from collections.abc import Iterable
 
 import torch
@@ -35,7 +36,7 @@ def _hash(tensor: Tensor) -> Tensor:
     bits = tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).flatten()
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for first in range(0, bits.numel(), CHUNK):
-        part = bits[first:first + CHUNK].long()
+        part = bits[first : first + CHUNK].long()
         place = torch.arange(first, first + len(part), device=bits.device)
         total += (part * (place * MULTIPLIER * 2 + 1)).sum()
     return total

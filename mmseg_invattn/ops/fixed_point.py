@@ -9,6 +9,7 @@ the whole iteration is still no more than a constant behind that guarantee, ``|r
 plain step from the same point is taken and the memory of that sample is cleared. So the accelerated iteration
 converges, at the guaranteed rate or faster, whenever the plain one does.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -33,6 +34,7 @@ class FixedPointResult(NamedTuple):
         iterations: evaluations of g, shape (B,), int64.
         converged: residual at most ``tol``, or at the floor that rounding sets, shape (B,), bool.
     """
+
     x: Tensor
     residual: Tensor
     iterations: Tensor
@@ -40,16 +42,18 @@ class FixedPointResult(NamedTuple):
 
 
 @torch.no_grad()
-def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
-                      y: Tensor,
-                      norm: Callable[[Tensor], Tensor],
-                      tol: Tensor,
-                      floor: Tensor,
-                      contraction: float | None,
-                      max_iter: int = 100,
-                      memory: int = 5,
-                      patience: int = 3,
-                      first: Tensor | None = None) -> FixedPointResult:
+def solve_fixed_point(
+    branch: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    norm: Callable[[Tensor], Tensor],
+    tol: Tensor,
+    floor: Tensor,
+    contraction: float | None,
+    max_iter: int = 100,
+    memory: int = 5,
+    patience: int = 3,
+    first: Tensor | None = None,
+) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
 
     Holds ``2 memory + 6`` tensors of the size of y, beside what g takes.
@@ -67,8 +71,12 @@ def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
         patience: see ``floor``; without progress for that long above the floor a sample goes on to ``max_iter``.
         first: ``g(y)``, where the caller has it already; it counts as an evaluation.
     """
-    result = FixedPointResult(torch.empty_like(y), torch.empty_like(tol), torch.empty_like(tol, dtype=torch.long),
-                              torch.empty_like(tol, dtype=torch.bool))
+    result = FixedPointResult(
+        torch.empty_like(y),
+        torch.empty_like(tol),
+        torch.empty_like(tol, dtype=torch.long),
+        torch.empty_like(tol, dtype=torch.bool),
+    )
     s = _Samples.at(y, tol, floor, memory)
     look_every = 1 if y.device.type == 'cpu' else LOOK_EVERY
 
@@ -83,8 +91,11 @@ def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
         s.stalled = torch.where(better, 0, s.stalled + 1)
 
         s.start = torch.where(s.accepted == 0, trial_size, s.start)
-        allowed = s.size if contraction is None else torch.maximum(
-            contraction * s.size, SLACK * s.start * contraction**s.accepted)
+        allowed = (
+            s.size
+            if contraction is None
+            else torch.maximum(contraction * s.size, SLACK * s.start * contraction**s.accepted)
+        )
         s.keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
         if memory:
             s.remember(k % memory, trial_step)
@@ -112,6 +123,7 @@ def solve_fixed_point(branch: Callable[[Tensor, Tensor], Tensor],
 @dataclass
 class _Samples:
     """The samples that are left; every field has them first."""
+
     index: Tensor  # their places in the batch
     target: Tensor  # y
     tol: Tensor
@@ -139,10 +151,29 @@ class _Samples:
         index = torch.arange(len(y), device=y.device)
         zero, far, yes = torch.zeros_like(index), torch.full_like(tol, torch.inf), index >= 0
         past = y.new_zeros(len(y), memory, y[0].numel())
-        return cls(index=index, target=y, tol=tol, floor=floor, trial=y, plain=yes, keep=yes, point=y,
-                   step=torch.zeros_like(y), size=far, start=far, accepted=zero, best=y, best_size=far, stalled=zero,
-                   iterations=zero, active=yes, converged=~yes, d_step=past, d_next=past.clone(),
-                   valid=yes.new_zeros(len(y), memory))
+        return cls(
+            index=index,
+            target=y,
+            tol=tol,
+            floor=floor,
+            trial=y,
+            plain=yes,
+            keep=yes,
+            point=y,
+            step=torch.zeros_like(y),
+            size=far,
+            start=far,
+            accepted=zero,
+            best=y,
+            best_size=far,
+            stalled=zero,
+            iterations=zero,
+            active=yes,
+            converged=~yes,
+            d_step=past,
+            d_next=past.clone(),
+            valid=yes.new_zeros(len(y), memory),
+        )
 
     def select(self, mask: Tensor) -> '_Samples':
         return _Samples(*(getattr(self, f.name)[mask] for f in fields(self)))
@@ -172,8 +203,10 @@ class _Samples:
         inverse = torch.where(counts, 1 / scale, 0)
         ridge = 1e-10 if self.step.dtype == torch.float64 else 1e-6
         eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-        gram = torch.where(counts[:, :, None] & counts[:, None, :], gram * inverse[:, :, None] * inverse[:, None, :],
-                           eye) + ridge * eye
+        gram = (
+            torch.where(counts[:, :, None] & counts[:, None, :], gram * inverse[:, :, None] * inverse[:, None, :], eye)
+            + ridge * eye
+        )
         right = torch.where(counts, (self.d_step @ self.step.flatten(1)[..., None])[..., 0].double() * inverse, 0)
         gamma = torch.linalg.solve_ex(gram, right)[0] * inverse  # without a look at the result, which would wait for it
         return (gamma.to(self.step.dtype)[:, None] @ self.d_next).reshape(self.step.shape)

@@ -1,4 +1,5 @@
 """Feature maps as tokens, and where their numbers lie in memory."""
+
 import torch
 from torch import Tensor
 
@@ -20,7 +21,6 @@ def transposed(x: Tensor) -> Tensor:
 
 
 class _Transposed(torch.autograd.Function):
-
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         if x.device.type != 'cpu' or x.dim() < 3 or torch.compiler.is_compiling():

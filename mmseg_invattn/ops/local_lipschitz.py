@@ -4,6 +4,7 @@ For an output token i and a unit vector u,  ``sum_j |J_ij^T u|_2 = max { <u, (J 
 exceeds ``|J|_inf2``. A power iteration improves u:  ``dx_j = J_ij^T u / |J_ij^T u|``,  then ``(i, u)`` from the largest
 token of ``J dx``. It is a lower bound and never a certificate; beside one it says how tight that is.
 """
+
 from collections.abc import Callable
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 from .second_derivative import twice_differentiable
 
 
-def local_lipschitz(function: Callable[[Tensor], Tensor],
-                    x: Tensor,
-                    to_tokens: Callable[[Tensor], Tensor],
-                    n_iter: int = 10,
-                    n_starts: int = 8) -> Tensor:
+def local_lipschitz(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    to_tokens: Callable[[Tensor], Tensor],
+    n_iter: int = 10,
+    n_starts: int = 8,
+) -> Tensor:
     """Lower bound of the Jacobian's norm at x, for each sample, shape (B,), float64 or the dtype of x.
 
     Args:
@@ -37,17 +40,17 @@ def local_lipschitz(function: Callable[[Tensor], Tensor],
         out = to_tokens(function(x))
         # v -> J^T v, kept differentiable in v: its own derivative is v -> J v.
         dummy = torch.zeros_like(out, requires_grad=True)
-        back, = torch.autograd.grad(out, x, dummy, create_graph=True)
+        (back,) = torch.autograd.grad(out, x, dummy, create_graph=True)
         tokens = to_tokens(back)
         for _ in range(n_starts):
             dx = torch.randn(tokens.shape, generator=generator, dtype=torch.float64).to(x)
             for _ in range(n_iter):
-                forward, = torch.autograd.grad(tokens, dummy, _unit(dx), retain_graph=True)  # J dx
+                (forward,) = torch.autograd.grad(tokens, dummy, _unit(dx), retain_graph=True)  # J dx
                 size = forward.norm(dim=2)
                 best = torch.maximum(best, size.amax(1))
                 steepest = size.argmax(1)[:, None, None].expand(-1, 1, forward.shape[2])
                 u = torch.zeros_like(forward).scatter(1, steepest, _unit(forward.gather(1, steepest)))
-                pulled, = torch.autograd.grad(out, x, u, retain_graph=True)
+                (pulled,) = torch.autograd.grad(out, x, u, retain_graph=True)
                 dx = to_tokens(pulled)
                 best = torch.maximum(best, dx.norm(dim=2).sum(1))
     return best

@@ -13,6 +13,7 @@ graph would hold every term. With the same probes and ``w^T = sum_j (-1)^j v^T J
 needs one product ``w^T J v`` with a graph; w is a constant. Its memory does not depend on n. Its expectation is the
 derivative of the truncated sum's expectation, and with roulette it has no bias either.
 """
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,15 +37,18 @@ class Roulette(NamedTuple):
         keep: in (0, 1); None takes ``max(0.5, L)``. The variance is finite only for ``keep > rho(J)^2``, which a fixed
             0.5 misses for spectral radii above 0.7.
     """
+
     exact_terms: int = 4
     keep: float | None = None
 
 
-def branch_and_log_abs_det(branch: Callable[[Tensor], Tensor],
-                           x: Tensor,
-                           n_terms: int | str | Roulette = 10,
-                           n_samples: int = 1,
-                           lipschitz: Callable[[], float | None] = lambda: None) -> tuple[Tensor, Tensor]:
+def branch_and_log_abs_det(
+    branch: Callable[[Tensor], Tensor],
+    x: Tensor,
+    n_terms: int | str | Roulette = 10,
+    n_samples: int = 1,
+    lipschitz: Callable[[], float | None] = lambda: None,
+) -> tuple[Tensor, Tensor]:
     """``g(x)`` and ``log|det(I + dg/dx)|`` of each sample, from one evaluation of g.
 
     With gradients enabled the branch is evaluated inside :func:`~mmseg_invattn.ops.twice_differentiable`, because the
@@ -71,11 +75,17 @@ def branch_and_log_abs_det(branch: Callable[[Tensor], Tensor],
     coefficients = () if exact else series_coefficients(n_terms, n_samples, lipschitz)
     dim = x[0].numel()
     if exact and dim > EXACT_LIMIT:
-        raise ValueError(f"n_terms='exact' of a feature map with {dim} values a sample: the exact determinant is for "
-                         f"at most {EXACT_LIMIT}; use a number of terms or n_terms='roulette'")
+        raise ValueError(
+            f"n_terms='exact' of a feature map with {dim} values a sample: the exact determinant is for "
+            f"at most {EXACT_LIMIT}; use a number of terms or n_terms='roulette'"
+        )
     differentiable = torch.is_grad_enabled()
-    with (torch.inference_mode(False), torch.enable_grad(), twice_differentiable(differentiable),
-          full_precision(x.device)):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        twice_differentiable(differentiable),
+        full_precision(x.device),
+    ):
         x = at_least_float32(x.clone() if x.is_inference() else x)
         if not (differentiable and x.requires_grad):
             x = x.detach().requires_grad_()
@@ -92,7 +102,7 @@ def truncation_bound(dim: int, lipschitz: float, n_terms: int) -> float:
 
     In nats a sample; the scatter of the probes comes on top.
     """
-    return dim * lipschitz**(n_terms + 1) / ((n_terms + 1) * (1 - lipschitz))
+    return dim * lipschitz ** (n_terms + 1) / ((n_terms + 1) * (1 - lipschitz))
 
 
 def check_samples(n_samples: int) -> None:
@@ -101,8 +111,9 @@ def check_samples(n_samples: int) -> None:
         raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it counts the random probes')
 
 
-def series_coefficients(n_terms: int | str | Roulette, n_samples: int,
-                        lipschitz: Callable[[], float | None]) -> tuple[float, ...]:
+def series_coefficients(
+    n_terms: int | str | Roulette, n_samples: int, lipschitz: Callable[[], float | None]
+) -> tuple[float, ...]:
     """What divides term k by its probability: (c_1, ..., c_n), for roulette with n drawn here.
 
     Raises:
@@ -118,10 +129,10 @@ def series_coefficients(n_terms: int | str | Roulette, n_samples: int,
             raise ValueError(f'{n_terms} is impossible: exact_terms is at least 0 and keep lies inside (0, 1)')
         draw = 1 - torch.rand((), dtype=torch.float64)
         extra = int(draw.log() / torch.tensor(keep, dtype=torch.float64).log())  # P(extra >= j) = keep^j
-        return (1.0, ) * exact_terms + tuple(keep**-j for j in range(1, extra + 1))
+        return (1.0,) * exact_terms + tuple(keep**-j for j in range(1, extra + 1))
     if not isinstance(n_terms, int) or isinstance(n_terms, bool) or n_terms < 1:
         raise ValueError(f"n_terms={n_terms!r} is neither a positive integer nor 'roulette', Roulette(...) or 'exact'")
-    return (1.0, ) * n_terms
+    return (1.0,) * n_terms
 
 
 def _one_probe(g: Tensor, x: Tensor, coefficients: tuple[float, ...], differentiable: bool) -> Tensor:

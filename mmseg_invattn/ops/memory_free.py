@@ -8,6 +8,7 @@ backpropagation, to the accuracy of the recovered x.
 A step that draws random numbers draws the same ones again: the state of the generators is restored, as checkpointing
 does.
 """
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Step(NamedTuple):
         buffers: what else the map depends on.
         extra_outputs: how many outputs there are beside the trunk.
     """
+
     forward: Callable[[Tensor, Any], tuple[Tensor, ...]]
     inverse: Callable[[tuple[Tensor, ...], Any], Tensor]
     weights: Callable[[], Any]
@@ -43,6 +45,7 @@ class Step(NamedTuple):
 @dataclass
 class _Notes:
     """What the forward pass leaves for the backward pass beside tensors."""
+
     drawn: list[list[Tensor] | None] = field(default_factory=list)  # states of the generators before each step
     values: list[Tensor] = field(default_factory=list)  # fingerprint of parameters and buffers
 
@@ -62,7 +65,6 @@ def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
 
 
 class _MemoryFree(torch.autograd.Function):
-
     @staticmethod
     def forward(steps: tuple[Step, ...], notes: _Notes, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         trunk, extra, before = x, [], _generators(x.device)
@@ -87,8 +89,10 @@ class _MemoryFree(torch.autograd.Function):
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             # The recovered x hangs on no graph: a second derivative would silently lack its terms.
-            raise RuntimeError('create_graph=True through a memory-free module: its gradient cannot be differentiated '
-                               'again; use the plain module where a second derivative is wanted')
+            raise RuntimeError(
+                'create_graph=True through a memory-free module: its gradient cannot be differentiated '
+                'again; use the plain module where a second derivative is wanted'
+            )
         _check_state(ctx.steps, ctx.parameters, ctx.notes.values)
         (trunk, *extra), (d_trunk, *d_extra) = ctx.saved_tensors, grads
         known, d_parameters = {id(p) for p in ctx.parameters}, {}
@@ -103,8 +107,9 @@ class _MemoryFree(torch.autograd.Function):
                     trunk = step.inverse((trunk, *own), weights)
                 with torch.enable_grad(), _replayed(drawn, trunk.device):
                     trunk = trunk.detach().requires_grad_()
-                    d_trunk, *d_step = torch.autograd.grad(step.forward(trunk, weights), [trunk, *wanted],
-                                                           [d_trunk, *d_own], allow_unused=True)
+                    d_trunk, *d_step = torch.autograd.grad(
+                        step.forward(trunk, weights), [trunk, *wanted], [d_trunk, *d_own], allow_unused=True
+                    )
             for p, d in zip(wanted, d_step, strict=True):
                 if d is not None:  # as in plain backpropagation, a parameter that is not used has no gradient
                     d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
@@ -121,14 +126,18 @@ def _check_state(steps: Sequence[Step], parameters: Sequence[Tensor], values: li
     """Refuses a backward pass through another map than that of the forward pass."""
     current = {id(p) for step in steps for p in step.parameters()}
     if not all(id(p) in current for p in parameters):
-        raise RuntimeError('the parameters of a memory-free module were replaced between forward and backward '
-                           '(functional_call, load_state_dict with assign=True): the activations cannot be recovered; '
-                           'call backward() inside, or use the plain module there')
+        raise RuntimeError(
+            'the parameters of a memory-free module were replaced between forward and backward '
+            '(functional_call, load_state_dict with assign=True): the activations cannot be recovered; '
+            'call backward() inside, or use the plain module there'
+        )
     now = fingerprint(_state(steps))
     if len(now) != len(values) or not same(now, values):
-        raise RuntimeError('a parameter or buffer was changed between forward and backward: the activations cannot be '
-                           'recovered; call backward() before optimizer.step() and before another forward pass that '
-                           'changes buffers (power iteration)')
+        raise RuntimeError(
+            'a parameter or buffer was changed between forward and backward: the activations cannot be '
+            'recovered; call backward() before optimizer.step() and before another forward pass that '
+            'changes buffers (power iteration)'
+        )
 
 
 def _generators(device: torch.device) -> list[Tensor]:

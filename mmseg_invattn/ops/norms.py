@@ -1,4 +1,5 @@
 """The norm in which every certificate holds."""
+
 from torch import Tensor
 
 
@@ -25,4 +26,4 @@ def max_channel_norm(x_BCHW: Tensor) -> Tensor:
     Returns:
         Tensor of shape (B,).
     """
-    return x_BCHW.flatten(2).norm(dim=2).amax(1) / (x_BCHW.shape[2] * x_BCHW.shape[3])**0.5
+    return x_BCHW.flatten(2).norm(dim=2).amax(1) / (x_BCHW.shape[2] * x_BCHW.shape[3]) ** 0.5

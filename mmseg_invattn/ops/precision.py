@@ -3,6 +3,7 @@
 Autocast and TF32 round the branch to 8 to 11 bits. A forward pass under them and an inverse without them are inverses
 of different maps, and an error bound in float32 would not hold.
 """
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any

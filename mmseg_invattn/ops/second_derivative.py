@@ -1,4 +1,5 @@
 """Which attention kernel runs: the fused one with its first derivative, or plain operators with every derivative."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -65,5 +66,7 @@ def once_differentiable(out: Tensor) -> Tensor:
 
 def _refuse(grad: Tensor) -> None:
     if torch.is_grad_enabled() or (transformed() and forward_ad.unpack_dual(grad).tangent is not None):
-        raise RuntimeError('the fused attention kernel has no second derivative: run the forward pass inside '
-                           'mmseg_invattn.ops.twice_differentiable()')
+        raise RuntimeError(
+            'the fused attention kernel has no second derivative: run the forward pass inside '
+            'mmseg_invattn.ops.twice_differentiable()'
+        )

@@ -5,6 +5,7 @@
 It is an upper bound at every k, made of matrix products, so it may carry a certificate. A power iteration is a lower
 bound and never may.
 """
+
 import torch
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def _iterate(weight: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
     for k in range(n_iter + 1):
         gram = gram.mT @ gram
         scale = torch.linalg.matrix_norm(gram).clamp(min=tiny)
-        log_norm = log_norm + scale.log() / 2**(k + 1)
+        log_norm = log_norm + scale.log() / 2 ** (k + 1)
         gram = gram / scale[..., None, None]
         grams.append(gram)
     return log_norm.exp(), grams
@@ -99,5 +100,8 @@ def spectral_norm_bound(weight: Tensor) -> Tensor:
         float64 tensor of shape (...,). Zero matrices give 0.
     """
     weight = weight.double()
-    return torch.where((weight == 0).all(-1).all(-1), torch.zeros((), dtype=torch.float64, device=weight.device),
-                       gram_norm(weight, n_iter=10))
+    return torch.where(
+        (weight == 0).all(-1).all(-1),
+        torch.zeros((), dtype=torch.float64, device=weight.device),
+        gram_norm(weight, n_iter=10),
+    )

@@ -1,4 +1,5 @@
 """The confusion matrix as a picture."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -39,6 +40,13 @@ def draw_confusion(file: Path, matrix_KK: np.ndarray, classes: Sequence[str], co
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value) and value >= (1 if counts else 0.05):
                 text = f'{value:.0f}' if counts and value < 1e4 else f'{value:.1e}' if counts else f'{value:.1f}'
-                axes.text(j, i, text, ha='center', va='center', fontsize=6,
-                          color='white' if image.norm(value) > 0.6 else 'black')
+                axes.text(
+                    j,
+                    i,
+                    text,
+                    ha='center',
+                    va='center',
+                    fontsize=6,
+                    color='white' if image.norm(value) > 0.6 else 'black',
+                )
     save_figure(figure, file)

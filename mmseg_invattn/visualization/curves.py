@@ -1,4 +1,5 @@
 """Curves of training runs as a picture: one panel for each scalar, one line for each run."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -25,11 +26,16 @@ def draw_curves(file: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
         for number, run in enumerate(runs):
             curve = run.curves.get(key)
             if curve:
-                lines[run.name], = panel.plot(curve.steps, curve.values, color=colours(number % colours.N),
-                                              marker='.' if len(curve.steps) < MARKED else None, label=run.name)
+                (lines[run.name],) = panel.plot(
+                    curve.steps,
+                    curve.values,
+                    color=colours(number % colours.N),
+                    marker='.' if len(curve.steps) < MARKED else None,
+                    label=run.name,
+                )
         panel.set(title=key, xlabel='iteration')
         panel.grid(alpha=0.3)
-    for panel in panels[len(keys):]:
+    for panel in panels[len(keys) :]:
         panel.set_visible(False)
     figure.legend(handles=list(lines.values()), loc='outside lower center', ncols=min(len(lines), 3))
     save_figure(figure, file)

@@ -1,4 +1,5 @@
 """Matplotlib figures that need no window and leave matplotlib's state to others."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Images side by side as one picture."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,4 +21,4 @@ def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
     images = F.pad(torch.cat([images, blank]), (0, gap, 0, gap), value=1.0)
     picture = images.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return (picture[:-gap or None, :-gap or None] * 255).round().byte().numpy()
+    return (picture[: -gap or None, : -gap or None] * 255).round().byte().numpy()

@@ -1,4 +1,5 @@
 """Images and videos as RGB arrays: what is readable, and what is not, is said."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -26,8 +27,10 @@ def find_images(folder: Path) -> list[Path]:
     by_stem: dict[str, Path] = {}
     for path in images:
         if by_stem.setdefault(path.stem, path) != path:
-            raise ValueError(f'{by_stem[path.stem]} and {path}: what is written is named after the file without its '
-                             'suffix; rename one of them')
+            raise ValueError(
+                f'{by_stem[path.stem]} and {path}: what is written is named after the file without its '
+                'suffix; rename one of them'
+            )
     return images
 
 
@@ -65,8 +68,10 @@ class VideoReader:
     def __init__(self, path: Path) -> None:
         capture = cv2.VideoCapture(str(path))
         if not capture.isOpened():
-            raise ValueError(f'{path}: this is neither a folder, nor an image ({", ".join(IMAGE_SUFFIXES)}), nor a '
-                             'video that OpenCV can read; convert it to one of these')
+            raise ValueError(
+                f'{path}: this is neither a folder, nor an image ({", ".join(IMAGE_SUFFIXES)}), nor a '
+                'video that OpenCV can read; convert it to one of these'
+            )
         there, frame = capture.read()
         if not there:
             raise ValueError(f'{path}: the video has no frames, or none that OpenCV can decode; convert it to H.264')
@@ -103,17 +108,20 @@ class VideoWriter:
         height, width = frame.shape[:2]
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
         if self._writer is None:
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*'mp4v'), self.rate,
-                                           (frame.shape[1], frame.shape[0]))
+            self._writer = cv2.VideoWriter(
+                str(self.path), cv2.VideoWriter_fourcc(*'mp4v'), self.rate, (frame.shape[1], frame.shape[0])
+            )
             if not self._writer.isOpened():
-                raise RuntimeError(f'{self.path}: this build of OpenCV cannot write MPEG-4; install opencv-python, '
-                                   'which has FFmpeg')
+                raise RuntimeError(
+                    f'{self.path}: this build of OpenCV cannot write MPEG-4; install opencv-python, which has FFmpeg'
+                )
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._writer is not None:
             self._writer.release()

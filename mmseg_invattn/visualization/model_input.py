@@ -1,4 +1,5 @@
 """An image file as a segmentor sees it."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from ..engine.inference import preprocess
 LOADING = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
 
 
-def read_image(model: nn.Module, file: str | Path,
-               shape: Sequence[int] | None = None) -> tuple[np.ndarray, Tensor]:
+def read_image(model: nn.Module, file: str | Path, shape: Sequence[int] | None = None) -> tuple[np.ndarray, Tensor]:
     """The test pipeline of the model's config, and its preprocessor, applied to an image.
 
     Args:

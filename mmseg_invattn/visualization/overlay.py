@@ -1,4 +1,5 @@
 """Label maps painted over images, with a legend of the classes."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ def class_colours(num_classes: int, palette: Sequence[Sequence[int]] | None = No
     """
     if palette is not None:
         if len(palette) != num_classes:
-            raise ValueError(f'the palette has {len(palette)} colours for {num_classes} classes: give one a class, or '
-                             'none')
+            raise ValueError(
+                f'the palette has {len(palette)} colours for {num_classes} classes: give one a class, or none'
+            )
         return np.array(palette, np.uint8)
     k = np.arange(num_classes)
     hsv = np.stack([k * 0.618034 * 180 % 180, np.full(num_classes, 170), np.where(k % 2, 150, 230)], 1)
@@ -47,8 +49,10 @@ def paint(image_HW3: np.ndarray, labels_HW: np.ndarray, colours_K3: np.ndarray, 
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity is {opacity}, but it must lie between 0 (the image alone) and 1 (the classes alone)')
     if image_HW3.shape[:2] != labels_HW.shape:
-        raise ValueError(f'the label map is {labels_HW.shape} and the image {image_HW3.shape[:2]}: both must have the '
-                         'same height and width')
+        raise ValueError(
+            f'the label map is {labels_HW.shape} and the image {image_HW3.shape[:2]}: both must have the '
+            'same height and width'
+        )
     known = (labels_HW >= 0) & (labels_HW < len(colours_K3))
     colours = colours_K3[np.where(known, labels_HW, 0)]
     mixed = np.rint((1 - opacity) * image_HW3 + opacity * colours).astype(np.uint8)
@@ -88,12 +92,18 @@ def legend(names: Sequence[str], colours_K3: np.ndarray, height: int) -> np.ndar
 def beside(*pictures_HW3: np.ndarray) -> np.ndarray:
     """Pictures in a row, the lower ones filled up with white below."""
     height = max(len(picture) for picture in pictures_HW3)
-    return np.concatenate([np.pad(picture, ((0, height - len(picture)), (0, 0), (0, 0)), constant_values=255)
-                           for picture in pictures_HW3], 1)
+    return np.concatenate(
+        [
+            np.pad(picture, ((0, height - len(picture)), (0, 0), (0, 0)), constant_values=255)
+            for picture in pictures_HW3
+        ],
+        1,
+    )
 
 
-def with_legend(picture_HW3: np.ndarray, names: Sequence[str], colours_K3: np.ndarray,
-                shown: Sequence[int]) -> np.ndarray:
+def with_legend(
+    picture_HW3: np.ndarray, names: Sequence[str], colours_K3: np.ndarray, shown: Sequence[int]
+) -> np.ndarray:
     """The picture and, at its right, the legend of the classes ``shown``."""
     panel = legend([names[k] for k in shown], colours_K3[list(shown)], len(picture_HW3)) if len(shown) else None
     return picture_HW3 if panel is None else beside(picture_HW3, panel)

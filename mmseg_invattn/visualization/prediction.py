@@ -1,4 +1,5 @@
 """Predictions of a model for images and videos, painted and written."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -28,8 +29,10 @@ class Painter:
         self.model, self.out, self.opacity, self.confidence = model, out, opacity, confidence
         meta = model.dataset_meta
         heads = model.decode_head
-        self.names = list(meta.get('classes') or map(
-            str, range((heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes)))
+        self.names = list(
+            meta.get('classes')
+            or map(str, range((heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes))
+        )
         self.colours = class_colours(len(self.names), meta.get('palette'))
 
     def predict(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +56,14 @@ class Painter:
                 faults.append(str(error))
                 continue
             labels, confidence = self.predict(image)
-            picture = with_legend(paint(image, labels, self.colours, self.opacity), self.names, self.colours,
-                                  np.unique(labels).tolist())
+            picture = with_legend(
+                paint(image, labels, self.colours, self.opacity), self.names, self.colours, np.unique(labels).tolist()
+            )
             write_image(self.out / f'{path.stem}_overlay.png', picture)
             # more than 255 classes do not fit into 8 bits
-            write_image(self.out / f'{path.stem}_labels.png',
-                        labels.astype(np.uint8 if len(self.names) < 256 else np.uint16))
+            write_image(
+                self.out / f'{path.stem}_labels.png', labels.astype(np.uint8 if len(self.names) < 256 else np.uint16)
+            )
             if self.confidence:
                 write_image(self.out / f'{path.stem}_confidence.png', confidence)
         return faults
@@ -72,12 +77,17 @@ class Painter:
         number = 0
         with ExitStack() as stack:
             overlay = stack.enter_context(VideoWriter(self.out / f'{stem}_overlay.mp4', video.rate))
-            grey = self.confidence and stack.enter_context(
-                VideoWriter(self.out / f'{stem}_confidence.mp4', video.rate))
+            grey = self.confidence and stack.enter_context(VideoWriter(self.out / f'{stem}_confidence.mp4', video.rate))
             for frame in tqdm(video, desc='predict', unit='frame', total=video.count):
                 labels, confidence = self.predict(frame)
-                overlay.write(with_legend(paint(frame, labels, self.colours, self.opacity), self.names, self.colours,
-                                          range(len(self.names))))
+                overlay.write(
+                    with_legend(
+                        paint(frame, labels, self.colours, self.opacity),
+                        self.names,
+                        self.colours,
+                        range(len(self.names)),
+                    )
+                )
                 if grey:
                     grey.write(confidence)
                 number += 1

@@ -1,7 +1,8 @@
 """Table of several runs of classification, in Markdown.
 
-    python tools/analysis/accuracy_table.py WORK_DIR [WORK_DIR ...]
+python tools/analysis/accuracy_table.py WORK_DIR [WORK_DIR ...]
 """
+
 import argparse
 import sys
 from importlib.util import find_spec

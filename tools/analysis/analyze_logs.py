@@ -1,7 +1,8 @@
 """Learning curves of one or several runs, and a table of the last and best values.
 
-    python tools/analysis/analyze_logs.py work_dirs/RUN [work_dirs/RUN ...] --keys loss mIoU --out curves.svg
+python tools/analysis/analyze_logs.py work_dirs/RUN [work_dirs/RUN ...] --keys loss mIoU --out curves.svg
 """
+
 from __future__ import annotations
 
 import argparse

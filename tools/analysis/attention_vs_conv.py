@@ -6,6 +6,7 @@ Writes ``heads.json`` and ``table.txt`` (centre, spread, entropy and the nearest
 every layer), ``probabilities.png`` (where each head looks from one pixel) and, beside a file of AttentionCentreHook,
 ``centres.png`` (centres over training).
 """
+
 import argparse
 import json
 import sys
@@ -43,11 +44,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='folder for the results')
     add_overwrite_argument(parser)
     parser.add_argument('--images', type=int, default=4, help='test images that content looks at; default: %(default)s')
-    parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'),
-                        help='pixel of the first layer\'s feature map to look from; default: the middle')
+    parser.add_argument(
+        '--query',
+        type=int,
+        nargs=2,
+        metavar=('ROW', 'COLUMN'),
+        help="pixel of the first layer's feature map to look from; default: the middle",
+    )
     parser.add_argument('--centres', type=Path, help=f'file of AttentionCentreHook; default: {FILE} beside CHECKPOINT')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
     args = parser.parse_args()
     if args.images < 1:
         parser.error(f'--images is {args.images}, but the network has to see at least 1')
@@ -71,7 +78,7 @@ def load_model(args: argparse.Namespace) -> tuple[Config, nn.Module]:
 
 def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
     """The first test images, as the backbone takes them."""
-    check_data_folders(cfg, ('test', ))
+    check_data_folders(cfg, ('test',))
     loader = dict(cfg.test_dataloader, batch_size=1, num_workers=0, persistent_workers=False)
     batches = [batch for _, batch in zip(range(count), Runner.build_dataloader(loader), strict=False)]
     images = [model.data_preprocessor(batch, training=False)['inputs'] for batch in batches]
@@ -83,10 +90,18 @@ def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
 def make_table(rows: list[dict]) -> PrettyTable:
     table = PrettyTable(['layer', 'head', 'centre', 'spread', 'entropy', 'tap', 'weight at tap'])
     for i, row in enumerate(rows):
-        table.add_row([row['layer'] if not row['head'] else '', row['head'],
-                       '{:+.2f}, {:+.2f}'.format(*row['centre']), f'{row["spread"]:.2f}', f'{row["entropy"]:.2f}',
-                       '{:+d}, {:+d}'.format(*row['tap']), f'{row["tap_weight"]:.3f}'],
-                      divider=i + 1 == len(rows) or rows[i + 1]['head'] == 0)
+        table.add_row(
+            [
+                row['layer'] if not row['head'] else '',
+                row['head'],
+                '{:+.2f}, {:+.2f}'.format(*row['centre']),
+                f'{row["spread"]:.2f}',
+                f'{row["entropy"]:.2f}',
+                '{:+d}, {:+d}'.format(*row['tap']),
+                f'{row["tap_weight"]:.3f}',
+            ],
+            divider=i + 1 == len(rows) or rows[i + 1]['head'] == 0,
+        )
     return table
 
 
@@ -94,10 +109,13 @@ def make_summary(rows: list[dict], centres: Path | None) -> PrettyTable:
     """Medians over the heads of every layer, how many heads are nearly one pixel, and how far training moved them."""
     moved = {}
     if centres is not None:
-        moved = {name.removesuffix('.mixing.encoding'): median(hypot(*way) for way in (places[-1] - places[0]).tolist())
-                 for name, places in read_centres(centres)[1].items()}
-    table = PrettyTable(['layer', 'distance of centre', 'moved', 'spread', 'entropy', 'weight at tap',
-                         'heads above 0.5'])
+        moved = {
+            name.removesuffix('.mixing.encoding'): median(hypot(*way) for way in (places[-1] - places[0]).tolist())
+            for name, places in read_centres(centres)[1].items()
+        }
+    table = PrettyTable(
+        ['layer', 'distance of centre', 'moved', 'spread', 'entropy', 'weight at tap', 'heads above 0.5']
+    )
     for name in dict.fromkeys(row['layer'] for row in rows):
         heads = [row for row in rows if row['layer'] == name]
         middle = [median(hypot(*row['centre']) for row in heads)]

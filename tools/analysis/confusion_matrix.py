@@ -6,6 +6,7 @@
 DIR gets confusion_matrix.csv with the pixels, unless --counts also confusion_matrix_rows.csv with the shares of each
 row in per cent, and the picture. Rows are the ground truth.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,7 +44,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace, file: Path) -> None:
     """Run the test data through the model; SegMetric writes the matrix."""
     check_checkpoint_file(args.checkpoint)
-    cfg = load_config(args, ('test', ))
+    cfg = load_config(args, ('test',))
     cfg.test_evaluator = dict(type='SegMetric', confusion_file=str(file))
     build_test_runner(cfg, args.checkpoint).test()
     leave_distributed()
@@ -64,8 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
         with open(rows, 'w', newline='', encoding='utf-8') as stream:
             writer = csv.writer(stream)
             writer.writerow(['truth \\ prediction', *classes])
-            writer.writerows([name, *np.round(row, 3)] for name, row in zip(
-                classes, 100 * row_shares(matrix), strict=True))
+            writer.writerows(
+                [name, *np.round(row, 3)] for name, row in zip(classes, 100 * row_shares(matrix), strict=True)
+            )
     draw_confusion(picture, matrix, classes, args.counts)
     right, total = int(np.trace(matrix)), int(matrix.sum())
     print(f'{picture}: {len(classes)} classes, {total:,} pixels, {right / max(total, 1):.2%} of them right')

@@ -1,7 +1,8 @@
 """Bits per dimension of several runs of a flow against the iterations, as one picture and one table.
 
-    python tools/analysis/flow_curves.py work_dirs/invresnet work_dirs/invresnet_certified_embedded_gaussian
+python tools/analysis/flow_curves.py work_dirs/invresnet work_dirs/invresnet_certified_embedded_gaussian
 """
+
 from __future__ import annotations
 
 import argparse
@@ -39,8 +40,10 @@ def main() -> None:
     axes = figure.add_subplot()
     for i, run in enumerate(runs):
         if 'loss' not in run.curves or BITS not in run.curves:
-            raise ValueError(f'{args.runs[i]}: the run has logged no loss or no {BITS}; give the work directory of '
-                             'tools/train.py with a config of configs/flow')
+            raise ValueError(
+                f'{args.runs[i]}: the run has logged no loss or no {BITS}; give the work directory of '
+                'tools/train.py with a config of configs/flow'
+            )
         loss, bits = run.curves['loss'], run.curves[BITS]
         axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training')
         axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=f'{run.name}, test images')

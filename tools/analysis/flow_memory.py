@@ -1,7 +1,8 @@
 """Memory that training a flow takes: measured at small batches, extrapolated by a straight line to a larger one.
 
-    python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 2 16
+python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 2 16
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,14 +25,21 @@ def main() -> None:
     parser.add_argument('--target', type=int, default=64, help='batch to extrapolate to')
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)
-    print('| activations | ' + ' | '.join(f'batch {b}, measured' for b in args.batches)
-          + f' | per image | batch {args.target}, extrapolated |')
+    print(
+        '| activations | '
+        + ' | '.join(f'batch {b}, measured' for b in args.batches)
+        + f' | per image | batch {args.target}, extrapolated |'
+    )
     print('| --- ' * (len(args.batches) + 3) + '|')
     for name, memory_free in (('recovered', True), ('stored', False)):
         memory = [step_memory(cfg, batch, memory_free) for batch in args.batches]
         fixed, slope = extrapolate(args.batches, memory, args.target)
-        cells = [name, *(f'{m / GIB:.2f} GiB' for m in memory), f'{slope / GIB:.3f} GiB',
-                 f'{(fixed + slope * args.target) / GIB:.1f} GiB']
+        cells = [
+            name,
+            *(f'{m / GIB:.2f} GiB' for m in memory),
+            f'{slope / GIB:.3f} GiB',
+            f'{(fixed + slope * args.target) / GIB:.1f} GiB',
+        ]
         print('| ' + ' | '.join(cells) + ' |', flush=True)
 
 

@@ -8,6 +8,7 @@ an iteration can converge to another input. The exit status is 1 where a form th
     python tools/analysis/inversion_grid.py --out docs/inversion_grid.md            # the whole grid
     python tools/analysis/inversion_grid.py --thin --forms certified paper          # a part of it, to the screen
 """
+
 import argparse
 import itertools
 import sys
@@ -37,6 +38,7 @@ WRONG = 1e-2  # relative error of an inverse that found another input
 @dataclass(frozen=True)
 class Setting:
     """One cell of the grid."""
+
     form: str
     mode: str
     channels: int
@@ -56,6 +58,7 @@ class Outcome:
         iterations: evaluations of the branch.
         steepness: measured local Lipschitz constant.
     """
+
     converged: bool
     held: bool | None
     error: float
@@ -67,8 +70,9 @@ class Outcome:
         return not self.converged or self.held is False or (self.held is None and not self.error < WRONG)
 
 
-def settings(forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False,
-             channels: tuple[int, ...] = CHANNELS) -> Iterator[Setting]:
+def settings(
+    forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False, channels: tuple[int, ...] = CHANNELS
+) -> Iterator[Setting]:
     """All cells, or one in seven of them; seven is prime to the sizes of the axes, so every value stays in it."""
     cells = itertools.product(forms, modes, channels, SCALES, STEPS, DTYPES)
     return (Setting(*cell) for place, cell in enumerate(cells) if not thin or place % 7 == 0)
@@ -92,13 +96,19 @@ def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome
     y = block(x).detach()
     if not y.isfinite().all():  # inverse refuses such features
         return Outcome(False, None, float('nan'), 0, float('nan'))
-    x_hat, info = block.inverse(y, tol=1e-6 if setting.dtype == torch.float32 else 1e-12, max_iter=max_iter,
-                                strict=False)
+    x_hat, info = block.inverse(
+        y, tol=1e-6 if setting.dtype == torch.float32 else 1e-12, max_iter=max_iter, strict=False
+    )
     error = max_token_norm(x_hat - x)
     held = None if info.error_bound.isnan().any() else bool((error <= info.error_bound).all())
     steepness = block.local_lipschitz(x[:1]).max() if setting.channels <= 64 else torch.tensor(float('nan'))
-    return Outcome(bool(info.converged.all()), held, float((error / max_token_norm(x)).max()),
-                   int(info.iterations.max()), float(steepness))
+    return Outcome(
+        bool(info.converged.all()),
+        held,
+        float((error / max_token_norm(x)).max()),
+        int(info.iterations.max()),
+        float(steepness),
+    )
 
 
 def table(results: dict[Setting, Outcome]) -> str:
@@ -106,18 +116,24 @@ def table(results: dict[Setting, Outcome]) -> str:
     groups = defaultdict(list)
     for setting, outcome in results.items():
         groups[setting.form, setting.mode].append((setting, outcome))
-    lines = ['| form | mode | cells | failed | not converged | bound broken | another input | worst error float32 '
-             '| float64 | most evaluations | steepest |',
-             '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |']
+    lines = [
+        '| form | mode | cells | failed | not converged | bound broken | another input | worst error float32 '
+        '| float64 | most evaluations | steepest |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+    ]
     for (form, mode), cells in groups.items():
         outcomes = [outcome for _, outcome in cells]
-        worst = [max((o.error if o.error == o.error else float('inf') for s, o in cells if s.dtype == dtype), default=0)
-                 for dtype in DTYPES]
+        worst = [
+            max((o.error if o.error == o.error else float('inf') for s, o in cells if s.dtype == dtype), default=0)
+            for dtype in DTYPES
+        ]
         steep = max((o.steepness for o in outcomes if o.steepness == o.steepness), default=float('nan'))
         other = sum(o.converged and o.held is None and not o.error < WRONG for o in outcomes)
-        lines.append(f'| {form} | {mode} | {len(cells)} | {sum(o.failed for o in outcomes)} '
-                     f'| {sum(not o.converged for o in outcomes)} | {sum(o.held is False for o in outcomes)} | {other} '
-                     f'| {worst[0]:.1e} | {worst[1]:.1e} | {max(o.iterations for o in outcomes)} | {steep:.3g} |')
+        lines.append(
+            f'| {form} | {mode} | {len(cells)} | {sum(o.failed for o in outcomes)} '
+            f'| {sum(not o.converged for o in outcomes)} | {sum(o.held is False for o in outcomes)} | {other} '
+            f'| {worst[0]:.1e} | {worst[1]:.1e} | {max(o.iterations for o in outcomes)} | {steep:.3g} |'
+        )
     return '\n'.join(lines)
 
 

@@ -7,14 +7,16 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='ResumableInfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type=dataset_type, data_root=data_root, split='train', pad=4, flip=0.5))
+    dataset=dict(type=dataset_type, data_root=data_root, split='train', pad=4, flip=0.5),
+)
 val_dataloader = dict(
     batch_size=100,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type=dataset_type, data_root=data_root, split='test'))
+    dataset=dict(type=dataset_type, data_root=data_root, split='test'),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = dict(type='ClassificationAccuracy', topk=(1, 5))

@@ -7,14 +7,10 @@ train_pipeline = [
     dict(type='SeedTransforms'),
     dict(type='StrictLoadImageFromFile'),
     dict(type='StrictLoadAnnotations', num_classes=num_classes),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 # DatasetCheckHook makes loading strict here; MMSegmentation's inference looks for these two names.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs')
-]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
@@ -24,9 +20,10 @@ train_dataloader = dict(
         type=dataset_type,
         num_classes=num_classes,
         data_root=data_root,
-        data_prefix=dict(
-            img_path='images/train', seg_map_path='annotations/train'),
-        pipeline=train_pipeline))
+        data_prefix=dict(img_path='images/train', seg_map_path='annotations/train'),
+        pipeline=train_pipeline,
+    ),
+)
 # All images have one size, so that they can be evaluated in batches.
 val_dataloader = dict(
     batch_size=20,
@@ -37,9 +34,10 @@ val_dataloader = dict(
         type=dataset_type,
         num_classes=num_classes,
         data_root=data_root,
-        data_prefix=dict(
-            img_path='images/val', seg_map_path='annotations/val'),
-        pipeline=test_pipeline))
+        data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])

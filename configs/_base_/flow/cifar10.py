@@ -13,10 +13,12 @@ model = dict(
         kernel_sizes=(3, 1, 3),
         contraction=0.98,
         activation='ELU',
-        memory_free=True),
+        memory_free=True,
+    ),
     image_size=(32, 32),
     n_terms=5,
-    test_cfg=dict(n_terms='roulette'))
+    test_cfg=dict(n_terms='roulette'),
+)
 data = dict(type='Cifar10Dataset', data_root='data/cifar10')
 train_dataloader = dict(
     batch_size=64,
@@ -24,14 +26,16 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='ResumableInfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(split='train', shift=4, flip=0.5, **data))
+    dataset=dict(split='train', shift=4, flip=0.5, **data),
+)
 val_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(split='test', **data))
+    dataset=dict(split='test', **data),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(type='BitsPerDimMetric')
 test_evaluator = val_evaluator
@@ -47,5 +51,5 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='CertificateHook', interval=1000),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-3)
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-3),
 ]

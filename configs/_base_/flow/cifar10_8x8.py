@@ -1,9 +1,9 @@
 # Minutes on two cores: the central 8 x 8 pixels of CIFAR-10, 2 scales of 2 blocks.
 _base_ = './cifar10_small.py'
 model = dict(
-    backbone=dict(
-        strides=(2, 2), out_indices=(0, 1), stage_blocks=(2, 2), hidden_channels=(96, 96), contraction=0.7),
-    image_size=(8, 8))
+    backbone=dict(strides=(2, 2), out_indices=(0, 1), stage_blocks=(2, 2), hidden_channels=(96, 96), contraction=0.7),
+    image_size=(8, 8),
+)
 train_dataloader = dict(dataset=dict(crop=8, shift=0))
 val_dataloader = dict(batch_size=250, dataset=dict(crop=8))
 test_dataloader = dict(batch_size=250, dataset=dict(crop=8))
@@ -14,5 +14,5 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='CertificateHook', interval=200),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2)
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2),
 ]

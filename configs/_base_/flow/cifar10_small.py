@@ -1,12 +1,9 @@
 # Whole CIFAR-10 images on a core or two in about an hour: 3 scales of 4 blocks, 64 hidden channels.
 _base_ = './cifar10.py'
 model = dict(
-    backbone=dict(
-        stage_blocks=(4, 4, 4),
-        hidden_channels=(64, 64, 64),
-        contraction=0.9,
-        memory_free=False),
-    test_cfg=dict(reconstruct=True))
+    backbone=dict(stage_blocks=(4, 4, 4), hidden_channels=(64, 64, 64), contraction=0.9, memory_free=False),
+    test_cfg=dict(reconstruct=True),
+)
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 loader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(dataset=dict(num_images=500), **loader)
@@ -19,5 +16,5 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='CertificateHook', interval=500),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3)
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
 ]

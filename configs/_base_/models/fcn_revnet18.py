@@ -9,15 +9,14 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
-    test_cfg=dict(size_divisor=32))
+    test_cfg=dict(size_divisor=32),
+)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
     backbone=dict(
-        type='RevNet2d',
-        depth='18',
-        attention=dict(form='coupling', mode='embedded_gaussian'),
-        attention_stages=(3, )),
+        type='RevNet2d', depth='18', attention=dict(form='coupling', mode='embedded_gaussian'), attention_stages=(3,)
+    ),
     decode_head=dict(
         type='FCNHead',
         in_channels=[24, 48, 96, 384],
@@ -30,8 +29,8 @@ model = dict(
         num_classes=19,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(
-            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=96,
@@ -43,8 +42,9 @@ model = dict(
         num_classes=19,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(
-            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4)),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
+    ),
     # model training and testing settings
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)

@@ -9,7 +9,8 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
-    test_cfg=dict(size_divisor=4))
+    test_cfg=dict(size_divisor=4),
+)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
@@ -23,7 +24,8 @@ model = dict(
         attention=dict(encoding='quadratic'),
         pool_after=(1, 3),
         out_indices=(1, 3, 5),
-        dropout=0.0),
+        dropout=0.0,
+    ),
     decode_head=dict(
         type='FCNHead',
         in_channels=[240, 240, 240],
@@ -36,8 +38,9 @@ model = dict(
         num_classes=19,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(
-            type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
     # model training and testing settings
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)

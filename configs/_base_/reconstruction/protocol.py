@@ -7,13 +7,15 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='ResumableInfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(split='train', num_images=1000))
+    dataset=dict(split='train', num_images=1000),
+)
 test_dataloader = dict(
     batch_size=64,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(split='test', num_images=1000))
+    dataset=dict(split='test', num_images=1000),
+)
 test_evaluator = dict(type='ReconstructionMetric')
 epoch_length = 15
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=10**9)
@@ -24,5 +26,5 @@ default_hooks = dict(checkpoint=dict(interval=1500, max_keep_ckpts=1), logger=di
 custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
-    dict(type='CertificateHook', interval=500)
+    dict(type='CertificateHook', interval=500),
 ]

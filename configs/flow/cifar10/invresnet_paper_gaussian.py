@@ -1,6 +1,4 @@
 _base_ = '../../_base_/flow/cifar10.py'
 model = dict(
-    backbone=dict(
-        attention=dict(form='paper', mode='gaussian', reduction=4),
-        attention_stages=(0, ),
-        memory_free=False))
+    backbone=dict(attention=dict(form='paper', mode='gaussian', reduction=4), attention_stages=(0,), memory_free=False)
+)

@@ -1,6 +1,8 @@
 _base_ = [
-    '../../_base_/default_runtime.py', '../../_base_/models/sanet_cifar10.py',
-    '../../_base_/datasets/cifar10.py', '../../_base_/schedules/schedule_cifar10_150k.py'
+    '../../_base_/default_runtime.py',
+    '../../_base_/models/sanet_cifar10.py',
+    '../../_base_/datasets/cifar10.py',
+    '../../_base_/schedules/schedule_cifar10_150k.py',
 ]
 default_hooks = dict(checkpoint=dict(interval=5000))
 # logs centre and width of every head, for tools/analysis/attention_vs_conv.py
@@ -8,5 +10,5 @@ custom_hooks = [
     dict(type='IterationSeedHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='DatasetCheckHook'),
-    dict(type='AttentionCentreHook', interval=500)
+    dict(type='AttentionCentreHook', interval=500),
 ]

@@ -7,5 +7,7 @@ model = dict(
         depth=18,
         stem_channels=16,
         base_channels=16,
-        norm_cfg=dict(type='BN', requires_grad=True)),
-    in_channels=128)
+        norm_cfg=dict(type='BN', requires_grad=True),
+    ),
+    in_channels=128,
+)

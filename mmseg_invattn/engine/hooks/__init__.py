@@ -7,6 +7,11 @@ from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'AttentionCentreHook', 'CertificateHook', 'ConstantWeightsHook', 'IterationSeedHook',
-    'MatchingCheckpointHook', 'NonFiniteLossHook'
+    'AtomicCheckpointHook',
+    'AttentionCentreHook',
+    'CertificateHook',
+    'ConstantWeightsHook',
+    'IterationSeedHook',
+    'MatchingCheckpointHook',
+    'NonFiniteLossHook',
 ]

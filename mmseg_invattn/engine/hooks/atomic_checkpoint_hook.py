@@ -1,4 +1,5 @@
 """Checkpoints that a crash cannot spoil and that load without unpickling anything."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -48,8 +49,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self._check_finite(runner, checkpoint['state_dict'])
         checkpoint['message_hub'], left_out = plain_message_hub(checkpoint['message_hub'])
         for key in left_out:
-            runner.logger.warning(f"message_hub['runtime_info'][{key!r}] is left out of the checkpoint: "
-                                  'it has no plain form that would load with weights_only=True.')
+            runner.logger.warning(
+                f"message_hub['runtime_info'][{key!r}] is left out of the checkpoint: "
+                'it has no plain form that would load with weights_only=True.'
+            )
         for key, value in checkpoint.items():
             checkpoint[key] = to_plain(value, f'checkpoint[{key!r}]')
 
@@ -71,14 +74,15 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise FloatingPointError(
                     f'{name} has {int(bad.sum())} values that are not finite at iteration {runner.iter + 1}: the '
                     'checkpoint is not written, the last good one stays. Lower the learning rate or clip the '
-                    'gradients, and continue with --resume.')
+                    'gradients, and continue with --resume.'
+                )
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         """Save, then point ``last_checkpoint`` to it, then delete the oldest (MMEngine deletes first)."""
         outdated = []
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             ids = [*self.keep_ckpt_ids, step]
-            outdated = ids[:-self.max_keep_ckpts]
+            outdated = ids[: -self.max_keep_ckpts]
             # the outdated ones are still listed in the checkpoint: should the run be killed before they are deleted,
             # the resumed run finds more of them than it may keep and deletes them then
             runner.message_hub.update_info('keep_ckpt_ids', ids)
@@ -86,9 +90,17 @@ class AtomicCheckpointHook(CheckpointHook):
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(self.out_dir, filename, self.file_client_args, save_optimizer=self.save_optimizer,
-                               save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-                               backend_args=self.backend_args, **self.args)
+        runner.save_checkpoint(
+            self.out_dir,
+            filename,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if not is_main_process():
             return
         AtomicLocalBackend().put_text(self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint'))

@@ -1,4 +1,5 @@
 """Follow the attention centres and widths of quadratic encodings while a model trains."""
+
 from __future__ import annotations
 
 import json
@@ -44,8 +45,9 @@ class AttentionCentreHook(Hook):
         self._write(runner, runner.iter)
 
     @master_only
-    def after_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         """Write a line where it is time."""
         if self.every_n_train_iters(runner, self.interval) or runner.iter + 1 == runner.max_iters:
             self._write(runner, runner.iter + 1)
@@ -54,9 +56,13 @@ class AttentionCentreHook(Hook):
     def _write(runner, iteration: int) -> None:
         layers = quadratic_encodings(runner.model.module if is_model_wrapper(runner.model) else runner.model)
         if layers:
-            line = dict(iteration=iteration, layers={
-                name: dict(centre=encoding.centre.tolist(), precision=encoding.precision().tolist())
-                for name, encoding in layers.items()})
+            line = dict(
+                iteration=iteration,
+                layers={
+                    name: dict(centre=encoding.centre.tolist(), precision=encoding.precision().tolist())
+                    for name, encoding in layers.items()
+                },
+            )
             with open(Path(runner.work_dir) / FILE, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(line) + '\n')
 

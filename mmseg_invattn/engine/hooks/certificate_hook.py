@@ -1,4 +1,5 @@
 """Watch the certificates of invertible blocks while a model trains, and stop the run where one does not hold."""
+
 from __future__ import annotations
 
 import math
@@ -53,8 +54,10 @@ class CertificateHook(Hook):
         check_count('interval', interval)
         check_count('max_iter', max_iter)
         if max_val_images < 0:
-            raise ValueError(f'max_val_images={max_val_images} is negative: give the number of feature maps to invert '
-                             'at each validation, or 0 for none')
+            raise ValueError(
+                f'max_val_images={max_val_images} is negative: give the number of feature maps to invert '
+                'at each validation, or 0 for none'
+            )
         self.interval, self.max_val_images, self.tol, self.max_iter = interval, max_val_images, tol, max_iter
         self._watched: list = []  # handles of forward hooks
         self._found: dict[str, list[dict]] = {}  # what they measured
@@ -68,17 +71,23 @@ class CertificateHook(Hook):
         for name, block in invertible_blocks(runner.model).items():
             _check_start(name, block)
             contraction = getattr(block, 'contraction', None)
-            runner.logger.info(f'CertificateHook: {name}, {type(block).__name__}: ' + (
-                'no certified bound, the error of its inverse is reported as it is' if contraction is None else
-                f'certified Lipschitz bound {contraction:g}'))
+            runner.logger.info(
+                f'CertificateHook: {name}, {type(block).__name__}: '
+                + (
+                    'no certified bound, the error of its inverse is reported as it is'
+                    if contraction is None
+                    else f'certified Lipschitz bound {contraction:g}'
+                )
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Watch the forward pass of every ``interval``-th iteration."""
         if self.every_n_train_iters(runner, self.interval):
             self._watch(runner, lambda name, block, x, y: self._measure(name, block, x, runner.iter + 1))
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         """Log what was measured."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return
@@ -86,8 +95,11 @@ class CertificateHook(Hook):
             # Compiled code does not see hooks that came after it: then there is no share of saturated tokens.
             if name not in self._found and not is_sharded(block):
                 self._measure(name, block, None, runner.iter + 1)
-        scalars = {f'certificate/{name}/{key}': value for name, found in self._found.items()
-                   for key, value in found[-1].items()}
+        scalars = {
+            f'certificate/{name}/{key}': value
+            for name, found in self._found.items()
+            for key, value in found[-1].items()
+        }
         self._unwatch()
         for key, value in scalars.items():
             runner.message_hub.update_scalar(key, value)
@@ -114,8 +126,11 @@ class CertificateHook(Hook):
             return
         for name, block in invertible_blocks(runner.model).items():
             # First in line: where FSDP shards the block, its own hook takes the weights away afterwards.
-            self._watched.append(block.register_forward_hook(
-                lambda block, args, y, name=name: measure(name, block, args[0].detach(), y.detach()), prepend=True))
+            self._watched.append(
+                block.register_forward_hook(
+                    lambda block, args, y, name=name: measure(name, block, args[0].detach(), y.detach()), prepend=True
+                )
+            )
 
     def _unwatch(self) -> None:
         for handle in self._watched:
@@ -152,16 +167,25 @@ class CertificateHook(Hook):
         error, size = block.error_norm(x_hat - x), block.error_norm(x)
         bound = None if explicit else block.lipschitz_bound()
         _check_inverse(name, error, info, bound, iteration, self.max_iter)
-        batches.append(dict(images=len(x), inverse_error=float(error.max()), error_bound=float(info.error_bound.max()),
-                            relative_error=float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()),
-                            evaluations=int(info.iterations.max())))
+        batches.append(
+            dict(
+                images=len(x),
+                inverse_error=float(error.max()),
+                error_bound=float(info.error_bound.max()),
+                relative_error=float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()),
+                evaluations=int(info.iterations.max()),
+            )
+        )
 
 
 def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
     """Every block of a model whose inverse has an error of its own to watch, by the name of its module."""
     model = model.module if is_model_wrapper(model) else model
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, ResidualLayer) or isinstance(module, ExplicitInverse) and module.evaluations}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, ResidualLayer) or isinstance(module, ExplicitInverse) and module.evaluations
+    }
 
 
 def _check_start(name: str, block: InvertibleModule) -> None:
@@ -170,7 +194,8 @@ def _check_start(name: str, block: InvertibleModule) -> None:
         raise RuntimeError(
             f'{name}: its normalisation starts from the first training batch, and FSDP loses what a forward pass '
             'writes into parameters: start from a checkpoint (load_from) of one iteration of training without FSDP, or '
-            'run one forward pass in training mode before the model is sharded')
+            'run one forward pass in training mode before the model is sharded'
+        )
 
 
 def _check_bound(name: str, bound: float, contraction: float, iteration: int) -> None:
@@ -178,20 +203,24 @@ def _check_bound(name: str, bound: float, contraction: float, iteration: int) ->
         raise RuntimeError(
             f'{name}: the certified Lipschitz bound is {bound:.8g} in iteration {iteration}, and the rule is that it '
             f'never exceeds contraction={contraction:g}. Weights that are not finite break it (lower the learning rate '
-            'or clip the gradients), or code that writes to .data of a parameter; otherwise please report it')
+            'or clip the gradients), or code that writes to .data of a parameter; otherwise please report it'
+        )
 
 
-def _check_inverse(name: str, error: Tensor, info: InverseInfo, bound: float | None, iteration: int,
-                   max_iter: int) -> None:
+def _check_inverse(
+    name: str, error: Tensor, info: InverseInfo, bound: float | None, iteration: int, max_iter: int
+) -> None:
     where = f'at the validation of iteration {iteration} (certified Lipschitz bound {bound})'
     if bound is not None and not info.converged.all():
         raise RuntimeError(
             f'{name}: an inverse did not converge within {max_iter} evaluations, largest residual '
             f'{float(info.residual.max()):.3g}, {where}, and the rule is that those of a certified block do. Near a '
-            'contraction of 1 they take more: raise max_iter of CertificateHook, or lower the contraction')
+            'contraction of 1 they take more: raise max_iter of CertificateHook, or lower the contraction'
+        )
     excess = error > info.error_bound  # False where there is no bound: it is a NaN
     if excess.any():
         raise RuntimeError(
             f'{name}: an inverse is off by {float(error[excess][0]):.3g} {where}, and the rule is that the error stays '
             f'below the reported bound, here {float(info.error_bound[excess][0]):.3g}. The block does not compute the '
-            'same map forward and back: check what was changed in it')
+            'same map forward and back: check what was changed in it'
+        )

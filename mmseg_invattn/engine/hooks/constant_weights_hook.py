@@ -1,4 +1,5 @@
 """Weights are derived once for a whole validation or test."""
+
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress

@@ -1,4 +1,5 @@
 """Randomness inside the model (dropout, sampling) as a function of seed, iteration and rank."""
+
 from __future__ import annotations
 
 import random

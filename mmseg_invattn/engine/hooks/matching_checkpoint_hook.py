@@ -1,4 +1,5 @@
 """Refuse a checkpoint of another model before it is evaluated."""
+
 from __future__ import annotations
 
 from mmengine.hooks import Hook

@@ -1,4 +1,5 @@
 """Attention blocks against the ordinary non-local block: forward and backward."""
+
 import torch
 from torch import Tensor, nn
 
@@ -74,13 +75,32 @@ def run(session: Session) -> None:
         options, tiny = dict(channels=channels, size=size, dtype=dtype, device=session.device), dict(size=(4, 4))
         ours, sizes = Side(ordinary, options, tiny), dict(C=channels, N=pixels, dtype=dtype)
         on_tensor_cores = session.device.startswith('cuda') and dtype == 'bfloat16'
-        session.compare('embedded_gaussian, form none', 'mmcv\'s NonLocal2d, same weights', sizes, ours,
-                        Side(mmcv_block, options, tiny), time_limit=1 / 4 if on_tensor_cores else 1 / 1.25,
-                        memory_limit=1 / 6)
-        grow(session, 'embedded_gaussian, form none', ours, 'size', [size, twice], [pixels, 4 * pixels],
-             sizes=dict(C=channels, dtype=dtype))
-        session.compare('certified block, embedded_gaussian', 'the same kernel without certificate', sizes,
-                        Side(certified, options, tiny), ours, time_limit=1.1)
+        session.compare(
+            'embedded_gaussian, form none',
+            "mmcv's NonLocal2d, same weights",
+            sizes,
+            ours,
+            Side(mmcv_block, options, tiny),
+            time_limit=1 / 4 if on_tensor_cores else 1 / 1.25,
+            memory_limit=1 / 6,
+        )
+        grow(
+            session,
+            'embedded_gaussian, form none',
+            ours,
+            'size',
+            [size, twice],
+            [pixels, 4 * pixels],
+            sizes=dict(C=channels, dtype=dtype),
+        )
+        session.compare(
+            'certified block, embedded_gaussian',
+            'the same kernel without certificate',
+            sizes,
+            Side(certified, options, tiny),
+            ours,
+            time_limit=1.1,
+        )
 
 
 def growth(session: Session) -> None:
@@ -90,5 +110,12 @@ def growth(session: Session) -> None:
         for mode in MODES:
             options = dict(channels=16 if session.quick else 64, dtype=dtype, device=session.device, mode=mode)
             side = Side(certified, options, dict(size=(4, 4)))
-            grow(session, f'certified block, {mode}', side, 'size', [(n, n) for n in sides], [n * n for n in sides],
-                 sizes=dict(C=options['channels'], dtype=dtype))
+            grow(
+                session,
+                f'certified block, {mode}',
+                side,
+                'size',
+                [(n, n) for n in sides],
+                [n * n for n in sides],
+                sizes=dict(C=options['channels'], dtype=dtype),
+            )

@@ -1,4 +1,5 @@
 """How time and memory grow when the pixels become four times as many."""
+
 from itertools import pairwise
 
 from .memory import GIB, Side, available
@@ -8,8 +9,19 @@ from .session import Session
 PATIENCE = 1200  # seconds; a step that would take longer is not run
 
 
-def grow(session: Session, what: str, side: Side, key: str, values: list, pixels: list[int], *, sizes: dict,
-         time_limit: float | None = None, memory_limit: float | None = None, rounds: int = 3) -> None:
+def grow(
+    session: Session,
+    what: str,
+    side: Side,
+    key: str,
+    values: list,
+    pixels: list[int],
+    *,
+    sizes: dict,
+    time_limit: float | None = None,
+    memory_limit: float | None = None,
+    rounds: int = 3,
+) -> None:
     """One line for every step from one value of the option ``key`` to the next.
 
     A step is left out, and its line says so, where a workload quadratic in the pixels would not fit or take too long.
@@ -17,11 +29,24 @@ def grow(session: Session, what: str, side: Side, key: str, values: list, pixels
     for (small, large), (few, many) in zip(pairwise(values), pairwise(pixels), strict=True):
         shown = sizes | dict(N=f'{few} to {many}')
         usage = session.usage(side.with_options(**{key: small}))
-        need, time = (of * (many / few)**2 for of in (usage.memory, usage.seconds))
+        need, time = (of * (many / few) ** 2 for of in (usage.memory, usage.seconds))
         if need > 0.8 * available(session.device) or time > PATIENCE:
-            session.add(Line(f'{what}, growth', 'itself', shown, note=f'not run: quadratic growth would need '
-                             f'{need / GIB:.0f} GiB and {time:.0f} s'))
+            session.add(
+                Line(
+                    f'{what}, growth',
+                    'itself',
+                    shown,
+                    note=f'not run: quadratic growth would need {need / GIB:.0f} GiB and {time:.0f} s',
+                )
+            )
             return
-        session.compare(f'{what}, growth', 'itself', shown, side.with_options(**{key: large}),
-                        side.with_options(**{key: small}), time_limit=time_limit, memory_limit=memory_limit,
-                        rounds=rounds)
+        session.compare(
+            f'{what}, growth',
+            'itself',
+            shown,
+            side.with_options(**{key: large}),
+            side.with_options(**{key: small}),
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            rounds=rounds,
+        )

@@ -4,6 +4,7 @@ Both are held to the true error, the distance to the solution in float64. Errors
 4 eps. An evaluation is one of g. A solver has to evaluate g at the x that it returns to know its residual, and so is
 the plain iteration charged here.
 """
+
 import copy
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ SHARPNESS, CONTRACTION = 4.0, 0.9
 
 class Case(NamedTuple):
     """A block in evaluation mode, its output for a batch, and the true inverse of that output."""
+
     block: CertifiedAttention2d
     y: Tensor
     solution: Tensor
@@ -102,7 +104,7 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
     for _ in range(steps):
         with twice_differentiable():
             g = (block(x) - x)[0, :, size[0] // 2, size[1] // 2]
-            pulled, = torch.autograd.grad(g @ (u / u.norm()), x, create_graph=True)
+            (pulled,) = torch.autograd.grad(g @ (u / u.norm()), x, create_graph=True)
             steepness = pulled.norm(dim=1).sum()
             optimiser.zero_grad()
             (-steepness).backward()
@@ -112,22 +114,30 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
     return solved(best[0].float(), best[1].float()), steepest
 
 
-def compare_evaluations(session: Session, what: str, case: Case, sizes: dict, limit: float, most: int | None = None,
-                        note: str = '') -> None:
+def compare_evaluations(
+    session: Session, what: str, case: Case, sizes: dict, limit: float, most: int | None = None, note: str = ''
+) -> None:
     with constant_weights(case.block):  # neither of the two derives them
         error, evaluations = case.inverted()
         peer = plain_evaluations(case, error)
         # The plain iteration takes that many calls of the block, without looking at its residual.
         calls = int(peer.max())
-        times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE), lambda: plain(case.block, case.y, calls),
-                           session.rounds(7), waiter(session.device))
+        times = interleave(
+            lambda: case.block.inverse(case.y, tol=TOLERANCE),
+            lambda: plain(case.block, case.y, calls),
+            session.rounds(7),
+            waiter(session.device),
+        )
     counts = evaluations.tolist(), peer.tolist()
     quantities = [compared('evaluations, worst sample', '', *counts, limit, worst=True)]
     if most is not None:
-        quantities.append(compared('evaluations against their limit', '', counts[0], [most] * len(counts[0]), 1,
-                                   worst=True))
-    quantities += [compared('relative error against the tolerance', '', error.tolist(), [TOLERANCE] * len(error), 1,
-                            worst=True), compared('time', 's', *times)]
+        quantities.append(
+            compared('evaluations against their limit', '', counts[0], [most] * len(counts[0]), 1, worst=True)
+        )
+    quantities += [
+        compared('relative error against the tolerance', '', error.tolist(), [TOLERANCE] * len(error), 1, worst=True),
+        compared('time', 's', *times),
+    ]
     session.add(Line(what, 'plain fixed point to the same error', sizes, quantities, note))
 
 
@@ -144,22 +154,33 @@ def run(session: Session) -> None:
         compare_paper(session, f'inverse, {name}', case, sizes)
     channels, size = 4, (4, 4)
     sizes = sizes | dict(B=1, C=channels, N=size[0] * size[1])
-    cases = {mode: hardest(mode, channels, size, 5 if session.quick else 500)
-             for mode in ('embedded_gaussian', 'dot_product', 'concatenation')}
+    cases = {
+        mode: hardest(mode, channels, size, 5 if session.quick else 500)
+        for mode in ('embedded_gaussian', 'dot_product', 'concatenation')
+    }
     hardest_mode = max(cases, key=lambda mode: cases[mode][1])
     for mode, (case, steepest) in cases.items():
         note = f'steepness {steepest:.2f} at a bound of {case.block.lipschitz_bound():.2f}'
-        compare_evaluations(session, f'inverse, steepest {mode} block', case, sizes,
-                            1 / 3 if mode == hardest_mode else 1, note=note)
+        compare_evaluations(
+            session, f'inverse, steepest {mode} block', case, sizes, 1 / 3 if mode == hardest_mode else 1, note=note
+        )
 
 
 def compare_paper(session: Session, what: str, case: Case, sizes: dict) -> None:
     """Against the paper's way: always the same number of iterations."""
     with constant_weights(case.block):
-        times = interleave(lambda: case.block.inverse(case.y, tol=TOLERANCE),
-                           lambda: plain(case.block, case.y, PAPER_ITERATIONS), session.rounds(7),
-                           waiter(session.device))
+        times = interleave(
+            lambda: case.block.inverse(case.y, tol=TOLERANCE),
+            lambda: plain(case.block, case.y, PAPER_ITERATIONS),
+            session.rounds(7),
+            waiter(session.device),
+        )
         errors = (case.inverted()[0], case.error(plain(case.block, case.y, PAPER_ITERATIONS)))
-    session.add(Line(what, f'the paper\'s {PAPER_ITERATIONS} fixed iterations', sizes, [
-        compared('time', 's', *times, 1 / 10),
-        compared('relative error', '', *(e.tolist() for e in errors), 1)]))
+    session.add(
+        Line(
+            what,
+            f"the paper's {PAPER_ITERATIONS} fixed iterations",
+            sizes,
+            [compared('time', 's', *times, 1 / 10), compared('relative error', '', *(e.tolist() for e in errors), 1)],
+        )
+    )

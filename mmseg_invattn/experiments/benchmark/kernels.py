@@ -2,17 +2,14 @@
 
 Shape suffixes: B batch, G heads, N pixels, D query and key size, C value size, 1 the score's one number.
 """
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_invattn.ops.attention import (
-    concatenation_attention,
-    dot_product_attention,
-    dot_product_attention_dense,
-)
+from mmseg_invattn.ops.attention import concatenation_attention, dot_product_attention, dot_product_attention_dense
 
 from .growth import grow
 from .memory import GIB, Side, available
@@ -46,8 +43,12 @@ def concatenation_inputs(n: int, dtype: str, device: str) -> tuple[Tensor, Tenso
     """q, k of shape (1, 1, N, D), v (1, 1, N, C) and the weight (2D,) of the score."""
     inner = PAPER_CHANNELS // PAPER_REDUCTION
     q, k = (features(1, 1, n, inner, dtype=dtype, device=device) for _ in range(2))
-    return (q, k, features(1, 1, n, PAPER_CHANNELS, dtype=dtype, device=device),
-            features(2 * inner, dtype=dtype, device=device, scale=0.5))
+    return (
+        q,
+        k,
+        features(1, 1, n, PAPER_CHANNELS, dtype=dtype, device=device),
+        features(2 * inner, dtype=dtype, device=device, scale=0.5),
+    )
 
 
 def concatenation(n: int, dtype: str, device: str) -> Step:
@@ -77,8 +78,9 @@ def paper_concatenation(n: int, dtype: str, device: str) -> Step:
 
 
 def dot_product(n: int, channels: int, dense: bool, dtype: str, device: str) -> Step:
-    q, k, v = (features(1, 1, n, channels // 2, dtype=dtype, device=device, scale=(channels // 2)**-0.25)
-               for _ in range(3))
+    q, k, v = (
+        features(1, 1, n, channels // 2, dtype=dtype, device=device, scale=(channels // 2) ** -0.25) for _ in range(3)
+    )
     return backward_step(dot_product_attention_dense if dense else dot_product_attention, q, k, v)
 
 
@@ -93,14 +95,35 @@ def run(session: Session) -> None:
         if dtype == 'float32':
             n = 512 if session.quick else paper_pixels(session.device)
             session.compare_once(
-                'concatenation', 'the paper\'s dense evaluation, run once', dict(C=PAPER_CHANNELS, N=n, dtype=dtype),
-                Side(concatenation, options | dict(n=n), tiny), Side(paper_concatenation, options | dict(n=n), tiny),
-                time_limit=1 / 300, memory_limit=1 / 50)
+                'concatenation',
+                "the paper's dense evaluation, run once",
+                dict(C=PAPER_CHANNELS, N=n, dtype=dtype),
+                Side(concatenation, options | dict(n=n), tiny),
+                Side(paper_concatenation, options | dict(n=n), tiny),
+                time_limit=1 / 300,
+                memory_limit=1 / 50,
+            )
         steps = [64, 256, 1024] if session.quick else [4096, 16384, 65536]
-        grow(session, 'concatenation', Side(concatenation, options, tiny), 'n', steps, steps,
-             sizes=dict(C=PAPER_CHANNELS, dtype=dtype), time_limit=6, memory_limit=4.5, rounds=5)
+        grow(
+            session,
+            'concatenation',
+            Side(concatenation, options, tiny),
+            'n',
+            steps,
+            steps,
+            sizes=dict(C=PAPER_CHANNELS, dtype=dtype),
+            time_limit=6,
+            memory_limit=4.5,
+            rounds=5,
+        )
         channels, n = (16, 256) if session.quick else (256, 8192)
         options |= dict(n=n, channels=channels)
-        session.compare('dot_product', 'its dense form', dict(C=channels, N=n, dtype=dtype),
-                        Side(dot_product, options | dict(dense=False), tiny),
-                        Side(dot_product, options | dict(dense=True), tiny), time_limit=1, memory_limit=1 / 8)
+        session.compare(
+            'dot_product',
+            'its dense form',
+            dict(C=channels, N=n, dtype=dtype),
+            Side(dot_product, options | dict(dense=False), tiny),
+            Side(dot_product, options | dict(dense=True), tiny),
+            time_limit=1,
+            memory_limit=1 / 8,
+        )

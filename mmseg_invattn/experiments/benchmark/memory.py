@@ -5,6 +5,7 @@ imported everything and computed nothing. A process started anew would spend sec
 the high-water mark of its parent. On CUDA the allocator keeps the peak. Linux
 only, for what it reads from /proc.
 """
+
 import ctypes
 import gc
 import multiprocessing
@@ -39,6 +40,7 @@ class Side(NamedTuple):
         options: its arguments.
         tiny: those that differ in the warm-up.
     """
+
     build: Callable[..., Step]
     options: dict
     tiny: dict
@@ -52,6 +54,7 @@ class Side(NamedTuple):
 
 class Usage(NamedTuple):
     """What one call of a step took; ``memory`` in bytes."""
+
     memory: int
     seconds: float
 
@@ -68,8 +71,10 @@ def measure(side: Side, device: str) -> Usage:
         with ProcessPoolExecutor(1, mp_context=server()) as pool:
             return pool.submit(measure_here, side, device).result()
     except BrokenProcessPool as error:
-        raise MemoryError(f'the process that ran {side.build.__name__} with {side.options} was killed: choose a '
-                          'smaller size, or free memory') from error
+        raise MemoryError(
+            f'the process that ran {side.build.__name__} with {side.options} was killed: choose a '
+            'smaller size, or free memory'
+        ) from error
 
 
 @cache

@@ -1,4 +1,5 @@
 """Whole models from their configs: a training step and inference, on random images."""
+
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from .memory import Side, available
 from .session import Session
 from .timing import Step
 
-CONFIGS = tuple(f'{name}_4xb2-40k_cityscapes-512x1024.py'
-                for name in ('nonlocal/nonlocal_r50-d8', 'invnl/invnl_r50-d8'))
+CONFIGS = tuple(
+    f'{name}_4xb2-40k_cityscapes-512x1024.py' for name in ('nonlocal/nonlocal_r50-d8', 'invnl/invnl_r50-d8')
+)
 
 
 def build(config: str, crop: tuple[int, int], device: str) -> tuple[nn.Module, object]:
@@ -94,7 +96,15 @@ def run(session: Session) -> None:
         for what, builder in (('training step', train), ('inference', infer)):
             sides = [Side(builder, options | dict(config=config, batch=batch), tiny) for config in configs]
             peer = sides[0] if len(sides) > 1 else None
-            for config, side in list(zip(configs, sides, strict=True))[len(sides) > 1:]:
-                session.compare(f'{what}, {Path(config).stem}', '-' if peer is None else Path(configs[0]).stem,
-                                dict(crop=f'{height}x{width}', B=batch, dtype=dtype), side, peer, rounds=3,
-                                images=batch, note=note, **(limits if builder is train else {}))
+            for config, side in list(zip(configs, sides, strict=True))[len(sides) > 1 :]:
+                session.compare(
+                    f'{what}, {Path(config).stem}',
+                    '-' if peer is None else Path(configs[0]).stem,
+                    dict(crop=f'{height}x{width}', B=batch, dtype=dtype),
+                    side,
+                    peer,
+                    rounds=3,
+                    images=batch,
+                    note=note,
+                    **(limits if builder is train else {}),
+                )

@@ -1,4 +1,5 @@
 """What was measured, as a Markdown table and as JSON."""
+
 import json
 import os
 import platform
@@ -15,8 +16,10 @@ from mmseg_invattn.experiments.compare.environment import processor_name
 
 from ...paths import ROOT
 
-HEADER = ('| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
-          '| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
+HEADER = (
+    '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
+    '| --- | --- | --- | --- | --- | --- | --- | --- | --- |'
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Quantity:
         quartiles: of the ratio, over rounds or samples.
         limit: the largest ratio that meets the target; None without one.
     """
+
     name: str
     unit: str
     ours: float
@@ -42,8 +46,9 @@ class Quantity:
         return None if self.limit is None or self.ratio is None else self.ratio <= self.limit
 
 
-def compared(name: str, unit: str, ours: list[float], peer: list[float], limit: float | None = None,
-             worst: bool = False) -> Quantity:
+def compared(
+    name: str, unit: str, ours: list[float], peer: list[float], limit: float | None = None, worst: bool = False
+) -> Quantity:
     """Median of each side and of the ratios of pairs; with ``worst`` the largest instead of the median."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     low, _, high = quantiles(ratios, method='inclusive') if len(ratios) > 1 else ratios * 3
@@ -54,6 +59,7 @@ def compared(name: str, unit: str, ours: list[float], peer: list[float], limit: 
 @dataclass(frozen=True)
 class Line:
     """One comparison. Without quantities it was not measured, and the note says why."""
+
     what: str
     peer: str
     sizes: dict
@@ -63,8 +69,11 @@ class Line:
     def markdown(self) -> str:
         sizes = ', '.join(f'{name} {value}' for name, value in self.sizes.items())
         start = f'| {self.what} | {self.peer} | {sizes}{"; " if self.note else ""}{self.note} |'
-        rows = [f'{start} {q.name} | {shown(q.ours, q.unit)} | {shown(q.peer, q.unit)} | {ratio(q)} '
-                f'| {target(q.limit)} | {verdict(q.met)} |' for q in self.quantities]
+        rows = [
+            f'{start} {q.name} | {shown(q.ours, q.unit)} | {shown(q.peer, q.unit)} | {ratio(q)} '
+            f'| {target(q.limit)} | {verdict(q.met)} |'
+            for q in self.quantities
+        ]
         return '\n'.join(rows or [f'{start} - | - | - | - | - | - |'])
 
     def as_dict(self) -> dict:
@@ -102,12 +111,20 @@ def environment(device: str) -> dict:
     """Versions and machine."""
     commit = ''
     if shutil.which('git'):
-        commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True,
-                                text=True).stdout.strip()
-    return dict(torch=torch.__version__, numpy=np.__version__, python=platform.python_version(),
-                commit=commit or None, cpu=processor_name(),
-                cores=os.cpu_count(), threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 2),
-                gpu=torch.cuda.get_device_name() if device.startswith('cuda') else None)
+        commit = subprocess.run(
+            ['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True, text=True
+        ).stdout.strip()
+    return dict(
+        torch=torch.__version__,
+        numpy=np.__version__,
+        python=platform.python_version(),
+        commit=commit or None,
+        cpu=processor_name(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        load=round(os.getloadavg()[0], 2),
+        gpu=torch.cuda.get_device_name() if device.startswith('cuda') else None,
+    )
 
 
 class Report:
@@ -128,5 +145,6 @@ class Report:
         table = '\n'.join([self.preamble(), HEADER, *(line.markdown() for line in self.lines)])
         (self.out / 'benchmark.md').write_text(table + '\n', encoding='utf-8')
         (self.out / 'benchmark.json').write_text(
-            json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1), encoding='utf-8')
+            json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1), encoding='utf-8'
+        )
         return line

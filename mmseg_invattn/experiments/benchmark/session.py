@@ -1,4 +1,5 @@
 """One run of the benchmark: where, how often, how large, and the comparison of two sides."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ class Session:
         repeats: rounds of every comparison; None leaves it to the comparison.
         quick: sizes that show that everything runs, and nothing more.
     """
+
     add: Callable[[Line], Line]
     device: str = 'cpu'
-    dtypes: tuple[str, ...] = ('float32', )
+    dtypes: tuple[str, ...] = ('float32',)
     repeats: int | None = None
     quick: bool = False
     configs: tuple[str, ...] = ()
@@ -31,9 +33,20 @@ class Session:
     def usage(self, side: Side) -> Usage:
         return measure(side, self.device)
 
-    def compare(self, what: str, against: str, sizes: dict, ours: Side, peer: Side | None, *, rounds: int = 7,
-                time_limit: float | None = None, memory_limit: float | None = None, images: int | None = None,
-                note: str = '') -> Line:
+    def compare(
+        self,
+        what: str,
+        against: str,
+        sizes: dict,
+        ours: Side,
+        peer: Side | None,
+        *,
+        rounds: int = 7,
+        time_limit: float | None = None,
+        memory_limit: float | None = None,
+        images: int | None = None,
+        note: str = '',
+    ) -> Line:
         """Time and extra memory of two sides.
 
         Args:
@@ -50,17 +63,39 @@ class Session:
             quantities += [Quantity('rate', 'images/s', images / times[rounds // 2])] if images else []
         else:
             times = interleave(ours.step(), peer.step(), rounds, wait)
-            quantities = [compared('time', 's', *times, time_limit),
-                          compared('extra memory', 'bytes', memory[:1], memory[1:], memory_limit)]
+            quantities = [
+                compared('time', 's', *times, time_limit),
+                compared('extra memory', 'bytes', memory[:1], memory[1:], memory_limit),
+            ]
             if images:
                 quantities.append(compared('rate', 'images/s', *([images / t for t in side] for side in times)))
         return self.add(Line(what, against, sizes, quantities, note))
 
-    def compare_once(self, what: str, against: str, sizes: dict, ours: Side, peer: Side, *, rounds: int = 7,
-                     time_limit: float | None = None, memory_limit: float | None = None, note: str = '') -> Line:
+    def compare_once(
+        self,
+        what: str,
+        against: str,
+        sizes: dict,
+        ours: Side,
+        peer: Side,
+        *,
+        rounds: int = 7,
+        time_limit: float | None = None,
+        memory_limit: float | None = None,
+        note: str = '',
+    ) -> Line:
         """As :meth:`compare` where the peer takes minutes: it runs once, for time and memory together."""
         memory, theirs = self.usage(ours).memory, self.usage(peer)
         times = alone(ours.step(), self.rounds(rounds), waiter(self.device))
-        return self.add(Line(what, against, sizes, [
-            compared('time', 's', times, [theirs.seconds] * len(times), time_limit),
-            compared('extra memory', 'bytes', [memory], [theirs.memory], memory_limit)], note))
+        return self.add(
+            Line(
+                what,
+                against,
+                sizes,
+                [
+                    compared('time', 's', times, [theirs.seconds] * len(times), time_limit),
+                    compared('extra memory', 'bytes', [memory], [theirs.memory], memory_limit),
+                ],
+                note,
+            )
+        )

@@ -1,4 +1,5 @@
 """Times of two workloads that take turns, so that whatever else the machine does falls on both alike."""
+
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ Step = Callable[[], object]
 
 class Times(NamedTuple):
     """Seconds of each round, of both sides in the same order."""
+
     ours: list[float]
     peer: list[float]
 

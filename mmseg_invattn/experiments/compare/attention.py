@@ -1,4 +1,5 @@
 """What is measured of the attention blocks of a trained model, on what they see of real images."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
         the images, of the map ``y - x``; None where it overflows), ``saturation`` (mean share of clipped tokens; None
         in forms without a ball), ``tokens`` (of a whole feature map).
     """
+
     def run() -> None:
         with torch.no_grad():
             for batch in batches:
@@ -55,8 +57,12 @@ def _measure(block: nn.Module, features: list[Tensor]) -> dict:
     if hasattr(block, 'saturation'):
         saturation = float(torch.cat([block.saturation(x) for x in features]).mean())
     steep = torch.cat([_steepness(block, _middle(x)) for x in features])
-    return dict(bound=bound, local_lipschitz=float(steep.max()) if steep.isfinite().all() else None,
-                saturation=saturation, tokens=tokens)
+    return dict(
+        bound=bound,
+        local_lipschitz=float(steep.max()) if steep.isfinite().all() else None,
+        saturation=saturation,
+        tokens=tokens,
+    )
 
 
 def _steepness(block: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """Charts as SVG that takes the colours of the page, so that it follows a dark mode."""
+
 from __future__ import annotations
 
 import io
@@ -14,10 +15,25 @@ from matplotlib.figure import Figure
 # Colours that stand for variables of the page.
 INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
 VARIABLES = {INK: '--ink', MUTED: '--muted', FAINT: '--line', ACCENT: '--accent', SECOND: '--second'}
-STYLE = {'svg.fonttype': 'none', 'font.size': 8.5, 'axes.edgecolor': FAINT, 'axes.labelcolor': MUTED, 'text.color': INK,
-         'xtick.color': FAINT, 'xtick.labelcolor': MUTED, 'ytick.color': FAINT, 'ytick.labelcolor': MUTED,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': FAINT,
-         'grid.linewidth': 0.6, 'axes.axisbelow': True, 'axes.titlesize': 8.5, 'axes.titlelocation': 'left'}
+STYLE = {
+    'svg.fonttype': 'none',
+    'font.size': 8.5,
+    'axes.edgecolor': FAINT,
+    'axes.labelcolor': MUTED,
+    'text.color': INK,
+    'xtick.color': FAINT,
+    'xtick.labelcolor': MUTED,
+    'ytick.color': FAINT,
+    'ytick.labelcolor': MUTED,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': FAINT,
+    'grid.linewidth': 0.6,
+    'axes.axisbelow': True,
+    'axes.titlesize': 8.5,
+    'axes.titlelocation': 'left',
+}
 SMOOTHED = 25  # points of a loss that are averaged
 _numbers = itertools.count()
 
@@ -56,8 +72,9 @@ def learning_curves(heads: Sequence[dict]) -> list[dict]:
     for head in trained:
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(3.9, 1.7), layout='constrained')
-            for axis, key, title in zip(figure.subplots(1, 2), ('miou', 'loss'), ('validation mIoU', 'training loss'),
-                                        strict=True):
+            for axis, key, title in zip(
+                figure.subplots(1, 2), ('miou', 'loss'), ('validation mIoU', 'training loss'), strict=True
+            ):
                 for other in trained:
                     _draw(axis, other, key, dict(color=FAINT, linewidth=0.8))
                 _draw(axis, head, key, dict(color=ACCENT if key == 'miou' else SECOND, linewidth=1.4))
@@ -97,11 +114,12 @@ def _svg(figure: Figure, title: str) -> str:
     with matplotlib.rc_context({'svg.hashsalt': f'chart{next(_numbers)}'}):
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
     text = buffer.getvalue()
-    text = text[text.index('<svg'):]
+    text = text[text.index('<svg') :]
     text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
-    text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r'\1', re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', text, count=1),
-                  count=1)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px; font-family: inherit", text)
+    text = re.sub(
+        r'(<svg [^>]*?) width="[^"]*"', r'\1', re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', text, count=1), count=1
+    )
+    text = re.sub(r'font: ([\d.]+)px [^;\"]*', r'font-size: \1px; font-family: inherit', text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f'var({variable})')
     return text.replace('<svg ', f'<svg role="img" aria-label="{title}" ', 1)

@@ -1,4 +1,5 @@
 """The course of a comparison: every run trained and evaluated, whatever becomes of the others, then the report."""
+
 from __future__ import annotations
 
 import sys
@@ -38,8 +39,8 @@ def compare(args: Namespace) -> int:
     baseline = Path(args.baseline or args.configs[0]).stem
     if baseline not in {run.name for run in runs}:
         raise ValueError(f'--baseline {args.baseline} is none of the configs: name it among them as well')
-    for run in runs[:len(args.configs)]:
-        check_data_folders(run.cfg, ('test', ) if args.checkpoints else ('train', 'val', 'test'))
+    for run in runs[: len(args.configs)]:
+        check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
     check_folder(args.out, runs, args.resume)
     with locked(args.out) as lock:
         for number, run in enumerate(runs, 1):
@@ -62,6 +63,7 @@ def compare(args: Namespace) -> int:
 
 def _work_on(run: Run, processes: int | None, title: str, lock: int) -> None:
     """Train and evaluate one run as far as that is not done; a failure is noted, and is not one of the others."""
+
     def say(line: str) -> None:
         print(f'{title}: {line}', flush=True)
 
@@ -76,8 +78,12 @@ def _work_on(run: Run, processes: int | None, title: str, lock: int) -> None:
             train(run, processes, say, [lock])
         step = 'evaluation'
         say('evaluating')
-        run_process([sys.executable, '-m', 'mmseg_invattn.experiments.compare.evaluation', str(run.folder)],
-                    run.folder / 'output.log', say, [lock])
+        run_process(
+            [sys.executable, '-m', 'mmseg_invattn.experiments.compare.evaluation', str(run.folder)],
+            run.folder / 'output.log',
+            say,
+            [lock],
+        )
         say(f'done, mIoU {read_json(run.folder / "evaluation.json")["miou"]:.2f}')
     except ProcessFailedError as error:
         write_json(run.folder / 'failed.json', dict(message=f'{step} {error}', tail=error.tail))
@@ -115,6 +121,9 @@ def _processes(args: Namespace) -> int | None:
         return None
     processes = torch.cuda.device_count() if args.processes is None else args.processes
     if processes < 1:
-        raise ValueError('--launcher pytorch without a GPU needs a number of processes: --processes 2' if
-                         args.processes is None else f'--processes {processes}: at least 1')
+        raise ValueError(
+            '--launcher pytorch without a GPU needs a number of processes: --processes 2'
+            if args.processes is None
+            else f'--processes {processes}: at least 1'
+        )
     return processes

@@ -1,4 +1,5 @@
 """Learning curves and times of a run, from the scalars that MMEngine logs; of a resumed run the later start counts."""
+
 from __future__ import annotations
 
 import math
@@ -24,7 +25,9 @@ def read_curves(folder: Path) -> dict:
             validation[entry['step']] = entry
     times = [entry['time'] for entry in train.values() if 'time' in entry]
     memory = [entry['memory'] for entry in train.values() if 'memory' in entry]
-    return dict(loss=[[step, train[step]['loss']] for step in sorted(train)],
-                miou=[[step, validation[step]['mIoU']] for step in sorted(validation)],
-                seconds_per_iteration=median(times) if times else None,
-                memory_bytes=max(memory) * 2**20 if memory else None)
+    return dict(
+        loss=[[step, train[step]['loss']] for step in sorted(train)],
+        miou=[[step, validation[step]['mIoU']] for step in sorted(validation)],
+        seconds_per_iteration=median(times) if times else None,
+        memory_bytes=max(memory) * 2**20 if memory else None,
+    )

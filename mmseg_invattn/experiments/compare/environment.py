@@ -1,4 +1,5 @@
 """Where a run took place: device, versions, commit."""
+
 from __future__ import annotations
 
 import platform
@@ -13,14 +14,30 @@ from mmengine.device import get_device
 
 from ...paths import ROOT
 
-PACKAGES = ('mmseg_invattn', 'torch', 'numpy', 'mmengine', 'onedl-mmengine', 'mmcv-lite', 'mmcv', 'onedl-mmcv',
-            'mmsegmentation', 'onedl-mmsegmentation')
+PACKAGES = (
+    'mmseg_invattn',
+    'torch',
+    'numpy',
+    'mmengine',
+    'onedl-mmengine',
+    'mmcv-lite',
+    'mmcv',
+    'onedl-mmcv',
+    'mmsegmentation',
+    'onedl-mmsegmentation',
+)
 
 
 def environment() -> dict:
     """Time, device, versions and commit, as plain values."""
-    return dict(time=time.strftime('%Y-%m-%d %H:%M:%S'), device=device_name(), python=platform.python_version(),
-                versions=_versions(), commit=_commit(), command=' '.join(sys.argv))
+    return dict(
+        time=time.strftime('%Y-%m-%d %H:%M:%S'),
+        device=device_name(),
+        python=platform.python_version(),
+        versions=_versions(),
+        commit=_commit(),
+        command=' '.join(sys.argv),
+    )
 
 
 def device_name() -> str:
@@ -48,6 +65,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of the checkout; ``+changes`` where files differ from it; None outside of a checkout."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(['git', *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 

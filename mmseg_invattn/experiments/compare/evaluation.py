@@ -1,4 +1,5 @@
 """Evaluation of a trained run, in its own process: ``python -m mmseg_invattn.experiments.compare.evaluation DIR``."""
+
 from __future__ import annotations
 
 import math
@@ -39,7 +40,7 @@ def evaluate(folder: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)  # of an evaluation that was stopped
     cfg = evaluation_config(folder, out)
     use_safe_checkpoint_loading()
-    check_data_folders(cfg, ('val', ))
+    check_data_folders(cfg, ('val',))
     runner = build_test_runner(cfg, str(checkpoint_of(folder)))
     runner.val()
     model, image = runner.model.eval(), next(_batches(runner, 1))
@@ -49,11 +50,21 @@ def evaluate(folder: Path) -> None:
     areas = np.load(out / 'areas.npz')
     found = scores(Areas(areas['counts']).total())
     meta = runner.val_dataloader.dataset.metainfo
-    write_json(folder / 'evaluation.json', dict(
-        miou=float(found.miou), aacc=float(found.aacc), iou=[_plain(value) for value in found.iou],
-        classes=list(meta['classes']), palette=[list(map(int, colour)) for colour in meta['palette']],
-        images=areas['images'].tolist(), parameters=count_parameters(model), flops=flops,
-        attention=attention, inverse=_inverse(runner)))
+    write_json(
+        folder / 'evaluation.json',
+        dict(
+            miou=float(found.miou),
+            aacc=float(found.aacc),
+            iou=[_plain(value) for value in found.iou],
+            classes=list(meta['classes']),
+            palette=[list(map(int, colour)) for colour in meta['palette']],
+            images=areas['images'].tolist(),
+            parameters=count_parameters(model),
+            flops=flops,
+            attention=attention,
+            inverse=_inverse(runner),
+        ),
+    )
 
 
 def evaluation_config(folder: Path, out: Path) -> Config:

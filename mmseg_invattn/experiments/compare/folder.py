@@ -1,8 +1,9 @@
 """The folder of a comparison: files written whole or not at all, and nothing of anybody else overwritten.
 
-    OUT/report.html, report.md, results.json, speed.json
-    OUT/<config name>/seed_<seed>/run.json, trained.json, evaluation.json or failed.json, and the files of the run
+OUT/report.html, report.md, results.json, speed.json
+OUT/<config name>/seed_<seed>/run.json, trained.json, evaluation.json or failed.json, and the files of the run
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -65,15 +66,22 @@ def check_folder(out: Path, runs: Sequence[Run], resume: bool) -> None:
             raise ValueError(f'--out {out} holds {entry.name}, which no comparison has written: {hint}')
         found += folders
         if entry.name not in names:
-            raise ValueError(f'--out {out} holds another comparison, with the config {entry.name}: name that config '
-                             f'as well, or {hint}')
+            raise ValueError(
+                f'--out {out} holds another comparison, with the config {entry.name}: name that config '
+                f'as well, or {hint}'
+            )
     for folder in found:
         if folder not in planned:
-            raise ValueError(f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: name '
-                             f'that seed as well, or {hint}')
+            raise ValueError(
+                f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: name '
+                f'that seed as well, or {hint}'
+            )
         if read_json(folder / 'run.json')['fingerprint'] != planned[folder].fingerprint:
-            raise ValueError(f'--out {out} holds another comparison: the config, the --cfg-options or the checkpoint '
-                             f'of {folder.parent.name}, {folder.name} were different: {hint}')
+            raise ValueError(
+                f'--out {out} holds another comparison: the config, the --cfg-options or the checkpoint '
+                f'of {folder.parent.name}, {folder.name} were different: {hint}'
+            )
     if found and not resume:
-        raise ValueError(f'--out {out} holds {len(found)} runs of this comparison: --resume goes on with them, or '
-                         f'{hint}')
+        raise ValueError(
+            f'--out {out} holds {len(found)} runs of this comparison: --resume goes on with them, or {hint}'
+        )

@@ -1,4 +1,5 @@
 """Areas of every image on its own: what a paired comparison resamples, and predictions for the pictures."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -41,13 +42,17 @@ class InvPerImageMetric(BaseMetric):
         folder.mkdir(parents=True, exist_ok=True)
         for sample in data_samples:
             if 'gt_sem_seg' not in sample:
-                raise ValueError(f'{sample.get("img_path")} has no label: a comparison needs a test_dataloader with '
-                                 'annotations, such as that of the validation split')
+                raise ValueError(
+                    f'{sample.get("img_path")} has no label: a comparison needs a test_dataloader with '
+                    'annotations, such as that of the validation split'
+                )
             prediction = sample['pred_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             label = sample['gt_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             counts = areas(prediction, label, classes, self.ignore_index)
-            cv2.imwrite(str(folder / f'{len(self.results):05d}.png'),
-                        prediction.astype(np.uint8 if classes <= 256 else np.uint16))
+            cv2.imwrite(
+                str(folder / f'{len(self.results):05d}.png'),
+                prediction.astype(np.uint8 if classes <= 256 else np.uint16),
+            )
             self.results.append(dict(counts=counts, image=str(sample['img_path'])))
 
     def compute_metrics(self, results: list[dict]) -> dict:
@@ -61,5 +66,6 @@ def areas(prediction: np.ndarray, label: np.ndarray, classes: int, ignore_index:
     """(intersection, predicted, true) pixels of every class in one image, int64 of shape (3, classes)."""
     valid = label != ignore_index
     prediction, label = prediction[valid], label[valid]
-    return np.stack([np.bincount(values, minlength=classes)[:classes]
-                     for values in (label[prediction == label], prediction, label)])
+    return np.stack(
+        [np.bincount(values, minlength=classes)[:classes] for values in (label[prediction == label], prediction, label)]
+    )

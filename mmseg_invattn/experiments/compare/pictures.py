@@ -1,4 +1,5 @@
 """The images on which the heads differ most, and what each head makes of them."""
+
 from __future__ import annotations
 
 import base64
@@ -40,8 +41,10 @@ def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> 
         scored.append((_score(label, list(predictions.values()), ignore_index), index))
     scored.sort(key=lambda pair: (-pair[0], pair[1]))
     palette = np.array(dataset.metainfo['palette'], np.uint8)
-    return [_picture(dataset, palette, runs, index, score, ignore_index)
-            for score, index in _apart(scored, len(dataset) // (4 * count))[:count]]
+    return [
+        _picture(dataset, palette, runs, index, score, ignore_index)
+        for score, index in _apart(scored, len(dataset) // (4 * count))[:count]
+    ]
 
 
 def _apart(scored: Sequence[tuple[float, int]], gap: int) -> list[tuple[float, int]]:
@@ -68,23 +71,38 @@ def _seen(dataset: object, runs: Mapping[str, Run], index: int) -> tuple[dict, n
     """(sample, label, head -> prediction) of an image."""
     sample = dataset[index]
     files = {name: run.folder / 'evaluation' / 'predictions' / f'{index:05d}.png' for name, run in runs.items()}
-    return (sample, sample['data_samples'].gt_sem_seg.data.squeeze().numpy(),
-            {name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for name, file in files.items()})
+    return (
+        sample,
+        sample['data_samples'].gt_sem_seg.data.squeeze().numpy(),
+        {name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for name, file in files.items()},
+    )
 
 
-def _picture(dataset: object, palette: np.ndarray, runs: Mapping[str, Run], index: int, score: float,
-             ignore_index: int) -> dict:
+def _picture(
+    dataset: object, palette: np.ndarray, runs: Mapping[str, Run], index: int, score: float, ignore_index: int
+) -> dict:
     sample, label, predictions = _seen(dataset, runs, index)
     pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR -> RGB
     valid = label != ignore_index
     heads = []
     for name, prediction in predictions.items():
         errors = np.where(valid, np.where(prediction == label, RIGHT, WRONG), IGNORED)
-        heads.append(dict(label=name, right=float((prediction == label)[valid].mean()),
-                          prediction=_indexed(prediction, palette), errors=_indexed(errors, np.array(ERROR_COLOURS))))
+        heads.append(
+            dict(
+                label=name,
+                right=float((prediction == label)[valid].mean()),
+                prediction=_indexed(prediction, palette),
+                errors=_indexed(errors, np.array(ERROR_COLOURS)),
+            )
+        )
     truth = np.where(valid, label, len(palette))
-    return dict(name=Path(sample['data_samples'].img_path).name, score=score, image=_photograph(pixels, label.shape),
-                truth=_indexed(truth, np.vstack([palette, [[128, 128, 128]]])), heads=heads)
+    return dict(
+        name=Path(sample['data_samples'].img_path).name,
+        score=score,
+        image=_photograph(pixels, label.shape),
+        truth=_indexed(truth, np.vstack([palette, [[128, 128, 128]]])),
+        heads=heads,
+    )
 
 
 def _size(height: int, width: int) -> tuple[int, int]:

@@ -1,4 +1,5 @@
 """What a comparison consists of: one run for each config and seed, recognised again by its fingerprint."""
+
 from __future__ import annotations
 
 import hashlib
@@ -25,6 +26,7 @@ class Run:
         checkpoint: weights that are there already; None: the run is trained.
         fingerprint: hash of config, options and seed, and of the given weights.
     """
+
     name: str
     source: str
     seed: int
@@ -47,8 +49,13 @@ def config_of(folder: Path) -> Path:
     return folder / 'planned' / 'config.py'
 
 
-def plan_runs(configs: Sequence[str], seeds: Sequence[int], out: Path, options: Mapping | None = None,
-              checkpoints: Sequence[str] | None = None) -> list[Run]:
+def plan_runs(
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    options: Mapping | None = None,
+    checkpoints: Sequence[str] | None = None,
+) -> list[Run]:
     """The runs of a comparison, seed by seed, so that every head has one result before any has two.
 
     Args:
@@ -70,8 +77,10 @@ def plan_runs(configs: Sequence[str], seeds: Sequence[int], out: Path, options: 
     if any(seed < 0 for seed in seeds):
         raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
-        raise ValueError(f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
-                         f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second')
+        raise ValueError(
+            f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
+            f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second'
+        )
     loaded = [load_with_options(path, options) for path in configs]
     runs = []
     for place, seed in enumerate(seeds):
@@ -101,8 +110,10 @@ def load_with_options(path: str, options: Mapping | None) -> Config:
                 found = isinstance(node, dict) and (last or part in node)
                 node = node.get(part) if found else None
             if not found:
-                raise ValueError(f'--cfg-options {key}: {path} has no {".".join(parts[:depth + 1])}. Options go to '
-                                 'every config of the comparison; what concerns one head belongs into its config')
+                raise ValueError(
+                    f'--cfg-options {key}: {path} has no {".".join(parts[: depth + 1])}. Options go to '
+                    'every config of the comparison; what concerns one head belongs into its config'
+                )
     cfg.merge_from_dict(dict(options or {}))
     return cfg
 
@@ -122,5 +133,7 @@ def _run(path: str, cfg: Config, seed: int, out: Path, weights: Path | None) -> 
 def _refuse_repeated(what: str, values: Sequence) -> None:
     repeated = sorted({value for value in values if list(values).count(value) > 1})
     if repeated:
-        raise ValueError(f'the {what} {repeated[0]} is given twice: each {what} of a comparison once, since the '
-                         'results of a run lie under the names of its config and its seed')
+        raise ValueError(
+            f'the {what} {repeated[0]} is given twice: each {what} of a comparison once, since the '
+            'results of a run lie under the names of its config and its seed'
+        )

@@ -1,4 +1,5 @@
 """A step of a comparison in a process of its own: what it prints goes to a log, its progress to the terminal."""
+
 from __future__ import annotations
 
 import os
@@ -43,8 +44,17 @@ def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], k
     environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), environment.get('PYTHONPATH')]))
     tail: deque[str] = deque(maxlen=TAIL)
     # A session of its own: an interrupt reaches this process alone, which then ends the whole group.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8',
-                               errors='replace', env=environment, start_new_session=True, pass_fds=tuple(keep_open))
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding='utf-8',
+        errors='replace',
+        env=environment,
+        start_new_session=True,
+        pass_fds=tuple(keep_open),
+    )
     try:
         with open(log, 'a', encoding='utf-8') as file:
             for line in process.stdout:

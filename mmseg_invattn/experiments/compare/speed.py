@@ -4,6 +4,7 @@ What layers derive from their weights is derived before, as in a validation.
 
 In a process of its own: ``python -m mmseg_invattn.experiments.compare.speed FILE NAME=FOLDER ...``, each a trained run.
 """
+
 from __future__ import annotations
 
 import sys
@@ -31,8 +32,9 @@ ROUNDS, LEAST_ROUNDS, SECONDS = 50, 3, 120  # for each batch size: stop after so
 Step = Callable[[], object]
 
 
-def interleave(steps: Mapping[str, Step], wait: Step, rounds: int = ROUNDS, least: int = LEAST_ROUNDS,
-               budget: float = SECONDS) -> dict[str, list[float]]:
+def interleave(
+    steps: Mapping[str, Step], wait: Step, rounds: int = ROUNDS, least: int = LEAST_ROUNDS, budget: float = SECONDS
+) -> dict[str, list[float]]:
     """Seconds of every call; each round begins with another step.
 
     Args:
@@ -95,8 +97,9 @@ def measure(folders: Mapping[str, Path]) -> dict:
                 continue
             for name, times in interleave(taking_turns, wait).items():
                 typical = median(times)
-                heads[name].update({'latency': typical, 'rounds': len(times)} if size == 1 else
-                                   {'throughput': size / typical})
+                heads[name].update(
+                    {'latency': typical, 'rounds': len(times)} if size == 1 else {'throughput': size / typical}
+                )
     return dict(device=device_name(), batch=batch, shape=shape, heads=heads)
 
 

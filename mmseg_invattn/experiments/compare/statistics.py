@@ -9,6 +9,7 @@ sd_images by a paired bootstrap: images are drawn anew, the same for both heads 
 their areas. With one seed only the images are random, and the interval is that of the bootstrap's percentiles: it says
 nothing about another training.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ DRAWS = 2000
 
 class Scores(NamedTuple):
     """In percent; ``iou`` of shape (..., classes), NaN for a class that is neither there nor predicted."""
+
     miou: np.ndarray | float
     aacc: np.ndarray | float
     iou: np.ndarray
@@ -29,6 +31,7 @@ class Scores(NamedTuple):
 
 class Areas(NamedTuple):
     """``counts[i] = (intersection, predicted, true)`` pixels of image i, shape (images, 3, classes)."""
+
     counts: np.ndarray
 
     def total(self) -> np.ndarray:
@@ -49,6 +52,7 @@ class Difference(NamedTuple):
         low: of the interval of 95 %.
         high: likewise.
     """
+
     per_seed: dict[int, float]
     mean: float
     low: float
@@ -92,6 +96,6 @@ def difference(ours: dict[int, Areas], baseline: dict[int, Areas], draws: int = 
     if deviation is None:
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
         return Difference(per_seed, mean, float(low), float(high))
-    of_seeds = student.ppf(0.975, len(seeds) - 1) * deviation / len(seeds)**0.5
+    of_seeds = student.ppf(0.975, len(seeds) - 1) * deviation / len(seeds) ** 0.5
     half = float(np.hypot(of_seeds, 1.96 * np.nanstd(drawn)))
     return Difference(per_seed, mean, mean - half, mean + half)

@@ -1,4 +1,5 @@
 """All numbers of a comparison in one structure of plain values: results.json, from which the reports are rendered."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,14 @@ def summarise(runs: Sequence[Run], baseline: str, options: Mapping | None, speed
     evaluations = {run: read_json(run.folder / 'evaluation.json') for run in runs}
     done = [run for run in runs if evaluations[run]]
     _check_same_split({run.title: evaluations[run] for run in done})
-    areas = {name: {run.seed: Areas(np.load(run.folder / 'evaluation' / 'areas.npz')['counts'])
-                    for run in done if run.name == name} for name in names}
+    areas = {
+        name: {
+            run.seed: Areas(np.load(run.folder / 'evaluation' / 'areas.npz')['counts'])
+            for run in done
+            if run.name == name
+        }
+        for name in names
+    }
     heads = []
     for name in names:
         own = [run for run in done if run.name == name]
@@ -41,14 +48,21 @@ def summarise(runs: Sequence[Run], baseline: str, options: Mapping | None, speed
             head |= _attention([evaluations[run] for run in own])
         head['speed'] = (speed or {}).get('heads', {}).get(name, {})
         compared = difference(areas[name], areas[baseline]) if name != baseline else None
-        head['difference'] = compared and dict(compared._asdict(), per_seed={
-            str(seed): value for seed, value in compared.per_seed.items()})
+        head['difference'] = compared and dict(
+            compared._asdict(), per_seed={str(seed): value for seed, value in compared.per_seed.items()}
+        )
         heads.append(head)
     first = evaluations[done[0]] if done else {}
-    return dict(baseline=baseline, options={key: str(value) for key, value in (options or {}).items()},
-                seeds=sorted({run.seed for run in runs}), classes=first.get('classes', []),
-                palette=first.get('palette', []), images=len(first.get('images', [])),
-                speed={key: value for key, value in (speed or {}).items() if key not in ('heads', 'of')}, heads=heads)
+    return dict(
+        baseline=baseline,
+        options={key: str(value) for key, value in (options or {}).items()},
+        seeds=sorted({run.seed for run in runs}),
+        classes=first.get('classes', []),
+        palette=first.get('palette', []),
+        images=len(first.get('images', [])),
+        speed={key: value for key, value in (speed or {}).items() if key not in ('heads', 'of')},
+        heads=heads,
+    )
 
 
 def label_of(name: str, names: Sequence[str]) -> str:
@@ -64,11 +78,22 @@ def _run(run: Run) -> dict:
     trained = read_json(run.folder / 'trained.json') or {}
     curves = read_curves(run.folder)
     status = 'failed' if failed else 'done' if evaluation else 'not finished'
-    return dict(config=run.source, seed=run.seed, status=status, failure=failed, fingerprint=run.fingerprint,
-                folder=str(Path(run.name) / run.folder.name), starts=state.get('starts', []),
-                checkpoint=trained.get('checkpoint'), given=run.checkpoint is not None,
-                miou=evaluation and evaluation['miou'], aacc=evaluation and evaluation['aacc'],
-                iou=evaluation and evaluation['iou'], curves=curves, resident_bytes=trained.get('resident_bytes'))
+    return dict(
+        config=run.source,
+        seed=run.seed,
+        status=status,
+        failure=failed,
+        fingerprint=run.fingerprint,
+        folder=str(Path(run.name) / run.folder.name),
+        starts=state.get('starts', []),
+        checkpoint=trained.get('checkpoint'),
+        given=run.checkpoint is not None,
+        miou=evaluation and evaluation['miou'],
+        aacc=evaluation and evaluation['aacc'],
+        iou=evaluation and evaluation['iou'],
+        curves=curves,
+        resident_bytes=trained.get('resident_bytes'),
+    )
 
 
 def _check_same_split(evaluations: Mapping[str, dict]) -> None:
@@ -77,8 +102,10 @@ def _check_same_split(evaluations: Mapping[str, dict]) -> None:
     for title, evaluation in evaluations.items():
         split = (evaluation['classes'], [Path(image).name for image in evaluation['images']])
         if first is not None and split != first[1]:
-            raise ValueError(f'{first[0]} and {title} were evaluated on different images or classes (test_dataloader): '
-                             'only heads on one split can be compared')
+            raise ValueError(
+                f'{first[0]} and {title} were evaluated on different images or classes (test_dataloader): '
+                'only heads on one split can be compared'
+            )
         first = first or (title, split)
 
 
@@ -97,9 +124,12 @@ def _costs(evaluations: Sequence[dict], details: Sequence[dict]) -> dict:
     times = [value for value in times if value is not None]
     # of the GPU's allocator where there is one, else of the process
     memory = [run['curves']['memory_bytes'] or run['resident_bytes'] for run in details]
-    return dict(parameters=evaluations[0]['parameters'], flops=evaluations[0]['flops'],
-                seconds_per_iteration=float(np.median(times)) if times else None,
-                training_bytes=max((value for value in memory if value is not None), default=None))
+    return dict(
+        parameters=evaluations[0]['parameters'],
+        flops=evaluations[0]['flops'],
+        seconds_per_iteration=float(np.median(times)) if times else None,
+        training_bytes=max((value for value in memory if value is not None), default=None),
+    )
 
 
 def _attention(evaluations: Sequence[dict]) -> dict:
@@ -112,7 +142,12 @@ def _attention(evaluations: Sequence[dict]) -> dict:
     def worst(found: Sequence[dict], key: str) -> float | None:
         return max((block[key] for block in found if block.get(key) is not None), default=None)
 
-    return dict(bound=max(bounds) if bounds and None not in bounds else None,
-                local_lipschitz=worst(blocks, 'local_lipschitz'), clipped=float(np.mean(clipped)) if clipped else None,
-                inverse_error=worst(inverses, 'relative_error'), inverse_bound=worst(inverses, 'error_bound'),
-                inverse_error_absolute=worst(inverses, 'inverse_error'), evaluations=worst(inverses, 'evaluations'))
+    return dict(
+        bound=max(bounds) if bounds and None not in bounds else None,
+        local_lipschitz=worst(blocks, 'local_lipschitz'),
+        clipped=float(np.mean(clipped)) if clipped else None,
+        inverse_error=worst(inverses, 'relative_error'),
+        inverse_bound=worst(inverses, 'error_bound'),
+        inverse_error_absolute=worst(inverses, 'inverse_error'),
+        evaluations=worst(inverses, 'evaluations'),
+    )

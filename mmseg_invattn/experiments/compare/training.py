@@ -1,4 +1,5 @@
 """Training of one run, by ``mmseg-invattn train``, from where an earlier attempt has left it."""
+
 from __future__ import annotations
 
 import sys
@@ -18,7 +19,8 @@ def begin(run: Run) -> None:
     here = environment()
     run.folder.mkdir(parents=True, exist_ok=True)
     known = read_json(run.folder / 'run.json') or dict(
-        config=run.source, name=run.name, seed=run.seed, fingerprint=run.fingerprint, starts=[])
+        config=run.source, name=run.name, seed=run.seed, fingerprint=run.fingerprint, starts=[]
+    )
     known['starts'].append(here)
     write_json(run.folder / 'run.json', known)
     (run.folder / 'failed.json').unlink(missing_ok=True)
@@ -26,8 +28,7 @@ def begin(run: Run) -> None:
     run.cfg.dump(run.config)
 
 
-def train(run: Run, processes: int | None, say: Callable[[str], None],
-          keep_open: Sequence[int] = ()) -> None:
+def train(run: Run, processes: int | None, say: Callable[[str], None], keep_open: Sequence[int] = ()) -> None:
     """Train to the end and write ``trained.json``; nothing where the weights are given.
 
     Args:
@@ -54,8 +55,11 @@ def train(run: Run, processes: int | None, say: Callable[[str], None],
         raise ProcessFailedError('the training wrote no checkpoint: its config needs a checkpoint hook', [])
     iteration, expected = read_checkpoint(path, mmap=True)['meta'].get('iter'), run.cfg.train_cfg.get('max_iters')
     if expected is not None and iteration != expected:
-        raise ProcessFailedError(f'its last checkpoint is that of iteration {iteration} of {expected}: set '
-                                 'default_hooks.checkpoint.save_last=True', [])
+        raise ProcessFailedError(
+            f'its last checkpoint is that of iteration {iteration} of {expected}: set '
+            'default_hooks.checkpoint.save_last=True',
+            [],
+        )
     inside = Path(path).parent.absolute() == run.folder.absolute()
     write_json(run.folder / 'trained.json', dict(checkpoint=Path(path).name if inside else path, resident_bytes=memory))
 

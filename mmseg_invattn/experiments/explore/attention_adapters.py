@@ -5,6 +5,7 @@ score in another way.
 
 Shape suffixes: B batch (1), H heads, N queries, M keys, C channels of a token, D query and key size.
 """
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -98,10 +99,11 @@ def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[s
     seen = recorded_inputs(attention_blocks(model), run)
     if not seen:
         known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
-        raise ValueError(f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
-                         f'the types {known}: give a config with InvNLHead, NLHead or DAHead in it')
-    return [(name.removesuffix('.block'), attention_scores(module, x))
-            for name, module, x in seen]
+        raise ValueError(
+            f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
+            f'the types {known}: give a config with InvNLHead, NLHead or DAHead in it'
+        )
+    return [(name.removesuffix('.block'), attention_scores(module, x)) for name, module, x in seen]
 
 
 def _form(form: nn.Module, x: Tensor) -> AttentionView:
@@ -119,10 +121,21 @@ def _form(form: nn.Module, x: Tensor) -> AttentionView:
         q_HND, k_HMD = 2 * (q_HND - centre), k_HMD - centre
         bias_HM = -k_HMD.square().sum(-1)
     score, rule = FORMULAS[kernel]
-    return AttentionView(_title(form, options), size, q_HND, k_HMD, score, rule, *cells(size),
-                         cells(size, options.key_pooling), key_bias_HM=bias_HM, position=attention.position,
-                         neighbourhood=options.neighbourhood, window=(options.window_size, options.window_shift),
-                         factor=1 / FACTOR if isinstance(form, PaperAttention2d) else 1.0)
+    return AttentionView(
+        _title(form, options),
+        size,
+        q_HND,
+        k_HMD,
+        score,
+        rule,
+        *cells(size),
+        cells(size, options.key_pooling),
+        key_bias_HM=bias_HM,
+        position=attention.position,
+        neighbourhood=options.neighbourhood,
+        window=(options.window_size, options.window_shift),
+        factor=1 / FACTOR if isinstance(form, PaperAttention2d) else 1.0,
+    )
 
 
 @contextmanager
@@ -130,8 +143,9 @@ def _recorded(attention: Attention) -> Iterator[list[tuple]]:
     """The arguments of every ``attention.mixer`` inside: (scores, tokens, size, kernel)."""
     calls, mixer = [], attention.mixer
 
-    def recording(scores: tuple, tokens_BGNC: Tensor, size: tuple[int, int], beta: object = None,
-                  kernel: Callable | None = None):
+    def recording(
+        scores: tuple, tokens_BGNC: Tensor, size: tuple[int, int], beta: object = None, kernel: Callable | None = None
+    ):
         calls.append((scores, tokens_BGNC, size, kernel or attention.mode.attend))
         return mixer(scores, tokens_BGNC, size, beta, kernel)
 
@@ -155,26 +169,26 @@ def _non_local(block: NonLocal2d, x: Tensor) -> AttentionView:
     size = tuple(x.shape[2:])
     key_cells = cells(size)
     if block.sub_sample:  # maxima over blocks of 2 x 2 pixels; a last odd row or column is left out
-        key_cells = (Cells(*(tuple((i, i + 2) for i in range(0, n - 1, 2)) for n in size)), )
+        key_cells = (Cells(*(tuple((i, i + 2) for i in range(0, n - 1, 2)) for n in size)),)
     score, kernel = MMCV.get(block.mode, ('product', 'softmax'))
     q_1DHW = x if block.mode == 'gaussian' else block.theta(x)
     k_1DHW = block.phi(x) if block.mode != 'gaussian' or block.sub_sample else x
     q_1ND, k_1MD = q_1DHW.flatten(2).mT, k_1DHW.flatten(2).mT
     if block.mode == 'embedded_gaussian' and block.use_scale:
-        q_1ND = q_1ND / q_1ND.shape[-1]**0.5
+        q_1ND = q_1ND / q_1ND.shape[-1] ** 0.5
     if block.mode == 'concatenation':
         of_query, of_key = block.concat_project.conv.weight[:, :, 0, 0].chunk(2, 1)
         q_1ND, k_1MD = q_1ND @ of_query.mT, k_1MD @ of_key.mT
-    return AttentionView(f'mmcv NonLocal2d, {block.mode}', size, q_1ND, k_1MD, score, kernel, *cells(size),
-                         key_cells)
+    return AttentionView(f'mmcv NonLocal2d, {block.mode}', size, q_1ND, k_1MD, score, kernel, *cells(size), key_cells)
 
 
 def _danet(block: PAM, x: Tensor) -> AttentionView:
     """The position attention of MMSegmentation's ``DAHead``: a softmax without scale."""
     q_1ND, k_1MD = (project(x).flatten(2).mT for project in (block.query_project, block.key_project))
     size = tuple(x.shape[2:])
-    return AttentionView('DANet position attention', size, q_1ND, k_1MD, 'product', 'softmax', *cells(size),
-                         cells(size))
+    return AttentionView(
+        'DANet position attention', size, q_1ND, k_1MD, 'product', 'softmax', *cells(size), cells(size)
+    )
 
 
 ADAPTERS: dict[type[nn.Module], Callable[[nn.Module, Tensor], AttentionView]] = {

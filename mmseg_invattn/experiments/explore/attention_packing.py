@@ -2,6 +2,7 @@
 
 Shape suffixes: H heads, N queries, M keys, D query and key size, R the size that is left.
 """
+
 import base64
 from collections.abc import Iterator
 from copy import deepcopy
@@ -29,6 +30,7 @@ class PackedView:
         view: the view with its numbers rounded, float32.
         arrays: integers of queries and keys, and their steps (H, R); of a sum its numbers in float32.
     """
+
     exact: AttentionView
     view: AttentionView
     arrays: dict[str, Tensor]
@@ -52,11 +54,21 @@ class PackedView:
         if view.key_count_M is not None:
             arrays['keyCount'] = view.key_count_M
         position = None if view.position is None else POSITIONS[type(view.position)](view.position)
-        return dict(title=view.title, size=view.size, heads=view.heads, channels=view.query_HND.shape[-1],
-                    score=view.score, kernel=view.kernel, factor=view.factor, neighbourhood=view.neighbourhood,
-                    window=view.window, queryCells=view.query_cells._asdict(),
-                    keyCells=[grid._asdict() for grid in view.key_cells], position=position,
-                    arrays={name: encode(array) for name, array in arrays.items()})
+        return dict(
+            title=view.title,
+            size=view.size,
+            heads=view.heads,
+            channels=view.query_HND.shape[-1],
+            score=view.score,
+            kernel=view.kernel,
+            factor=view.factor,
+            neighbourhood=view.neighbourhood,
+            window=view.window,
+            queryCells=view.query_cells._asdict(),
+            keyCells=[grid._asdict() for grid in view.key_cells],
+            position=position,
+            arrays={name: encode(array) for name, array in arrays.items()},
+        )
 
 
 # Position logits as the page takes them.
@@ -88,16 +100,25 @@ def coarser(view: AttentionView, factor: int) -> AttentionView:
     bias_HM = view.key_bias_HM
     if bias_HM is not None:
         bias_HM = pool_tokens(bias_HM[None, ..., None], view.size, factor)[0, ..., 0]
-    return replace(view, key_HMD=pool_tokens(view.key_HMD[None], view.size, factor)[0], key_cells=grid,
-                   key_bias_HM=bias_HM, key_count_M=grid[0].areas())
+    return replace(
+        view,
+        key_HMD=pool_tokens(view.key_HMD[None], view.size, factor)[0],
+        key_cells=grid,
+        key_bias_HM=bias_HM,
+        key_count_M=grid[0].areas(),
+    )
 
 
 @torch.no_grad()
 def pack(view: AttentionView, bits: int = 16) -> PackedView:
     """Rounds queries and keys to so many bits, 8 or 16, after bringing them to the rank that their scores have."""
-    view = replace(view, query_HND=view.query_HND.float().cpu(), key_HMD=view.key_HMD.float().cpu(),
-                   key_bias_HM=None if view.key_bias_HM is None else view.key_bias_HM.float().cpu(),
-                   position=deepcopy(view.position).float().cpu() if view.position is not None else None)
+    view = replace(
+        view,
+        query_HND=view.query_HND.float().cpu(),
+        key_HMD=view.key_HMD.float().cpu(),
+        key_bias_HM=None if view.key_bias_HM is None else view.key_bias_HM.float().cpu(),
+        position=deepcopy(view.position).float().cpu() if view.position is not None else None,
+    )
     if view.score == 'sum':  # one number each
         return PackedView(view, view, dict(query=view.query_HND, key=view.key_HMD))
     if view.kernel == 'softmax':  # a number that all keys have in common is inert, and would take up range
@@ -105,7 +126,7 @@ def pack(view: AttentionView, bits: int = 16) -> PackedView:
     query_HNR, key_HMR = low_rank(view.query_HND, view.key_HMD, score_limit(view) / 4)
     arrays, rounded = {}, {}
     for name, x_HNR in (('query', query_HNR), ('key', key_HMR)):
-        top = 2**(bits - 1) - 1
+        top = 2 ** (bits - 1) - 1
         step_HR = x_HNR.abs().amax(1).clamp(min=1e-30) / top
         whole = (x_HNR / step_HR[:, None]).round().clamp(-top, top).to(torch.int8 if bits == 8 else torch.int16)
         arrays |= {name: whole, f'{name}Step': step_HR}

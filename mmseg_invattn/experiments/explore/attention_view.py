@@ -13,6 +13,7 @@ times a factor of the block. ``explorer/attention.js`` computes the same in the 
 
 Shape suffixes: H heads, N queries, M keys, D query and key size; the last 2 of coordinates are (row, column).
 """
+
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ Span = tuple[int, int]  # first row or column of a cell, and the one behind its 
 
 class Cells(NamedTuple):
     """A grid of rectangles on the feature map, row by row; those of a pyramid may overlap."""
+
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
 
@@ -48,9 +50,10 @@ def cells(size: tuple[int, int], pooling: int | tuple[int, ...] | None = None) -
     """The cells over which :func:`~mmseg_invattn.ops.attention.pool_tokens` takes means, in the order of its keys."""
     if pooling is None or isinstance(pooling, int):
         step = pooling or 1
-        return (Cells(*(tuple((i, min(i + step, n)) for i in range(0, n, step)) for n in size)), )
-    return tuple(Cells(*(tuple((i * n // bins, -(-(i + 1) * n // bins)) for i in range(bins)) for n in size))
-                 for bins in pooling)
+        return (Cells(*(tuple((i, min(i + step, n)) for i in range(0, n, step)) for n in size)),)
+    return tuple(
+        Cells(*(tuple((i * n // bins, -(-(i + 1) * n // bins)) for i in range(bins)) for n in size)) for bins in pooling
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class AttentionView:
         window: its side, and by how much the windows are shifted.
         factor: that the weights are multiplied by.
     """
+
     title: str
     size: tuple[int, int]
     query_HND: Tensor
@@ -123,7 +127,7 @@ def weights(view: AttentionView, query: int) -> Tensor:
     if view.kernel in ('softmax', 'elu1'):
         log_w_HM = (log_elu1(t_HM) if view.kernel == 'elu1' else t_HM) + count_M.log()
         if view.position is not None:
-            centre_12 = view.query_cells.centres()[query:query + 1]
+            centre_12 = view.query_cells.centres()[query : query + 1]
             key_M2 = torch.cat([grid.centres() for grid in view.key_cells])
             log_w_HM = log_w_HM + view.position(centre_12, key_M2)[:, 0].to(t_HM.dtype)
         return view.factor * log_w_HM.masked_fill(~visible(view, query), -torch.inf).softmax(-1)
@@ -138,7 +142,7 @@ def paint(view: AttentionView, weights_HM: Tensor) -> Tensor:
     out_HHW = weights_HM.new_zeros(len(weights_HM), *view.size)
     start = 0
     for grid in view.key_cells:
-        each_HM = weights_HM[:, start:start + grid.count()] / grid.areas().to(weights_HM.dtype)
+        each_HM = weights_HM[:, start : start + grid.count()] / grid.areas().to(weights_HM.dtype)
         each = each_HM.unflatten(1, (len(grid.rows), len(grid.columns)))
         for i, rows in enumerate(grid.rows):
             for j, columns in enumerate(grid.columns):

@@ -2,6 +2,7 @@
 
 One file without a network: the picture, queries and keys, and a script that makes weights of them.
 """
+
 import base64
 import html
 import json
@@ -23,8 +24,14 @@ MAX_SIDE = 1600  # pixels of the picture in the page
 MAX_LOSSLESS = 300_000  # bytes of a picture that is kept as PNG
 
 
-def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title: str, notes: list[str],
-              max_bytes: int = MAX_BYTES, centres: bytes | None = None) -> str:
+def make_page(
+    picture: np.ndarray,
+    views: list[tuple[str, AttentionView]],
+    title: str,
+    notes: list[str],
+    max_bytes: int = MAX_BYTES,
+    centres: bytes | None = None,
+) -> str:
     """The page.
 
     Args:
@@ -52,20 +59,29 @@ def make_page(picture: np.ndarray, views: list[tuple[str, AttentionView]], title
             if bits == 16 or all(p.error <= p.limit for _, p in packed):
                 return _fill(picture, blocks, title, notes + describe(packed, factor, bits), centres)
         factor *= 2
-    raise ValueError(f'the page of {len(views)} attention blocks does not fit into {max_bytes:,} bytes even on the '
-                     'coarsest grid: give a smaller image')
+    raise ValueError(
+        f'the page of {len(views)} attention blocks does not fit into {max_bytes:,} bytes even on the '
+        'coarsest grid: give a smaller image'
+    )
 
 
 def describe(packed: list[tuple[str, PackedView]], factor: int, bits: int) -> list[str]:
     """What a reader must know of the numbers in the page."""
-    notes = [f'Weights are computed here from queries and keys in {bits} bits; the scores of '
-             + '; '.join(f'{name} are within {p.error:.1g} of the exact ones' for name, p in packed) + '.']
+    notes = [
+        f'Weights are computed here from queries and keys in {bits} bits; the scores of '
+        + '; '.join(f'{name} are within {p.error:.1g} of the exact ones' for name, p in packed)
+        + '.'
+    ]
     if factor > 1:
-        notes.append(f'APPROXIMATE: so that the page stays small, queries and keys are means over blocks of {factor} x '
-                     f'{factor} pixels of the feature map. The model itself attends from pixel to pixel.')
+        notes.append(
+            f'APPROXIMATE: so that the page stays small, queries and keys are means over blocks of {factor} x '
+            f'{factor} pixels of the feature map. The model itself attends from pixel to pixel.'
+        )
     if any(p.view.kernel in ('mean', 'elu') for _, p in packed):
-        notes.append('Some weights here may be negative: warm colours are positive, cold ones negative, and both ends '
-                     'of the scale are equally far from zero.')
+        notes.append(
+            'Some weights here may be negative: warm colours are positive, cold ones negative, and both ends '
+            'of the scale are equally far from zero.'
+        )
     if any(len(p.view.key_cells) > 1 or p.view.key_cells[0] != p.view.query_cells for _, p in packed):
         notes.append('Where keys are pooled, the weight of a key is shared out evenly over the pixels that it pools.')
     return notes
@@ -93,8 +109,9 @@ def _fill(picture: str, blocks: list[dict], title: str, notes: list[str], centre
     data = json.dumps(dict(picture=picture, blocks=blocks, notes=notes)).replace('<', '\\u003c')
     style, weights, page = (_read(name) for name in ('style.css', 'attention.js', 'page.js'))
     section = '' if centres is None else Template(_read('centres.html')).substitute(image=_png_url(centres))
-    return Template(_read('page.html')).substitute(title=html.escape(title), style=style, data=data, centres=section,
-                                                   script=weights + page)
+    return Template(_read('page.html')).substitute(
+        title=html.escape(title), style=style, data=data, centres=section, script=weights + page
+    )
 
 
 def _png_url(png: bytes) -> str:

@@ -1,4 +1,5 @@
 """Pictures of relative self-attention: where every head looks from one pixel, and how the centres move in training."""
+
 import json
 from pathlib import Path
 from typing import BinaryIO
@@ -62,13 +63,17 @@ def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str
         ValueError: it is not one of the hook's.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: there is no such file; AttentionCentreHook writes it into the work directory '
-                                'while a model with quadratic encodings trains')
+        raise FileNotFoundError(
+            f'{path}: there is no such file; AttentionCentreHook writes it into the work directory '
+            'while a model with quadratic encodings trains'
+        )
     try:
         lines = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
         names = list(lines[0]['layers'])
-        centres, precisions = ({name: np.array([line['layers'][name][key] for line in lines]) for name in names}
-                               for key in ('centre', 'precision'))
+        centres, precisions = (
+            {name: np.array([line['layers'][name][key] for line in lines]) for name in names}
+            for key in ('centre', 'precision')
+        )
         return [line['iteration'] for line in lines], centres, precisions
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is not a file of AttentionCentreHook ({type(error).__name__}: {error})') from error
@@ -101,10 +106,10 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
             for head, (y, x) in enumerate(centres[name][moment]):
                 colour = colours[head % len(colours)]
                 values, vectors = np.linalg.eigh(precisions[name][moment, head])
-                long, short = np.maximum(values, 1e-12)**-0.5
+                long, short = np.maximum(values, 1e-12) ** -0.5
                 angle = np.degrees(np.arctan2(vectors[0, 0], vectors[1, 0]))  # of the long axis, from x towards y
                 axis.add_patch(Ellipse((x, y), 2 * long, 2 * short, angle=angle, color=colour, alpha=0.15))
-                way = centres[name][:moment + 1, head]
+                way = centres[name][: moment + 1, head]
                 axis.plot(way[:, 1], way[:, 0], color=colour, linewidth=0.7)
                 axis.plot(x, y, 'o', color=colour, markersize=2.5)
             if row == 0:

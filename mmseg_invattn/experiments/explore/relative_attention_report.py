@@ -3,6 +3,7 @@
 Position-only heads are seen from the centre of a large map, free of its border; heads with content over the images
 given, up to 64 queries of each.
 """
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ QUERIES = 64
 @dataclass(frozen=True)
 class AttentionLayer:
     """A layer and what it saw: features (B, C, H, W)."""
+
     name: str
     module: RelativeSelfAttention2d
     x: Tensor
@@ -39,8 +41,10 @@ def seen_layers(model: nn.Module, images: Tensor) -> list[AttentionLayer]:
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, RelativeSelfAttention2d)]
     if not layers:
-        raise ValueError(f'{type(model).__name__} has no RelativeSelfAttention2d, the layer that this looks at: give a '
-                         'checkpoint of a model with SelfAttentionNet')
+        raise ValueError(
+            f'{type(model).__name__} has no RelativeSelfAttention2d, the layer that this looks at: give a '
+            'checkpoint of a model with SelfAttentionNet'
+        )
     return [AttentionLayer(*seen) for seen in recorded_inputs(layers, lambda: model.backbone(images))]
 
 
@@ -55,7 +59,7 @@ def layer_statistics(layer: AttentionLayer) -> HeadStatistics:
         return head_statistics(offset_weights(module.mixing).cpu().flatten(1)[None, :, None], torch.zeros(1, 2), key_M2)
     size = tuple(layer.x.shape[2:])
     key_M2 = pixel_grid(size, layer.x)
-    query_N2 = key_M2.unflatten(0, size)[::module.stride, ::module.stride].flatten(0, 1)
+    query_N2 = key_M2.unflatten(0, size)[:: module.stride, :: module.stride].flatten(0, 1)
     queries = torch.linspace(0, len(query_N2) - 1, min(QUERIES, len(query_N2))).round().long()
     p_BGNM = torch.cat([module.attention_probabilities(x[None], queries) for x in layer.x])
     p_BGNM = p_BGNM / p_BGNM.sum(-1, keepdim=True)  # zero padding looks outside the map as well
@@ -72,11 +76,18 @@ def report(layers: list[AttentionLayer]) -> Iterator[dict]:
         found, module = layer_statistics(layer), layer.module
         encoding = None if module.mixing is None else module.mixing.encoding
         for head in range(module.num_heads):
-            row = dict(layer=layer.name, head=head, centre=found.centre[head].tolist(),
-                       spread=float(found.spread[head]), entropy=float(found.entropy[head]),
-                       tap=found.tap[head].int().tolist(), tap_weight=float(found.tap_weight[head]))
+            row = dict(
+                layer=layer.name,
+                head=head,
+                centre=found.centre[head].tolist(),
+                spread=float(found.spread[head]),
+                entropy=float(found.entropy[head]),
+                tap=found.tap[head].int().tolist(),
+                tap_weight=float(found.tap_weight[head]),
+            )
             if hasattr(encoding, 'precision'):
                 eigenvalues = torch.linalg.eigvalsh(encoding.precision()[head].detach().cpu().double())
-                row['parameters'] = dict(centre=encoding.centre[head].tolist(),
-                                         sigma=eigenvalues.clamp(min=1e-12).rsqrt().flip(0).tolist())
+                row['parameters'] = dict(
+                    centre=encoding.centre[head].tolist(), sigma=eigenvalues.clamp(min=1e-12).rsqrt().flip(0).tolist()
+                )
             yield row

@@ -7,6 +7,7 @@ mu the centre, and places q and k of query and key, up to a number of the query,
 
 Shape suffixes: G heads, N queries, M keys, D query and key size; the last 2 is (row, column).
 """
+
 import torch
 from torch import Tensor
 
@@ -26,8 +27,10 @@ def relative_attention_view(module: RelativeSelfAttention2d | InvRelativeAttenti
     mixing, content = module.mixing, getattr(module, 'content', 'none')
     padding = mixing.padding if mixing is not None else module.padding
     if any(padding):
-        raise ValueError(f'padding={padding}: a part of the weights lies in the padding, outside of the picture, so '
-                         'this layer cannot be shown; layers with padding=0 can')
+        raise ValueError(
+            f'padding={padding}: a part of the weights lies in the padding, outside of the picture, so '
+            'this layer cannot be shown; layers with padding=0 can'
+        )
     size, stride = tuple(x.shape[2:]), getattr(module, 'stride', 1)
     query_cells = Cells(*(tuple((i, i + 1) for i in range(0, n, stride)) for n in size))
     key_M2 = pixel_grid(size, x)
@@ -45,7 +48,7 @@ def relative_attention_view(module: RelativeSelfAttention2d | InvRelativeAttenti
     elif isinstance(mixing.encoding, Learned2dEncoding):
         position = _table(mixing.encoding)
         title += ', learned rows and columns'
-    elif mixing.encoding.root.shape[1:] == (1, ):
+    elif mixing.encoding.root.shape[1:] == (1,):
         position = _spot(mixing.encoding)
         title += ', quadratic'
     else:
@@ -54,9 +57,20 @@ def relative_attention_view(module: RelativeSelfAttention2d | InvRelativeAttenti
         title += ', quadratic of any shape'
     title += ', and content' * (content == 'both')
     window = getattr(module, 'window', None)
-    return AttentionView(title, size, query_HND, key_HMD, 'product', 'softmax', query_cells, cells(size),
-                         key_bias_HM=bias_HM, position=position, neighbourhood='full' if window is None else 'window',
-                         window=(window or 1, getattr(module, 'window_shift', 0)))
+    return AttentionView(
+        title,
+        size,
+        query_HND,
+        key_HMD,
+        'product',
+        'softmax',
+        query_cells,
+        cells(size),
+        key_bias_HM=bias_HM,
+        position=position,
+        neighbourhood='full' if window is None else 'window',
+        window=(window or 1, getattr(module, 'window_shift', 0)),
+    )
 
 
 def _table(encoding: Learned2dEncoding) -> LearnedPosition:

@@ -1,4 +1,5 @@
 """Pictures of a flow: a walk between images in its latent space."""
+
 import torch
 from torch import Tensor
 

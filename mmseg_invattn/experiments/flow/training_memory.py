@@ -1,4 +1,5 @@
 """Peak memory of a training step of a flow, measured at small batches and extrapolated to a larger one."""
+
 import multiprocessing
 import resource
 from collections.abc import Sequence
@@ -36,8 +37,10 @@ def step_memory(cfg: Config, batch: int, memory_free: bool, steps: int = 2) -> i
     while process.is_alive() and queue.empty():
         process.join(0.1)
     if queue.empty():
-        raise MemoryError(f'a step of batch {batch} ended with exit code {process.exitcode}: it probably ran out of '
-                          'memory; measure at smaller batches')
+        raise MemoryError(
+            f'a step of batch {batch} ended with exit code {process.exitcode}: it probably ran out of '
+            'memory; measure at smaller batches'
+        )
     result = queue.get()
     process.join()
     return result
@@ -50,8 +53,9 @@ def extrapolate(batches: Sequence[int], memory: Sequence[int], target: int) -> t
         ValueError: fewer than two different batches, or no larger target.
     """
     if len(set(batches)) < 2 or target < max(batches):
-        raise ValueError(f'batches={tuple(batches)} and target={target}: give two different batches and a target that '
-                         'is not smaller')
+        raise ValueError(
+            f'batches={tuple(batches)} and target={target}: give two different batches and a target that is not smaller'
+        )
     slope = (memory[-1] - memory[0]) / (batches[-1] - batches[0])
     return memory[0] - slope * batches[0], slope
 

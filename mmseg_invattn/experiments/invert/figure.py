@@ -1,4 +1,5 @@
 """A figure of an inversion: what went in, what came back, where they differ, and the solver's curve."""
+
 from pathlib import Path
 
 import torch
@@ -61,8 +62,10 @@ def summary(inversion: Inversion) -> str:
     bound = 'no certified bound' if inversion.error_bound is None else f'certified bound {inversion.error_bound:.1e}'
     lipschitz = '' if inversion.lipschitz_bound is None else f', Lipschitz bound {inversion.lipschitz_bound:.4f}'
     state = 'converged' if inversion.converged else 'NOT converged'
-    return (f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in {inversion.iterations} evaluations\n'
-            f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}')
+    return (
+        f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in {inversion.iterations} evaluations\n'
+        f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}'
+    )
 
 
 def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:

@@ -1,4 +1,5 @@
 """What the inverses of a model recover from an image: errors, their bounds, and how the solver got there."""
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ MAX_POINTS = 40  # of a curve, before its last
 @dataclass(frozen=True)
 class CurvePoint:
     """How far the inverse is when each of its layers may evaluate its branch so many times."""
+
     evaluations: int
     error: float
     residual: float
@@ -44,6 +46,7 @@ class Inversion:
         converged: whether the solver met its tolerance.
         curve: a point for 1, 2, ... evaluations, up to where the solver is done.
     """
+
     name: str
     seen: Tensor
     recovered: Tensor
@@ -77,9 +80,11 @@ def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int
     """
     seen = recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor'))
     if not seen:
-        raise ValueError(f'{type(model).__name__} runs nothing that has an inverse; looked for an invertible backbone '
-                         '(InvResNet, RevNet2d) and for invertible layers, such as attention in a form '
-                         'other than \'none\': give a config with one of them')
+        raise ValueError(
+            f'{type(model).__name__} runs nothing that has an inverse; looked for an invertible backbone '
+            '(InvResNet, RevNet2d) and for invertible layers, such as attention in a form '
+            "other than 'none': give a config with one of them"
+        )
     return [_inverted(name, module, x, tol, max_iter) for name, module, x in seen]
 
 
@@ -97,9 +102,20 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         curve.append(CurvePoint(count, norm(partly - x), float(reached.residual.max()), _bound(reached)))
         if reached.converged.all() or count == max_iter:
             break
-    return Inversion(name, x.cpu(), recovered.cpu(), layer is not module, error, error / norm(x),
-                     float(info.residual.max()), _bound(info), layer.lipschitz_bound() or None,
-                     int(info.iterations.max()), bool(info.converged.all()), tuple(curve))
+    return Inversion(
+        name,
+        x.cpu(),
+        recovered.cpu(),
+        layer is not module,
+        error,
+        error / norm(x),
+        float(info.residual.max()),
+        _bound(info),
+        layer.lipschitz_bound() or None,
+        int(info.iterations.max()),
+        bool(info.converged.all()),
+        tuple(curve),
+    )
 
 
 def _inverse_of(module: nn.Module, x: Tensor, tol: float) -> Callable[[int], tuple[Tensor, InverseInfo]]:

@@ -1,4 +1,5 @@
 """Error of an inverse against the number of iterations, as the paper draws it."""
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """How well images come back through an invertible model."""
+
 import csv
 import math
 from collections.abc import Sequence
@@ -37,10 +38,16 @@ class ReconstructionMetric(BaseMetric):
         grid_images: columns of the picture.
         collect_device: as in every metric, like ``prefix``.
     """
+
     default_prefix = 'reconstruction'
 
-    def __init__(self, output_dir: str | None = None, grid_images: int = 8, collect_device: str = 'cpu',
-                 prefix: str | None = None):
+    def __init__(
+        self,
+        output_dir: str | None = None,
+        grid_images: int = 8,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ):
         super().__init__(collect_device, prefix)
         self.output_dir, self.grid_images = output_dir, grid_images
 
@@ -55,7 +62,7 @@ class ReconstructionMetric(BaseMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         pictures = [result.pop('picture') for result in results if 'picture' in result]
         if self.output_dir:
-            write_results(Path(self.output_dir), results, pictures[:self.grid_images])
+            write_results(Path(self.output_dir), results, pictures[: self.grid_images])
         column = {key: [float(result[key]) for result in results] for key in COLUMNS}
         metrics = {key: mean(column[key]) for key in ('l1', 'l2', 'max_error', 'psnr', 'iterations')}
         bounded = not any(map(math.isnan, column['error_bound']))
@@ -68,7 +75,8 @@ class ReconstructionMetric(BaseMetric):
             not_recovered=sum(e > NOT_RECOVERED for e in column['max_error']),
             not_converged=column['converged'].count(0.0),
             bound_broken=broken if bounded else math.nan,
-            images=len(results))
+            images=len(results),
+        )
         return {key: float(value) for key, value in metrics.items()}  # MMEngine's log has no integers
 
 
@@ -76,8 +84,12 @@ def image_errors(original: Tensor, recovered: Tensor) -> dict[str, float]:
     """The errors of one image; what is not finite counts as infinitely wrong."""
     error = (recovered - original).double().nan_to_num(math.inf, math.inf, math.inf).abs()
     mse = float(error.square().mean())
-    return dict(l1=float(error.mean()), l2=float(error.square().sum().sqrt()), max_error=float(error.max()),
-                psnr=-10 * math.log10(min(max(mse, 1e-20), 1e300)))
+    return dict(
+        l1=float(error.mean()),
+        l2=float(error.square().sum().sqrt()),
+        max_error=float(error.max()),
+        psnr=-10 * math.log10(min(max(mse, 1e-20), 1e300)),
+    )
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,4 +1,5 @@
 """One reconstruction experiment: train, take the test images forward and back, write what came out."""
+
 import csv
 import json
 import statistics
@@ -41,10 +42,15 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     metrics = runner.test()
     tested = time.perf_counter()
     result = {key.removeprefix('reconstruction/'): value for key, value in metrics.items()}
-    result |= dict(dataset=dataset, form=cfg.model.attention.form, mode=cfg.model.attention.mode,
-                   epochs=runner.max_iters / cfg.epoch_length, train_seconds=trained - start,
-                   test_seconds=tested - trained,
-                   iteration_seconds=statistics.median(runner.message_hub.get_scalar('train/time').data[0].tolist()))
+    result |= dict(
+        dataset=dataset,
+        form=cfg.model.attention.form,
+        mode=cfg.model.attention.mode,
+        epochs=runner.max_iters / cfg.epoch_length,
+        train_seconds=trained - start,
+        test_seconds=tested - trained,
+        iteration_seconds=statistics.median(runner.message_hub.get_scalar('train/time').data[0].tolist()),
+    )
     if is_main_process():
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.test_dataloader.dataset
@@ -76,6 +82,6 @@ def try_plain_iteration(model: InvReconstruction, dataset: DequantisedImages, ou
     squeeze, block = model.flow
     recovered = 0
     for k in range(0, len(lost), CURVE_IMAGES):
-        x = read_images(dataset, lost[k:k + CURVE_IMAGES]).to(model.target.device)
-        recovered += int((plain_errors(block, squeeze(x), (100, ))[0] <= NOT_RECOVERED).sum())
+        x = read_images(dataset, lost[k : k + CURVE_IMAGES]).to(model.target.device)
+        recovered += int((plain_errors(block, squeeze(x), (100,))[0] <= NOT_RECOVERED).sum())
     return dict(plain_images=len(lost), plain_recovered=recovered)

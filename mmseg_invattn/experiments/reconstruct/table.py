@@ -1,4 +1,5 @@
 """One table of all reconstruction experiments below a folder."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,9 @@ def read_results(folder: Path) -> list[dict]:
     """
     results = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.rglob(RESULT))]
     if not results:
-        raise FileNotFoundError(f'{folder} holds no {RESULT}: run tools/reconstruct.py CONFIG --out '
-                                f'{folder}/NAME first')
+        raise FileNotFoundError(
+            f'{folder} holds no {RESULT}: run tools/reconstruct.py CONFIG --out {folder}/NAME first'
+        )
     return sorted(results, key=lambda r: (r['dataset'], r['form'], r['mode']))
 
 

@@ -1,5 +1,6 @@
 """Attention blocks. A *mode* is how pixels score each other (one file in ``modes``), a *form* how a branch becomes a
 block (one file here and one line in ``FORMS``)."""
+
 from torch import nn
 
 from .certified import CertifiedAttention2d
@@ -19,6 +20,12 @@ FORMS: dict[str, type[nn.Module]] = {
 }
 
 __all__ = [
-    'FORMS', 'CertifiedAttention2d', 'ConditionalAttention2d', 'CouplingAttention2d', 'InvChannelAttention',
-    'NonLocalAttention2d', 'PaperAttention2d', 'convert_paper_weights'
+    'FORMS',
+    'CertifiedAttention2d',
+    'ConditionalAttention2d',
+    'CouplingAttention2d',
+    'InvChannelAttention',
+    'NonLocalAttention2d',
+    'PaperAttention2d',
+    'convert_paper_weights',
 ]

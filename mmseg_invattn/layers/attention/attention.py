@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G heads, N pixels, M keys, C channels of a token, E value size.
 """
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,13 +38,19 @@ class Attention(nn.Module):
         inert_bias: keep a key bias also where the softmax does not see it, as the ordinary blocks do.
     """
 
-    def __init__(self, options: AttentionOptions, channels: int, inter_channels: int, heads: int,
-                 inert_bias: bool = False):
+    def __init__(
+        self, options: AttentionOptions, channels: int, inter_channels: int, heads: int, inert_bias: bool = False
+    ):
         super().__init__()
         self.options = options
         mode = options.mode_class
-        self.mode = mode(channels, inter_channels, heads, options.bias,
-                         key_bias=options.bias and (inert_bias or mode.key_bias_counts))
+        self.mode = mode(
+            channels,
+            inter_channels,
+            heads,
+            options.bias,
+            key_bias=options.bias and (inert_bias or mode.key_bias_counts),
+        )
         position = options.position
         self.position = None if position is None else POSITIONS[position](heads, options.position_size)
 
@@ -60,8 +67,14 @@ class Attention(nn.Module):
         """beta of maps of (H, W), in the dtype and on the device of ``like``; None where there is none."""
         return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
 
-    def mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Any = None,
-              kernel: Callable[..., Tensor] | None = None) -> Mix:
+    def mixer(
+        self,
+        scores: Any,
+        tokens_BGNC: Tensor,
+        size: tuple[int, int],
+        beta: Any = None,
+        kernel: Callable[..., Tensor] | None = None,
+    ) -> Mix:
         """P as a linear map of the values. Queries and keys are projected once, here.
 
         Args:
@@ -79,8 +92,14 @@ class Attention(nn.Module):
             return None
         return self.position(pixel_grid(size, like), pixel_grid(size, like, self.options.key_pooling)).to(like.dtype)
 
-    def _full_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor | None,
-                    kernel: Callable[..., Tensor]) -> Mix:
+    def _full_mixer(
+        self,
+        scores: Any,
+        tokens_BGNC: Tensor,
+        size: tuple[int, int],
+        beta: Tensor | None,
+        kernel: Callable[..., Tensor],
+    ) -> Mix:
         pooling = self.options.key_pooling
         q, k = self.mode.project(scores, tokens_BGNC, pool_tokens(tokens_BGNC, size, pooling))
         mix = partial(kernel, q, k) if beta is None else partial(kernel, q, k, logits_GNM=beta)
@@ -93,8 +112,14 @@ class Attention(nn.Module):
         row, column = (self.position(grid, grid).to(like.dtype) for grid in grids)
         return row, column
 
-    def _criss_cross_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int],
-                           beta: tuple[Tensor | None, Tensor | None], kernel: Callable[..., Tensor]) -> Mix:
+    def _criss_cross_mixer(
+        self,
+        scores: Any,
+        tokens_BGNC: Tensor,
+        size: tuple[int, int],
+        beta: tuple[Tensor | None, Tensor | None],
+        kernel: Callable[..., Tensor],
+    ) -> Mix:
         q, k = self.mode.project(scores, tokens_BGNC, tokens_BGNC)
         weights = criss_cross_weights(self.mode.log_weights, q, k.expand(-1, q.shape[1], -1, -1), size, *beta)
         return lambda values: mix_criss_cross(*weights, values)
@@ -108,12 +133,14 @@ class Attention(nn.Module):
         grid = pixel_grid((window, window), like)
         return beta + self.position(grid, grid).to(like.dtype)
 
-    def _window_mixer(self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor,
-                      kernel: Callable[..., Tensor]) -> Mix:
+    def _window_mixer(
+        self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor, kernel: Callable[..., Tensor]
+    ) -> Mix:
         window, shift = self.options.window_size, self.options.window_shift
         # Cut tokens, not projections: padded queries are finite whatever the mode, and are cut off again.
         cut = to_windows(tokens_BGNC, size, window, shift)
         q, k = self.mode.project(scores, cut, cut)
         beta = beta.repeat(tokens_BGNC.shape[0], 1, 1, 1)
-        return lambda values: from_windows(kernel(q, k, to_windows(values, size, window, shift), logits_GNM=beta),
-                                           size, window, shift)
+        return lambda values: from_windows(
+            kernel(q, k, to_windows(values, size, window, shift), logits_GNM=beta), size, window, shift
+        )

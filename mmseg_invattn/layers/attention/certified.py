@@ -9,6 +9,7 @@ orthogonal (the identity for one head and for shared heads). With Lambda of the 
 
 and ``gain = c / (|W| Lambda(s))`` makes that the contraction c asked for.
 """
+
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ class CertifiedWeights(NamedTuple):
         bias: of the output.
         rotation: U.
     """
+
     scores: Any
     bounds: ScoreBounds
     sharpness: Tensor | None
@@ -56,6 +58,7 @@ class CertifiedWeights(NamedTuple):
 
 class SizedWeights(NamedTuple):
     """What the branch needs on maps of one size: scores at the sharpness, beta, and W_O with gain and scale in it."""
+
     size: tuple[int, int]
     scores: Any
     beta: Any
@@ -94,8 +97,15 @@ class CertifiedAttention2d(ResidualLayer):
         True
     """
 
-    def __init__(self, in_channels: int, *, contraction: float = 0.9, sharpness: float | str = 2.0,
-                 heads: str = 'grouped', **attention):
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        contraction: float = 0.9,
+        sharpness: float | str = 2.0,
+        heads: str = 'grouped',
+        **attention,
+    ):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)
         options.check_channels(in_channels)
@@ -119,15 +129,30 @@ class CertifiedAttention2d(ResidualLayer):
     def weights(self) -> CertifiedWeights:
         with full_precision(self.out.weight.device):
             scores, value, out = self.attention(), self.value()[0], self.out()[0]
-            return CertifiedWeights(scores, self.attention.mode.bounds(scores, gram_norm), self.sharpness(),
-                                    self.norm(), value, out, self.heads.norms(out, value, gram_norm),
-                                    None if self.bias is None else given_out(self.bias),
-                                    None if self.mix is None else self.mix())
+            return CertifiedWeights(
+                scores,
+                self.attention.mode.bounds(scores, gram_norm),
+                self.sharpness(),
+                self.norm(),
+                value,
+                out,
+                self.heads.norms(out, value, gram_norm),
+                None if self.bias is None else given_out(self.bias),
+                None if self.mix is None else self.mix(),
+            )
 
     def for_size(self, weights: CertifiedWeights, size: tuple[int, int]) -> SizedWeights:
         scores, gain = self._at(weights, size[0] * size[1])
-        return SizedWeights(size, scores, self.attention.logits(size, weights.out), weights.norm, weights.value,
-                            weights.out * gain[:, None, None] * weights.norm.scale, weights.bias, weights.rotation)
+        return SizedWeights(
+            size,
+            scores,
+            self.attention.logits(size, weights.out),
+            weights.norm,
+            weights.value,
+            weights.out * gain[:, None, None] * weights.norm.scale,
+            weights.bias,
+            weights.rotation,
+        )
 
     def branch(self, x: Tensor, weights: SizedWeights) -> Tensor:
         b_BGNC = weights.norm.bounded(self.heads.tokens(x))
@@ -148,8 +173,9 @@ class CertifiedAttention2d(ResidualLayer):
             return self.contraction * (1 + 64 * eps)
         scores, gain = self._at(weights, n)
         mode = self.attention.mode
-        factor = mode.lipschitz_factor(mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound),
-                                       self.attention.whole(n))
+        factor = mode.lipschitz_factor(
+            mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound), self.attention.whole(n)
+        )
         norms = self.heads.norms(weights.out.double(), weights.value.double(), spectral_norm_bound)
         # out * gain is rounded once more where the branch multiplies.
         return float((gain.double() * self.heads.bound(norms, factor)).max()) * (1 + 4 * eps)

@@ -10,6 +10,7 @@ unit ball, the largest logit is s and the output matrix is the number w with |w|
 for every number of pixels and channels. Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983, whose
 channel attention takes ``softmax(max - E)``, that is ``sign = -1``: a channel looks at those that differ from it.
 """
+
 import math
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from .token_norm import NormWeights, TokenNorm
 
 class ChannelWeights(NamedTuple):
     """``sign s`` and ``gain w``, shape (1,) each, and the normalisation."""
+
     sharpness: Tensor
     gain: Tensor
     norm: NormWeights
@@ -55,8 +57,10 @@ class InvChannelAttention(ResidualLayer):
         check_contraction(contraction)
         check_sharpness(sharpness)
         if sharpness == 'log_n':
-            raise ValueError('sharpness=\'log_n\' follows the number of pixels, and these tokens are channels: give a '
-                             'number, such as half the logarithm of the channels, or \'learned\'')
+            raise ValueError(
+                "sharpness='log_n' follows the number of pixels, and these tokens are channels: give a "
+                "number, such as half the logarithm of the channels, or 'learned'"
+            )
         self.channels, self.contraction, self.sign = in_channels, contraction, 1.0 if similar else -1.0
         self.norm = TokenNorm(in_channels)
         self.sharpness = Sharpness(sharpness, 1)
@@ -75,12 +79,12 @@ class InvChannelAttention(ResidualLayer):
         """b, shape (B, 1, C, N)."""
         # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
         x_B1NC = weights.norm.centred(pixel_tokens(x))
-        return to_ball(x_B1NC.mT, weights.norm.scale * (x_B1NC.shape[2] / self.channels)**0.5)
+        return to_ball(x_B1NC.mT, weights.norm.scale * (x_B1NC.shape[2] / self.channels) ** 0.5)
 
     def branch(self, x: Tensor, weights: ChannelWeights) -> Tensor:
         b_B1CN = self._tokens(x, weights)
         g_B1CN = softmax_attention(b_B1CN * weights.sharpness, b_B1CN, b_B1CN)
-        back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels)**0.5
+        back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels) ** 0.5
         return (g_B1CN * back).reshape(x.shape)
 
     def branch_norm(self, x: Tensor, groups: int) -> Tensor:
@@ -106,7 +110,7 @@ class InvChannelAttention(ResidualLayer):
 
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         """``|x_i|^2 <= sum_c |x_c|^2 <= C N error^2``."""
-        return error * x[0].numel()**0.5
+        return error * x[0].numel() ** 0.5
 
     def as_tokens(self, x: Tensor) -> Tensor:
         return x.flatten(2)

@@ -9,6 +9,7 @@ Given x_2 the map of x_1 is linear, and in the norm inf2 ``|P| = 1`` for every P
 is all that invertibility needs: sharpness costs no gain here. P comes from x_2, which the output holds unchanged. The
 halves swap places, so that two blocks in a row change all channels.
 """
+
 import math
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ from .token_norm import NormWeights, TokenNorm
 class ConditionalWeights(NamedTuple):
     """Weights of the scores with upper bounds of them on the unit ball, s where it is learned, m and a, and W_h
     normalised to the contraction."""
+
     scores: Any
     bounds: ScoreBounds
     sharpness: Tensor | None
@@ -55,6 +57,7 @@ class ConditionalWeights(NamedTuple):
 
 class SizedWeights(NamedTuple):
     """What the branch needs on maps of one size: scores at the sharpness, beta, and the largest sharpness."""
+
     size: tuple[int, int]
     scores: Any
     beta: Any
@@ -82,12 +85,20 @@ class ConditionalAttention2d(ResidualLayer):
         TypeError: an argument that the class does not take.
         ValueError: an argument breaks its rule.
     """
+
     # The branch is linear and as steep as its bound: a longer memory pays. On half of the channels it takes no more
     # room.
     memory = 10
 
-    def __init__(self, in_channels: int, *, contraction: float = 0.9, sharpness: float | str = 2.0,
-                 heads: str = 'grouped', **attention):
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        contraction: float = 0.9,
+        sharpness: float | str = 2.0,
+        heads: str = 'grouped',
+        **attention,
+    ):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)
         options.check_halves(in_channels)
@@ -109,8 +120,13 @@ class ConditionalAttention2d(ResidualLayer):
         with full_precision(self.weight.weight.device):
             scores, weight = self.attention(), self.weight()[0]
             total = self._total(gram_norm(weight))
-            return ConditionalWeights(scores, self.attention.mode.bounds(scores, gram_norm), self.sharpness(),
-                                      self.norm(), weight * (self.contraction / total.clamp(min=SMALL)))
+            return ConditionalWeights(
+                scores,
+                self.attention.mode.bounds(scores, gram_norm),
+                self.sharpness(),
+                self.norm(),
+                weight * (self.contraction / total.clamp(min=SMALL)),
+            )
 
     def _total(self, norm_H: Tensor) -> Tensor:
         """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
@@ -124,8 +140,14 @@ class ConditionalAttention2d(ResidualLayer):
 
     def for_size(self, weights: ConditionalWeights, size: tuple[int, int]) -> SizedWeights:
         sharpness, temperature = self._at(weights, size[0] * size[1])
-        return SizedWeights(size, self.attention.mode.scaled(weights.scores, temperature),
-                            self.attention.logits(size, weights.weight), sharpness, weights.norm, weights.weight)
+        return SizedWeights(
+            size,
+            self.attention.mode.scaled(weights.scores, temperature),
+            self.attention.logits(size, weights.weight),
+            sharpness,
+            weights.norm,
+            weights.weight,
+        )
 
     def roundings(self, weights: SizedWeights, size: tuple[int, int]) -> Roundings:
         # logits of size s carry rounding errors of s eps into the weights
@@ -163,8 +185,9 @@ class ConditionalAttention2d(ResidualLayer):
             return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
     @torch.no_grad()
-    def inverse(self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True,
-                weights: Any = None) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True, weights: Any = None
+    ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
         lipschitz = self._bound(weights, None)
@@ -177,9 +200,17 @@ class ConditionalAttention2d(ResidualLayer):
                 mix = whole if len(index) == len(x2) else self._mixer(x2[index], cast)
                 return self._mixed(x1, mix, cast.weight)
 
-            x1, info = invert_residual(branch, y1, lipschitz, groups=self.groups, eps=torch.finfo(y.dtype).eps,
-                                       tol=tol, max_iter=max_iter, memory=self.memory,
-                                       roundings=self.roundings(cast, cast.size))
+            x1, info = invert_residual(
+                branch,
+                y1,
+                lipschitz,
+                groups=self.groups,
+                eps=torch.finfo(y.dtype).eps,
+                tol=tol,
+                max_iter=max_iter,
+                memory=self.memory,
+                roundings=self.roundings(cast, cast.size),
+            )
         x = torch.cat([x1, x2], 1)
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
@@ -189,19 +220,20 @@ class ConditionalAttention2d(ResidualLayer):
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
         """An error e of y moves P as well: ``|dP x_1| <= (G_1 + G_2) e / a |x_1|``, so
 
-            |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
+        |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
         """
         weights = weights_of(self, weights)
         temperature = self._at(weights, x.shape[2] * x.shape[3])[1]
         slope = temperature * weights.bounds.query_slope + temperature * weights.bounds.key_slope
         slope = float(slope.max() / weights.norm.scale.min())
         lipschitz = self._bound(weights, None)
-        x1 = max_token_norm(x[:, :self.channels // 2], self.groups) + within
+        x1 = max_token_norm(x[:, : self.channels // 2], self.groups) + within
         moved = self.groups**0.5 * error * (1 + lipschitz * slope * x1) / (1 - lipschitz)
         return torch.hypot(moved, error)
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: Any = None) -> tuple[Tensor, Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
+    ) -> tuple[Tensor, Tensor]:
         """By the series of :mod:`~mmseg_invattn.ops.conditional_log_det`.
 
         The sign of swapping the halves does not count. Exact traces where ``n_samples`` reaches the pixels. The map is

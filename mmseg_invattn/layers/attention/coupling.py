@@ -9,6 +9,7 @@ Exactly invertible in one pass, log-determinant 0. What remains is rounding, whi
 are: both streams stay in float32 or higher, and the error bound follows the steepness around the features
 (:mod:`.local_bound`). RevNet (https://arxiv.org/abs/1707.04585), Reformer (https://arxiv.org/abs/2001.04451).
 """
+
 import math
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
 
 class CouplingWeights(NamedTuple):
     """Of A and of B."""
+
     first: OrdinaryWeights
     second: OrdinaryWeights
 
@@ -43,6 +45,7 @@ class CouplingAttention2d(ExplicitInverse):
         TypeError: an argument that the class does not take.
         ValueError: an argument breaks its rule.
     """
+
     evaluations = 1
     wide_output = True
 
@@ -85,24 +88,33 @@ class CouplingAttention2d(ExplicitInverse):
         here = torch.finfo(y.dtype).eps
         # of the sums, and of y where it came in a lower precision than it was computed in
         rounding = (2 * here + (eps if eps > here else 0)) * (max_token_norm(y) + max_token_norm(x))
-        error = self._error(y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, cast_all(weights, y.dtype),
-                            self._evaluation(y))
+        error = self._error(
+            y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, cast_all(weights, y.dtype), self._evaluation(y)
+        )
         return max_token_norm(y - self.forward(x, weights)), error
 
     def _evaluation(self, y: Tensor) -> float:
         """Rounding of an evaluation of A, as a relative change of its input: sums over channels and over pixels."""
         return torch.finfo(y.dtype).eps * (self.channels + math.log2(y.shape[2] * y.shape[3]) + 16)
 
-    def _error(self, y1: Tensor, x2: Tensor, error: Tensor, weights: CouplingWeights, evaluation: float = 0.0,
-               within: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)) -> Tensor:
+    def _error(
+        self,
+        y1: Tensor,
+        x2: Tensor,
+        error: Tensor,
+        weights: CouplingWeights,
+        evaluation: float = 0.0,
+        within: tuple[Tensor | float, Tensor | float] = (0.0, 0.0),
+    ) -> Tensor:
         """Bound of the error of x when y is known up to ``error``, (B,); y1 and x2 are known up to ``within``."""
         error2 = error + self.second.difference(y1, error + evaluation * max_token_norm(y1), within[0], weights.second)
         error1 = error + self.first.difference(x2, error2 + evaluation * max_token_norm(x2), within[1], weights.first)
         return torch.hypot(error1, error2)
 
     @torch.no_grad()
-    def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0,
-                      weights: CouplingWeights | None = None) -> Tensor:
+    def inverse_error(
+        self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: CouplingWeights | None = None
+    ) -> Tensor:
         within = torch.as_tensor(within).expand_as(error)
         x = x.to(self.working_dtype(x))
         cast = cast_all(weights_of(self, weights), x.dtype)

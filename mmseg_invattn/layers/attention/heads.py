@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G groups of tokens, H heads, N pixels, C channels of a token, E value size.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor 
 
 class HeadNorms(NamedTuple):
     """Upper bounds of the spectral norms of the linear maps around the attention, shape (H,); the last (1,)."""
+
     effective: Tensor  # |W_O^h W_V^h|
     value: Tensor | None = None  # |W_V^h|
     out: Tensor | None = None  # |[W_O^1 ... W_O^H]|

@@ -1,4 +1,5 @@
 """Linear maps of tokens, one for each channel group, and vectors to add."""
+
 import torch
 from torch import Tensor, nn
 

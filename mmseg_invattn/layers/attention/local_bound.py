@@ -22,6 +22,7 @@ larger slope of the mode's scores for tokens of norm 1. Hence at every point the
 
     |dm_i| <= (|W_V| + e^2E (K_i + A_i + 2 g rho) (S_i + |W_V| rho)) d
 """
+
 from typing import Any
 
 import torch
@@ -32,8 +33,16 @@ from .attention import Attention
 ROUNDINGS = 64  # of a second moment, in eps
 
 
-def local_bound(attention: Attention, scores: Any, tokens_B1NC: Tensor, v_BGNE: Tensor, size: tuple[int, int],
-                value_norm_G: Tensor, slope_BG: Tensor, reach_B: Tensor) -> Tensor:
+def local_bound(
+    attention: Attention,
+    scores: Any,
+    tokens_B1NC: Tensor,
+    v_BGNE: Tensor,
+    size: tuple[int, int],
+    value_norm_G: Tensor,
+    slope_BG: Tensor,
+    reach_B: Tensor,
+) -> Tensor:
     """Bound of ``|dm_i| / d`` at all features within a reach of the tokens, for every pixel and head.
 
     Args:

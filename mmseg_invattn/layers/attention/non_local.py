@@ -3,6 +3,7 @@
 The baseline: it has no inverse and no certificate. mmcv's names: theta = query, phi = key, g = value, conv_out = out,
 concat_project = join. The dot product and the concatenation are divided by the number of keys there, not by their sum.
 """
+
 import torch
 from torch import Tensor, nn
 

@@ -1,4 +1,5 @@
 """What all attention takes, whatever its form: declared, defaulted and checked once."""
+
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ class AttentionOptions:
         position_size: offsets with an entry of their own in the learned tables; 32 by default.
         key_pooling: attend to means over parts of the map, in O(N M): None, a stride, or pyramid bins (1, 3, 6, 8).
     """
+
     mode: str = 'embedded_gaussian'
     reduction: int = 2
     num_heads: int = 1
@@ -47,13 +49,15 @@ class AttentionOptions:
             self._default('position_size', 32)
             check_count('position_size', self.position_size)
         else:
-            check_takes('position_size', self.position_size, f'position={self.position!r}', 'position=\'learned\'')
+            check_takes('position_size', self.position_size, f'position={self.position!r}', "position='learned'")
         if self.key_pooling is not None:
             strided = isinstance(self.key_pooling, int)
-            sizes = (self.key_pooling, ) if strided else tuple(self.key_pooling)
+            sizes = (self.key_pooling,) if strided else tuple(self.key_pooling)
             if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
-                raise ValueError(f'key_pooling={self.key_pooling!r} is neither a stride nor pyramid bins: give a '
-                                 'positive integer such as 4, or a list of them such as (1, 3, 6, 8)')
+                raise ValueError(
+                    f'key_pooling={self.key_pooling!r} is neither a stride nor pyramid bins: give a '
+                    'positive integer such as 4, or a list of them such as (1, 3, 6, 8)'
+                )
             # lists come from configs; the kernels take a tuple
             object.__setattr__(self, 'key_pooling', sizes[0] if strided else sizes)
 
@@ -69,17 +73,21 @@ class AttentionOptions:
         """Refuses channels that do not split into heads."""
         check_count('in_channels', channels)
         if channels % (self.num_heads * self.reduction):
-            raise ValueError(f'in_channels={channels} is not a multiple of num_heads * reduction = '
-                             f'{self.num_heads} * {self.reduction}: choose heads and a reduction that divide the '
-                             'channels')
+            raise ValueError(
+                f'in_channels={channels} is not a multiple of num_heads * reduction = '
+                f'{self.num_heads} * {self.reduction}: choose heads and a reduction that divide the '
+                'channels'
+            )
 
     def check_halves(self, channels: int) -> None:
         """Refuses channels that do not split into halves made of whole groups."""
         self.check_channels(channels)
         if channels % (2 * self.num_heads):
-            raise ValueError(f'in_channels={channels} is not a multiple of 2 * num_heads = {2 * self.num_heads}: this '
-                             'form splits the channels into halves and each half into heads; choose channels or heads '
-                             'that divide')
+            raise ValueError(
+                f'in_channels={channels} is not a multiple of 2 * num_heads = {2 * self.num_heads}: this '
+                'form splits the channels into halves and each half into heads; choose channels or heads '
+                'that divide'
+            )
 
     def fitted(self, channels: int) -> 'AttentionOptions':
         """The same for other channels: a reduction that no longer divides them leaves 1 channel a head or more."""
@@ -91,9 +99,11 @@ class AttentionOptions:
     def check_softmax(self) -> None:
         """Refuses positions where the form's weights are not a softmax."""
         if self.position is not None and not self.mode_class.softmax:
-            raise ValueError(f'position={self.position!r} adds to the logits of a softmax, and mode={self.mode!r} has '
-                             'none in this form: choose mode=\'gaussian\', \'embedded_gaussian\' or \'l2\', or a form '
-                             'in which every mode takes it: certified, conditional or coupling')
+            raise ValueError(
+                f'position={self.position!r} adds to the logits of a softmax, and mode={self.mode!r} has '
+                "none in this form: choose mode='gaussian', 'embedded_gaussian' or 'l2', or a form "
+                'in which every mode takes it: certified, conditional or coupling'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +116,7 @@ class LocalAttentionOptions(AttentionOptions):
         window_shift: pixels by which the windows are shifted, below ``window_size``; the first of a row is cut then. 0
             by default.
     """
+
     neighbourhood: str = 'full'
     window_size: int | None = None
     window_shift: int | None = None
@@ -118,15 +129,20 @@ class LocalAttentionOptions(AttentionOptions):
             self._default('window_shift', 0)
             check_count('window_size', self.window_size)
             if not 0 <= self.window_shift < self.window_size:
-                raise ValueError(f'window_shift={self.window_shift} is outside [0, window_size={self.window_size}): '
-                                 'the windows repeat beyond it; half the window is usual')
+                raise ValueError(
+                    f'window_shift={self.window_shift} is outside [0, window_size={self.window_size}): '
+                    'the windows repeat beyond it; half the window is usual'
+                )
         else:
             for name in ('window_size', 'window_shift'):
-                check_takes(name, getattr(self, name), f'neighbourhood={self.neighbourhood!r}',
-                            'neighbourhood=\'window\'')
+                check_takes(
+                    name, getattr(self, name), f'neighbourhood={self.neighbourhood!r}', "neighbourhood='window'"
+                )
         if self.key_pooling is not None and self.neighbourhood != 'full':
-            raise ValueError(f'key_pooling={self.key_pooling!r} pools the keys of the whole map, and '
-                             f'neighbourhood={self.neighbourhood!r} attends to a part of it: give one of the two')
+            raise ValueError(
+                f'key_pooling={self.key_pooling!r} pools the keys of the whole map, and '
+                f'neighbourhood={self.neighbourhood!r} attends to a part of it: give one of the two'
+            )
 
 
 Options = TypeVar('Options', bound=AttentionOptions)
@@ -147,9 +163,15 @@ def read_options(layer: type, kind: type[Options], given: Mapping[str, object]) 
     options = [field.name for field in fields(kind)]
     unknown = [name for name in given if name not in options]
     if unknown:
-        own = [name for name, parameter in inspect.signature(layer).parameters.items()
-               if parameter.kind is not parameter.VAR_KEYWORD]
+        own = [
+            name
+            for name, parameter in inspect.signature(layer).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
         near = difflib.get_close_matches(unknown[0], own + options, 1, cutoff=0.75)
-        raise TypeError(f'{layer.__name__} takes no argument {unknown[0]!r}' + (f' (did you mean {near[0]!r}?)' if near
-                        else '') + f': it takes {", ".join(own + options)}')
+        raise TypeError(
+            f'{layer.__name__} takes no argument {unknown[0]!r}'
+            + (f' (did you mean {near[0]!r}?)' if near else '')
+            + f': it takes {", ".join(own + options)}'
+        )
     return kind(**given)

@@ -1,4 +1,5 @@
 """The branch of unconstrained attention: ``W_O sum_j P_ij W_V x_j``, in the ordinary block and in the couplings."""
+
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from .options import AttentionOptions
 
 class OrdinaryWeights(NamedTuple):
     """Weights of the scores and of the maps around them, in float32 or higher."""
+
     scores: Any
     value: Tensor
     value_bias: Tensor | None
@@ -73,8 +75,16 @@ class OrdinaryBranch(nn.Module):
         bounds = mode.bounds(cast_all(weights.scores, torch.float64), spectral_norm_bound, radius)
         out, value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
         slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
-        local = local_bound(self.attention, weights.scores, tokens_B1NC,
-                            grouped_linear(tokens_B1NC, weights.value, weights.value_bias), size, value, slope, reach)
+        local = local_bound(
+            self.attention,
+            weights.scores,
+            tokens_B1NC,
+            grouped_linear(tokens_B1NC, weights.value, weights.value_bias),
+            size,
+            value,
+            slope,
+            reach,
+        )
         ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
         steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
         return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)

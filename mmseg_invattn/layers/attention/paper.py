@@ -14,6 +14,7 @@ the derivative of the weights is missing from that argument, and the sum of ELU 
 it is built by the same recipe with exp(-|q_i - k_j|^2). The exponentials are taken in a softmax, which does not
 overflow.
 """
+
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ FACTOR = 1.5
 class PaperWeights(NamedTuple):
     """Weights as normalised by the u and v of now, queries and keys exchanged; Gamma or tanh of the number, and beta
     and the size where one is given."""
+
     scores: Any
     value: Tensor
     value_bias: Tensor | None
@@ -68,12 +70,16 @@ class PaperAttention2d(ResidualLayer):
         check_choice('gamma', gamma, ('conv', 'scalar'))
         heads = options.num_heads
         self.channels = in_channels
-        self.attention = Attention(options, in_channels, in_channels // options.reduction // heads, heads,
-                                   inert_bias=True)
+        self.attention = Attention(
+            options, in_channels, in_channels // options.reduction // heads, heads, inert_bias=True
+        )
         mode = self.attention.mode
         self.value = GroupedLinear(in_channels, in_channels // heads, heads, options.bias)
-        self.gamma = GroupedLinear(in_channels, in_channels, 1, options.bias) if gamma == 'conv' else nn.Parameter(
-            torch.zeros(1))
+        self.gamma = (
+            GroupedLinear(in_channels, in_channels, 1, options.bias)
+            if gamma == 'conv'
+            else nn.Parameter(torch.zeros(1))
+        )
         for name, coefficient in mode.paper_coefficients.items():
             setattr(mode, name, SoftSpectralLinear(getattr(mode, name), coefficient))
         self.value = SoftSpectralLinear(self.value, mode.paper_value_coefficient)

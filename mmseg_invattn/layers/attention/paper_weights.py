@@ -13,6 +13,7 @@
 
 Their blocks have one head and ``reduction=4``; those without ``convGamma`` are ``gamma='scalar'``.
 """
+
 from torch import Tensor
 
 LAYERS = {
@@ -22,12 +23,7 @@ LAYERS = {
     'value_conv': 'value',
     'gamma': 'gamma',
 }
-TENSORS = {
-    'weight_orig': 'weight',
-    'weight_u': 'u',
-    'weight_v': 'v',
-    'bias': 'bias',
-}
+TENSORS = {'weight_orig': 'weight', 'weight_u': 'u', 'weight_v': 'v', 'bias': 'bias'}
 
 
 def convert_paper_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -50,7 +46,9 @@ def convert_paper_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.flatten(2).squeeze(2) if tensor.dim() == 4 else tensor
             converted[f'{LAYERS[layer]}.{TENSORS[last]}'] = tensor[None]
         else:
-            raise ValueError(f'{name!r} is not a tensor of the authors\' attention blocks: expected '
-                             f'<layer>.<tensor> with layer in {", ".join(LAYERS)} and tensor in {", ".join(TENSORS)}; '
-                             'pass the state dict of one block')
+            raise ValueError(
+                f"{name!r} is not a tensor of the authors' attention blocks: expected "
+                f'<layer>.<tensor> with layer in {", ".join(LAYERS)} and tensor in {", ".join(TENSORS)}; '
+                'pass the state dict of one block'
+            )
     return converted

@@ -2,6 +2,7 @@
 
 Shape suffixes: G heads, N queries, M keys, S entries of a table; the last 2 of coordinates are (row, column).
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +28,9 @@ class LearnedPosition(nn.Module):
 
     def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
         offset_NM2 = key_M2 - query_N2[:, None]
-        return (look_up(at_least_float32(self.row), offset_NM2[..., 0])
-                + look_up(at_least_float32(self.column), offset_NM2[..., 1]))
+        return look_up(at_least_float32(self.row), offset_NM2[..., 0]) + look_up(
+            at_least_float32(self.column), offset_NM2[..., 1]
+        )
 
 
 class QuadraticPosition(nn.Module):
@@ -47,7 +49,7 @@ class QuadraticPosition(nn.Module):
         head = torch.arange(heads)
         angle = head * 2.399963  # the golden angle: neighbouring heads look in different directions
         self.centre = nn.Parameter(2 * head.sqrt()[:, None] * torch.stack([angle.sin(), angle.cos()], 1))
-        self.log_alpha = nn.Parameter(torch.full((heads, ), 1 / 32).log())
+        self.log_alpha = nn.Parameter(torch.full((heads,), 1 / 32).log())
 
     def forward(self, query_N2: Tensor, key_M2: Tensor) -> Tensor:
         centre, log_alpha = at_least_float32(self.centre), at_least_float32(self.log_alpha)

@@ -1,4 +1,5 @@
 """How much of a feature map the ball of the scores saturates."""
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,4 +1,5 @@
 """The sharpness s of each head: the largest content logit, which sets the temperature and, with it, the gain."""
+
 import math
 
 import torch
@@ -23,7 +24,7 @@ class Sharpness(nn.Module):
         super().__init__()
         self.value, self.heads = value, heads
         self.depends_on_n = value == 'log_n'
-        self.raw = nn.Parameter(torch.full((heads, ), math.log(math.expm1(START)))) if value == 'learned' else None
+        self.raw = nn.Parameter(torch.full((heads,), math.log(math.expm1(START)))) if value == 'learned' else None
 
     def forward(self) -> Tensor | None:
         """s where it is learned, else None."""
@@ -37,7 +38,7 @@ class Sharpness(nn.Module):
         """
         if learned_G is not None:
             return learned_G.to(like.dtype)
-        return like.new_full((self.heads, ), math.log(n_pixels) / 2 if self.depends_on_n else self.value)
+        return like.new_full((self.heads,), math.log(n_pixels) / 2 if self.depends_on_n else self.value)
 
     def extra_repr(self) -> str:
         return f'{self.value!r}'

@@ -4,6 +4,7 @@
 
 u and v come from power iterations, so sigma is a lower bound of the spectral norm: it never carries a certificate.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

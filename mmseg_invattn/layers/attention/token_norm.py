@@ -3,6 +3,7 @@
 The branch reads ``b = B((x - m) / a)`` and its output is multiplied by a: a similarity, so the Lipschitz constant is
 the same in the units of the features as in the units of the ball, and the certificate does not know of it.
 """
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,6 +23,7 @@ START_NORM = 1 / 3
 
 class NormWeights(NamedTuple):
     """m, shape (G, 1, C), and a, shape (G, 1, 1)."""
+
     centre: Tensor
     scale: Tensor
 
@@ -53,8 +55,7 @@ class TokenNorm(DataDependentStart):
         self.log_scale = nn.Parameter(torch.zeros(groups))
 
     def forward(self) -> NormWeights:
-        return NormWeights(given_out(self.centre)[:, None],
-                           torch.exp(given_out(self.log_scale))[:, None, None])
+        return NormWeights(given_out(self.centre)[:, None], torch.exp(given_out(self.log_scale))[:, None, None])
 
     def start_from(self, tokens: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """:meth:`start` from ``tokens(x)``, (B, G, N, C), which is evaluated only where there is one."""

@@ -11,6 +11,7 @@ so it is the shift by d_h but for ``e(alpha) = 1 - theta(alpha)^-2 = 4 e^-alpha 
 
 Shape suffixes: G heads or taps, O output channels, C input channels of a group, I groups; the last 2 is (row, column).
 """
+
 import math
 
 import torch
@@ -23,7 +24,7 @@ from .mixing import PositionMixing
 def shift_error(width: float) -> float:
     """``e(width)``, the weight that a quadratic head puts beside its centre, for a width in 1 / pixel^2."""
     # theta - 1, without losing it in the 1: e = 1 - (1 + t)^-2
-    t = 2 * sum(math.exp(-width * n * n) for n in range(1, 2 + math.ceil((40 / width)**0.5)))
+    t = 2 * sum(math.exp(-width * n * n) for n in range(1, 2 + math.ceil((40 / width) ** 0.5)))
     return -math.expm1(-2 * math.log1p(t))
 
 
@@ -45,8 +46,10 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
     half = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     padding = half if conv.padding == 'same' else (0, 0) if conv.padding == 'valid' else tuple(conv.padding)
     if padding != half or conv.padding_mode not in ('zeros', 'replicate'):
-        raise ValueError(f'padding={conv.padding} in mode {conv.padding_mode!r} cannot be expressed: attention keeps '
-                         f'the size of the map, so it takes padding={half} in mode \'zeros\' or \'replicate\'')
+        raise ValueError(
+            f'padding={conv.padding} in mode {conv.padding_mode!r} cannot be expressed: attention keeps '
+            f"the size of the map, so it takes padding={half} in mode 'zeros' or 'replicate'"
+        )
     axes = [torch.arange(-reach, reach + 1, max(step, 1)) for reach, step in zip(half, conv.dilation, strict=True)]
     centre_G2 = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 2)
     weight_OGC = conv.weight.detach().flatten(2).mT
@@ -65,8 +68,9 @@ def offset_weights(mixing: PositionMixing) -> Tensor:
     return weights.unflatten(1, (len(axis), len(axis)))
 
 
-def conv_from_heads(mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | None,
-                    groups: int) -> tuple[nn.Conv2d, float]:
+def conv_from_heads(
+    mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | None, groups: int
+) -> tuple[nn.Conv2d, float]:
     """The convolution with the taps ``sum_h P_h(d) W_h`` of least size that holds every head's likeliest offset.
 
     Among the convolutions with these taps it is the nearest, tap by tap. The error bound is ``sum_h |W_h|_2`` times the
@@ -84,9 +88,17 @@ def conv_from_heads(mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | N
     rows, columns = (slice(reach - h, reach + h + 1, d) for h, d in zip(half, dilation, strict=True))
     taps_GHW = p_GSS[:, rows, columns]
     zeros = any(mixing.padding)
-    conv = nn.Conv2d(weight_OGC.shape[2] * groups, len(weight_OGC), tuple(taps_GHW.shape[1:]), stride=mixing.stride,
-                     padding=tuple(half), dilation=tuple(dilation), groups=groups, bias=bias is not None,
-                     padding_mode='zeros' if zeros else 'replicate').to(weight_OGC)
+    conv = nn.Conv2d(
+        weight_OGC.shape[2] * groups,
+        len(weight_OGC),
+        tuple(taps_GHW.shape[1:]),
+        stride=mixing.stride,
+        padding=tuple(half),
+        dilation=tuple(dilation),
+        groups=groups,
+        bias=bias is not None,
+        padding_mode='zeros' if zeros else 'replicate',
+    ).to(weight_OGC)
     conv.weight.copy_(torch.einsum('ogc,ghw->ochw', weight_OGC, taps_GHW))
     if bias is not None:
         conv.bias.copy_(bias)

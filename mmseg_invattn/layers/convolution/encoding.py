@@ -5,13 +5,14 @@ sum over the two axes, ``encoding(rows, rows, axis=0) + encoding(columns, column
 
 Shape suffixes: G heads, N queries, M keys, S entries of a table, D embedding size; the last 2 is (row, column).
 """
+
 import torch
 from torch import Tensor, nn
 
 from ...ops.attention import look_up
 from ..checks import check_choice, check_count, check_takes
 
-COVARIANCES = {'isotropic': (1, ), 'axis': (2, ), 'full': (2, 2)}
+COVARIANCES = {'isotropic': (1,), 'axis': (2,), 'full': (2, 2)}
 
 
 class QuadraticEncoding(nn.Module):
@@ -96,8 +97,13 @@ class Learned2dEncoding(nn.Module):
         return look_up(table_GS, key - query[:, None])
 
 
-def build_encoding(heads: int, encoding: str | None = None, covariance: str | None = None,
-                   position_size: int | None = None, position_channels: int | None = None) -> nn.Module:
+def build_encoding(
+    heads: int,
+    encoding: str | None = None,
+    covariance: str | None = None,
+    position_size: int | None = None,
+    position_channels: int | None = None,
+) -> nn.Module:
     """The encoding of that name, ``'quadratic'`` by default; what it does not take is refused.
 
     Args:
@@ -114,10 +120,10 @@ def build_encoding(heads: int, encoding: str | None = None, covariance: str | No
     check_choice('encoding', encoding, ('quadratic', 'learned_2d'))
     setting = f'encoding={encoding!r}'
     if encoding == 'quadratic':
-        check_takes('position_size', position_size, setting, 'encoding=\'learned_2d\'')
-        check_takes('position_channels', position_channels, setting, 'encoding=\'learned_2d\'')
+        check_takes('position_size', position_size, setting, "encoding='learned_2d'")
+        check_takes('position_channels', position_channels, setting, "encoding='learned_2d'")
         return QuadraticEncoding(heads, 'isotropic' if covariance is None else covariance)
-    check_takes('covariance', covariance, setting, 'encoding=\'quadratic\'')
+    check_takes('covariance', covariance, setting, "encoding='quadratic'")
     size = 16 if position_size is None else position_size
     channels = 400 if position_channels is None else position_channels
     check_count('position_size', size)

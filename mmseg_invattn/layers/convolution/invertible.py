@@ -11,6 +11,7 @@ is all that invertibility asks: centres, widths and tables are free. The map is 
 
 Shape suffixes: B batch, G heads, C channels, H and W rows and columns, N pixels, E value size.
 """
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from .mixing import PositionMixing
 
 class BranchWeights(NamedTuple):
     """W_h at the contraction and b, in float32 or higher; P where a size is given."""
+
     weight: Tensor
     bias: Tensor
     positions: tuple[Tensor, ...] = ()
@@ -53,16 +55,26 @@ class InvRelativeAttention2d(ResidualLayer):
 
     memory = 10  # the branch is linear: a longer memory of the acceleration pays
 
-    def __init__(self, in_channels: int, num_heads: int = 9, *, padding: tuple[int, int] = (0, 0),
-                 contraction: float = 0.9, encoding: str | None = None, covariance: str | None = None,
-                 position_size: int | None = None, position_channels: int | None = None):
+    def __init__(
+        self,
+        in_channels: int,
+        num_heads: int = 9,
+        *,
+        padding: tuple[int, int] = (0, 0),
+        contraction: float = 0.9,
+        encoding: str | None = None,
+        covariance: str | None = None,
+        position_size: int | None = None,
+        position_channels: int | None = None,
+    ):
         super().__init__()
         for name, value in (('in_channels', in_channels), ('num_heads', num_heads)):
             check_count(name, value)
         check_contraction(contraction)
         self.channels, self.contraction = in_channels, contraction
         self.mixing = PositionMixing(
-            build_encoding(num_heads, encoding, covariance, position_size, position_channels), tuple(padding))
+            build_encoding(num_heads, encoding, covariance, position_size, position_channels), tuple(padding)
+        )
         self.weight = nn.Parameter(torch.randn(num_heads, in_channels, in_channels) * in_channels**-0.5)
         self.bias = nn.Parameter(torch.zeros(in_channels))
 
@@ -70,8 +82,7 @@ class InvRelativeAttention2d(ResidualLayer):
         with full_precision(self.weight.device):
             weight = given_out(self.weight)
             total = gram_norm(weight).sum()
-            return BranchWeights(weight * (self.contraction / total.clamp(min=self.contraction)),
-                                 given_out(self.bias))
+            return BranchWeights(weight * (self.contraction / total.clamp(min=self.contraction)), given_out(self.bias))
 
     def for_size(self, weights: BranchWeights, size: tuple[int, int]) -> BranchWeights:
         return weights._replace(positions=self.mixing.weights(size))
@@ -87,10 +98,11 @@ class InvRelativeAttention2d(ResidualLayer):
 
     def roundings(self, weights: BranchWeights, size: tuple[int, int]) -> Roundings:
         # sums over C G products and a row and a column of pixels: as independent errors, the root of that many eps
-        return Roundings(bound=4 * (self.channels * len(weights.weight) + sum(size))**0.5)
+        return Roundings(bound=4 * (self.channels * len(weights.weight) + sum(size)) ** 0.5)
 
-    def forward_and_log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1,
-                                weights: BranchWeights | None = None) -> tuple[Tensor, Tensor]:
+    def forward_and_log_abs_det(
+        self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: BranchWeights | None = None
+    ) -> tuple[Tensor, Tensor]:
         """``log|det J|`` is the same number for every image of a size.
 
         The series of :func:`~mmseg_invattn.ops.conditional_log_det.joint_log_det`, whose memory does not depend on the
@@ -103,8 +115,13 @@ class InvRelativeAttention2d(ResidualLayer):
         coefficients = series_coefficients(n_terms, n_samples, lambda: self._bound(weights, None))
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
-            log_det = joint_log_det(self._value_mixer((x.shape[2], x.shape[3]), cast.positions), cast.weight,
-                                    (len(x), len(cast.weight), x.shape[2] * x.shape[3]), coefficients, n_samples)
+            log_det = joint_log_det(
+                self._value_mixer((x.shape[2], x.shape[3]), cast.positions),
+                cast.weight,
+                (len(x), len(cast.weight), x.shape[2] * x.shape[3]),
+                coefficients,
+                n_samples,
+            )
             return (wide + self.branch(wide, cast)).to(x.dtype), log_det
 
     def _value_mixer(self, size: tuple[int, int], positions: tuple[Tensor, ...]) -> Callable[[Tensor], Tensor]:
@@ -112,8 +129,14 @@ class InvRelativeAttention2d(ResidualLayer):
         return lambda v: self.mixing(v.mT.unflatten(3, size), positions).flatten(3).mT
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, width: float | None = None, contraction: float = 0.9, whole: bool = False,
-                    rescale: bool = False) -> 'InvRelativeAttention2d':
+    def from_conv2d(
+        cls,
+        conv: nn.Conv2d,
+        width: float | None = None,
+        contraction: float = 0.9,
+        whole: bool = False,
+        rescale: bool = False,
+    ) -> 'InvRelativeAttention2d':
         """The block whose branch is a convolution, or that is one.
 
         Args:
@@ -126,23 +149,28 @@ class InvRelativeAttention2d(ResidualLayer):
             ValueError: a convolution that attention cannot express, or whose taps have ``sum_h |W_h|_2`` above c.
         """
         if conv.in_channels != conv.out_channels or conv.stride != (1, 1):
-            raise ValueError(f'the convolution maps {conv.in_channels} to {conv.out_channels} channels with stride '
-                             f'{conv.stride}; an invertible block keeps both: it takes as many channels out as in, '
-                             'and stride 1')
+            raise ValueError(
+                f'the convolution maps {conv.in_channels} to {conv.out_channels} channels with stride '
+                f'{conv.stride}; an invertible block keeps both: it takes as many channels out as in, '
+                'and stride 1'
+            )
         centre_G2, weight_OGC, padding = heads_from_conv(conv)
-        weight_GCC = torch.stack([torch.block_diag(*tap.unflatten(0, (conv.groups, -1))) for tap in
-                                  weight_OGC.unbind(1)])
+        weight_GCC = torch.stack(
+            [torch.block_diag(*tap.unflatten(0, (conv.groups, -1))) for tap in weight_OGC.unbind(1)]
+        )
         if whole:
             weight_GCC[len(weight_GCC) // 2] -= torch.eye(conv.in_channels).to(weight_GCC)
         total = float(spectral_norm_bound(weight_GCC).sum())
         if total > contraction and not rescale:
-            raise ValueError(f'the norms of the taps add up to {total:.4g}, above contraction={contraction}: the '
-                             'block would not be certain to have an inverse. Multiply the weights by '
-                             f'{contraction / total:.3g} or less, raise contraction (below 1), or pass rescale=True')
+            raise ValueError(
+                f'the norms of the taps add up to {total:.4g}, above contraction={contraction}: the '
+                'block would not be certain to have an inverse. Multiply the weights by '
+                f'{contraction / total:.3g} or less, raise contraction (below 1), or pass rescale=True'
+            )
         block = cls(conv.in_channels, len(weight_GCC), padding=padding, contraction=contraction).to(weight_GCC)
         with torch.no_grad():
             block.mixing.encoding.centre.copy_(centre_G2)
-            block.mixing.encoding.root.fill_((2 * (width_for(weight_GCC.dtype) if width is None else width))**0.5)
+            block.mixing.encoding.root.fill_((2 * (width_for(weight_GCC.dtype) if width is None else width)) ** 0.5)
             block.weight.copy_(weight_GCC)
             if conv.bias is not None:
                 block.bias.copy_(conv.bias)

@@ -9,18 +9,12 @@ the weights of what lies outside go to the nearest pixels inside.
 Shape suffixes: B batch, G heads, C channels, H and W rows and columns, I and J those of the outputs, N = I J, M = H W,
 K windows, P pixels of a window; the last 2 is (row, column).
 """
+
 import torch
 from torch import Tensor, nn
 
 from ...ops import at_least_float32
-from ...ops.attention import (
-    from_windows,
-    pixel_grid,
-    separable_attention,
-    to_windows,
-    window_mask,
-    window_padding,
-)
+from ...ops.attention import from_windows, pixel_grid, separable_attention, to_windows, window_mask, window_padding
 
 
 class PositionMixing(nn.Module):
@@ -34,8 +28,14 @@ class PositionMixing(nn.Module):
         window_shift: pixels by which the windows are shifted.
     """
 
-    def __init__(self, encoding: nn.Module, padding: tuple[int, int] = (0, 0), stride: int = 1,
-                 window: int | None = None, window_shift: int = 0):
+    def __init__(
+        self,
+        encoding: nn.Module,
+        padding: tuple[int, int] = (0, 0),
+        stride: int = 1,
+        window: int | None = None,
+        window_shift: int = 0,
+    ):
         super().__init__()
         self.encoding = encoding
         self.padding, self.stride, self.window, self.window_shift = padding, stride, window, window_shift
@@ -44,7 +44,7 @@ class PositionMixing(nn.Module):
         """What :meth:`forward` needs for maps of (H, W): ``(row_GIH, column_GJW)``, ``(P_GNM, )`` or ``(P_KGPP, )``."""
         if self.encoding.separable:
             return self._axis_weights(0, size[0]), self._axis_weights(1, size[1])
-        return (self.probabilities(size), ) if self.window is None else (self._window_weights(size), )
+        return (self.probabilities(size),) if self.window is None else (self._window_weights(size),)
 
     def forward(self, x_BGCHW: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """``P_h x``, shape (B, G, C, I, J); one group of x serves all heads."""
@@ -55,14 +55,16 @@ class PositionMixing(nn.Module):
         if self.window is None:
             out = mix_dense(weights[0], x_BGCHW.flatten(3))
         else:
-            cut_BKGPC = to_windows(x_BGCHW.flatten(3).mT, size, self.window,
-                                   self.window_shift).unflatten(0, (len(x_BGCHW), -1))
+            cut_BKGPC = to_windows(x_BGCHW.flatten(3).mT, size, self.window, self.window_shift).unflatten(
+                0, (len(x_BGCHW), -1)
+            )
             values, cut = ('bkqc', cut_BKGPC[:, :, 0]) if cut_BKGPC.shape[2] == 1 else ('bkgqc', cut_BKGPC)
             one = len(weights[0]) == 1  # no window is cut by the border
-            mixed_BKGPC = torch.einsum(f'{"gpq" if one else "kgpq"},{values}->bkgpc', weights[0][0] if one else
-                                       weights[0], cut)
+            mixed_BKGPC = torch.einsum(
+                f'{"gpq" if one else "kgpq"},{values}->bkgpc', weights[0][0] if one else weights[0], cut
+            )
             out = from_windows(mixed_BKGPC.flatten(0, 1), size, self.window, self.window_shift).mT
-            out = out.unflatten(3, size)[..., ::self.stride, ::self.stride].flatten(3)
+            out = out.unflatten(3, size)[..., :: self.stride, :: self.stride].flatten(3)
         return out.unflatten(3, (-1, -(-size[1] // self.stride)))
 
     def probabilities(self, size: tuple[int, int], queries: Tensor | None = None) -> Tensor:
@@ -79,7 +81,7 @@ class PositionMixing(nn.Module):
         """Coordinates of the queries and of the keys, padding included."""
         like = at_least_float32(self.encoding.like)
         (up, left), (height, width) = self.padding, size
-        query_HW2 = pixel_grid(size, like).unflatten(0, size)[::self.stride, ::self.stride]
+        query_HW2 = pixel_grid(size, like).unflatten(0, size)[:: self.stride, :: self.stride]
         key_M2 = pixel_grid((height + 2 * up, width + 2 * left), like) - like.new_tensor(self.padding)
         return query_HW2.flatten(0, 1), key_M2
 
@@ -93,11 +95,11 @@ class PositionMixing(nn.Module):
     def _axis_weights(self, axis: int, length: int) -> Tensor:
         like, pad = at_least_float32(self.encoding.like), self.padding[axis]
         key = torch.arange(-pad, length + pad, dtype=like.dtype, device=like.device)
-        query = key[pad:pad + length:self.stride]
+        query = key[pad : pad + length : self.stride]
         logits = self.encoding(query, key, axis)
         if self.window is not None:
             logits = logits.masked_fill(self._apart(query, key), -torch.inf)
-        return logits.softmax(-1)[..., pad:pad + length]
+        return logits.softmax(-1)[..., pad : pad + length]
 
     def _window_weights(self, size: tuple[int, int]) -> Tensor:
         """(K, G, P, P). Padding that fills up the windows at the border is not attended to; without any, K is 1."""

@@ -8,6 +8,7 @@ is linear: see :mod:`.mixing` for its evaluation.
 
 Shape suffixes: B batch, G heads, C channels, E value size, N pixels of the output, M those attended to.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,37 +55,48 @@ class RelativeSelfAttention2d(nn.Module):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int | None = None,
-                 num_heads: int = 9,
-                 encoding: str | None = None,
-                 covariance: str | None = None,
-                 content: str = 'none',
-                 key_channels: int | None = None,
-                 head_channels: int | None = None,
-                 position_size: int | None = None,
-                 position_channels: int | None = None,
-                 window: int | None = None,
-                 window_shift: int = 0,
-                 padding: int | tuple[int, int] = 0,
-                 stride: int = 1,
-                 groups: int = 1,
-                 bias: bool = True,
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        num_heads: int = 9,
+        encoding: str | None = None,
+        covariance: str | None = None,
+        content: str = 'none',
+        key_channels: int | None = None,
+        head_channels: int | None = None,
+        position_size: int | None = None,
+        position_channels: int | None = None,
+        window: int | None = None,
+        window_shift: int = 0,
+        padding: int | tuple[int, int] = 0,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
         check_choice('content', content, CONTENT)
         if content == 'none':
-            check_takes('key_channels', key_channels, 'content=\'none\'', 'content=\'only\' or \'both\'')
-        positions = dict(encoding=encoding, covariance=covariance, position_size=position_size,
-                         position_channels=position_channels)
+            check_takes('key_channels', key_channels, "content='none'", "content='only' or 'both'")
+        positions = dict(
+            encoding=encoding, covariance=covariance, position_size=position_size, position_channels=position_channels
+        )
         if content == 'only':
             for name, value in positions.items():
-                check_takes(name, value, 'content=\'only\'', 'content=\'none\' or \'both\'')
+                check_takes(name, value, "content='only'", "content='none' or 'both'")
         key_channels = in_channels if key_channels is None else key_channels
-        counts = dict(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, stride=stride,
-                      groups=groups, key_channels=key_channels, head_channels=head_channels, window=window)
+        counts = dict(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_heads=num_heads,
+            stride=stride,
+            groups=groups,
+            key_channels=key_channels,
+            head_channels=head_channels,
+            window=window,
+        )
         for name, value in counts.items():
             if value is not None or name not in ('head_channels', 'window'):
                 check_count(name, value)
@@ -95,8 +107,9 @@ class RelativeSelfAttention2d(nn.Module):
         self.content, self.groups, self.dropout = content, groups, dropout
         self.mixing = self.query = self.key = self.value = None
         if content != 'only':
-            self.mixing = PositionMixing(build_encoding(num_heads, **positions), self.padding, stride, window,
-                                         window_shift)
+            self.mixing = PositionMixing(
+                build_encoding(num_heads, **positions), self.padding, stride, window, window_shift
+            )
         if content != 'none':  # the softmax does not see a bias of the keys
             self.query = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=bias)
             self.key = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=False)
@@ -104,22 +117,36 @@ class RelativeSelfAttention2d(nn.Module):
             self.value = nn.Conv2d(in_channels, num_heads * head_channels, 1, bias=False)
         width = in_channels // groups if head_channels is None else head_channels
         self.weight = nn.Parameter(torch.empty(out_channels, num_heads, width))
-        nn.init.normal_(self.weight, std=(num_heads * width)**-0.5)
+        nn.init.normal_(self.weight, std=(num_heads * width) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
-    def _check(self, in_channels: int, out_channels: int, groups: int, head_channels: int | None, window: int | None,
-               window_shift: int, dropout: float) -> None:
+    def _check(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        head_channels: int | None,
+        window: int | None,
+        window_shift: int,
+        dropout: float,
+    ) -> None:
         if in_channels % groups or out_channels % groups or (groups > 1 and head_channels is not None):
-            raise ValueError(f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}, '
-                             f'and takes the values as they are (head_channels=None, got {head_channels})')
+            raise ValueError(
+                f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}, '
+                f'and takes the values as they are (head_channels=None, got {head_channels})'
+            )
         if len(self.padding) != 2 or not all(isinstance(p, int) and p >= 0 for p in self.padding):
             raise ValueError(f'padding={self.padding} is neither a number of pixels nor (rows, columns) of them')
         if window is not None and any(self.padding):
-            raise ValueError(f'padding={self.padding} belongs to attention over the whole map, and window={window} '
-                             'cuts it into parts: give one of the two')
+            raise ValueError(
+                f'padding={self.padding} belongs to attention over the whole map, and window={window} '
+                'cuts it into parts: give one of the two'
+            )
         if not 0 <= window_shift < (window or 1):
-            raise ValueError(f'window_shift={window_shift} is outside [0, window={window}): the windows repeat beyond '
-                             'it; half the window is usual')
+            raise ValueError(
+                f'window_shift={window_shift} is outside [0, window={window}): the windows repeat beyond '
+                'it; half the window is usual'
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout={dropout} is outside [0, 1)')
 
@@ -151,7 +178,7 @@ class RelativeSelfAttention2d(nn.Module):
         x = F.pad(x, (left, left, up, up))
         wide, rows, columns = tuple(x.shape[2:]), slice(up, up + size[0]), slice(left, left + size[1])
         place_HW = torch.arange(wide[0] * wide[1], device=x.device).unflatten(0, wide)[rows, columns]
-        place_N = place_HW[::self.stride, ::self.stride].flatten()
+        place_N = place_HW[:: self.stride, :: self.stride].flatten()
         place_N = place_N if queries is None else place_N[queries]
         q_BGND, k_BGMD = self.queries_and_keys(x)
         logits = (q_BGND[:, :, place_N] @ k_BGMD.mT).to(torch.promote_types(x.dtype, torch.float32))
@@ -170,7 +197,7 @@ class RelativeSelfAttention2d(nn.Module):
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G, N, d) each, of features (B, C, H, W); queries carry the scale."""
         q, k = (layer(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT for layer in (self.query, self.key))
-        return q * q.shape[-1]**-0.5, k
+        return q * q.shape[-1] ** -0.5, k
 
     def _content_attention(self, x: Tensor) -> Tensor:
         up, left = self.padding
@@ -191,8 +218,8 @@ class RelativeSelfAttention2d(nn.Module):
                 beta = beta + self.mixing.encoding(grid_P2, grid_P2)
             beta = beta.repeat(x.shape[0], 1, 1, 1)
             mixed_BGNE = from_windows(softmax_attention(*cut, beta), size, self.window, self.window_shift)
-        mixed = mixed_BGNE.mT.unflatten(3, size)[..., up:size[0] - up, left:size[1] - left]
-        return mixed[..., ::self.stride, ::self.stride].flatten(3)
+        mixed = mixed_BGNE.mT.unflatten(3, size)[..., up : size[0] - up, left : size[1] - left]
+        return mixed[..., :: self.stride, :: self.stride].flatten(3)
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, width: float | None = None) -> 'RelativeSelfAttention2d':
@@ -211,12 +238,19 @@ class RelativeSelfAttention2d(nn.Module):
         centre_G2, weight_OGC, padding = heads_from_conv(conv)
         width = width_for(weight_OGC.dtype) if width is None else width
         if not width > 0:
-            raise ValueError(f'width={width} is not a positive number of 1 / pixel^2: 46 is the paper\'s')
-        layer = cls(conv.in_channels, conv.out_channels, len(centre_G2), padding=padding, stride=conv.stride[0],
-                    groups=conv.groups, bias=conv.bias is not None).to(weight_OGC)
+            raise ValueError(f"width={width} is not a positive number of 1 / pixel^2: 46 is the paper's")
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            len(centre_G2),
+            padding=padding,
+            stride=conv.stride[0],
+            groups=conv.groups,
+            bias=conv.bias is not None,
+        ).to(weight_OGC)
         with torch.no_grad():
             layer.mixing.encoding.centre.copy_(centre_G2)
-            layer.mixing.encoding.root.fill_((2 * width)**0.5)
+            layer.mixing.encoding.root.fill_((2 * width) ** 0.5)
             layer.weight.copy_(weight_OGC)
             if conv.bias is not None:
                 layer.bias.copy_(conv.bias)
@@ -233,9 +267,11 @@ class RelativeSelfAttention2d(nn.Module):
             ValueError: the weights depend on the content or are cut by windows, or values have a projection.
         """
         if self.content != 'none' or self.window is not None or self.value is not None:
-            raise ValueError(f'a layer with content={self.content!r}, window={self.window} and head_channels='
-                             f'{None if self.value is None else self.weight.shape[2]} is not near one convolution: '
-                             'this takes content=\'none\', window=None and head_channels=None')
+            raise ValueError(
+                f'a layer with content={self.content!r}, window={self.window} and head_channels='
+                f'{None if self.value is None else self.weight.shape[2]} is not near one convolution: '
+                "this takes content='none', window=None and head_channels=None"
+            )
         return conv_from_heads(self.mixing, self.weight, self.bias, self.groups)
 
     def extra_repr(self) -> str:

@@ -2,6 +2,7 @@
 
 Shape suffixes: B images, G heads, N queries, M keys, D offsets; the last 2 is (row, column).
 """
+
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ class HeadStatistics(NamedTuple):
         tap_weight: (G,), mean weight at it over the queries for which it lies on the map. 1: the head is the shift by
             ``tap``, and so the tap of a convolution; a head that looks everywhere has 1 / M.
     """
+
     centre: Tensor
     spread: Tensor
     entropy: Tensor
@@ -48,5 +50,10 @@ def head_statistics(p_BGNM: Tensor, query_N2: Tensor, key_M2: Tensor) -> HeadSta
     # an offset that few queries have on the map is not the tap of all
     share_GD = (total_GD / count_D).masked_fill(2 * count_D < count_D.max(), -1)
     tap_weight_G, tap_G = share_GD.max(1)
-    return HeadStatistics(mean_BGN2.mean((0, 2)), variance_BGN.sqrt().mean((0, 2)), entropy_BGN.mean((0, 2)),
-                          offsets_D2[tap_G], tap_weight_G)
+    return HeadStatistics(
+        mean_BGN2.mean((0, 2)),
+        variance_BGN.sqrt().mean((0, 2)),
+        entropy_BGN.mean((0, 2)),
+        offsets_D2[tap_G],
+        tap_weight_G,
+    )

@@ -1,5 +1,6 @@
 """Building blocks of reversible networks and flows: normalisation, 1x1 convolutions, squeeze, split, couplings, and the
 residual convolution."""
+
 from .actnorm import ActNorm2d
 from .conv_residual import InvConvResidual
 from .coupling import AdditiveCoupling, AffineCoupling
@@ -10,6 +11,14 @@ from .split import Split
 from .squeeze import Squeeze
 
 __all__ = [
-    'ActNorm2d', 'AdditiveCoupling', 'AffineCoupling', 'GridCoupling', 'InvConv1x1', 'InvConvResidual',
-    'OrthogonalConv1x1', 'Split', 'Squeeze', 'ToGrid'
+    'ActNorm2d',
+    'AdditiveCoupling',
+    'AffineCoupling',
+    'GridCoupling',
+    'InvConv1x1',
+    'InvConvResidual',
+    'OrthogonalConv1x1',
+    'Split',
+    'Squeeze',
+    'ToGrid',
 ]

@@ -1,4 +1,5 @@
 """Activation normalisation (Kingma and Dhariwal, Glow, https://arxiv.org/abs/1807.03039)."""
+
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ..parameters import given_out
 
 class Affine(NamedTuple):
     """m and log a, (C, 1, 1) each, in float32 or higher."""
+
     centre: Tensor
     log_scale: Tensor
 

@@ -16,6 +16,7 @@ direction well below it; Frobenius norms keep most of that, and leave one matrix
 phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906.02735), whose second derivative, which
 the gradient of the log-determinant needs, does not vanish where its slope is largest; or the i-ResNet's ELU.
 """
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ def conv_norm(weight_OIHW: Tensor) -> Tensor:
     info = torch.finfo(weight_OIHW.dtype)
     f_HW = torch.linalg.vector_norm(weight_OIHW, dim=(0, 1)).clamp(min=info.tiny)
     # dividing rounds every number of the matrix, summing every f
-    rounding = info.eps * (4 * min(weight_OIHW.shape[0], weight_OIHW[0].numel())**0.5 + 2 * f_HW.numel() + 8)
+    rounding = info.eps * (4 * min(weight_OIHW.shape[0], weight_OIHW[0].numel()) ** 0.5 + 2 * f_HW.numel() + 8)
     return gram_norm((weight_OIHW / f_HW.sqrt()).flatten(1)) * f_HW.sum().sqrt() * (1 + rounding)
 
 
@@ -50,6 +51,7 @@ class ConvWeights(nn.Conv2d):
 
 class BranchWeights(NamedTuple):
     """Weights as the branch uses them, and upper bounds of the norms of the convolutions as they are stored."""
+
     convs: tuple[tuple[Tensor, Tensor], ...]
     norms: tuple[Tensor, ...]
 
@@ -71,33 +73,46 @@ class InvConvResidual(ResidualLayer):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, channels: int, hidden_channels: int | None = None, kernel_sizes: tuple[int, ...] = (3, 1, 3),
-                 contraction: float = 0.9, activation: str = 'LipSwish'):
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int | None = None,
+        kernel_sizes: tuple[int, ...] = (3, 1, 3),
+        contraction: float = 0.9,
+        activation: str = 'LipSwish',
+    ):
         super().__init__()
         check_contraction(contraction)
         check_kernel_sizes(kernel_sizes)
         if activation not in ACTIVATIONS:
-            raise ValueError(f'activation={activation!r} is not one of {list(ACTIVATIONS)}, those whose slope is '
-                             'at most 1')
+            raise ValueError(
+                f'activation={activation!r} is not one of {list(ACTIVATIONS)}, those whose slope is at most 1'
+            )
         hidden = channels if hidden_channels is None else hidden_channels
         for name, value in (('channels', channels), ('hidden_channels', hidden)):
             check_count(name, value)
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
         self.convs = nn.ModuleList(
-            ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
+            ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes)
+        )
 
     @property
     def share(self) -> float:
         """The contraction of one convolution."""
-        return self.contraction**(1 / len(self.convs))
+        return self.contraction ** (1 / len(self.convs))
 
     def weights(self) -> BranchWeights:
         with full_precision(self.convs[0].weight.device):
             stored = [conv() for conv in self.convs]
             norms = tuple(conv_norm(weight) for weight, _ in stored)
-            return BranchWeights(tuple((weight * (self.share / norm.clamp(min=self.share)), bias)
-                                       for (weight, bias), norm in zip(stored, norms, strict=True)), norms)
+            return BranchWeights(
+                tuple(
+                    (weight * (self.share / norm.clamp(min=self.share)), bias)
+                    for (weight, bias), norm in zip(stored, norms, strict=True)
+                ),
+                norms,
+            )
 
     def branch(self, x: Tensor, weights: BranchWeights) -> Tensor:
         h = x

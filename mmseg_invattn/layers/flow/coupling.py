@@ -4,6 +4,7 @@ channels passes and tells a free sub-network how to change the other part.
     additive  y1 = x1,  y2 = x2 + t(x1)                       x2 = y2 - t(y1),                 log|det| = 0
     affine    y1 = x1,  y2 = x2 exp(s(x1)) + t(x1)            x2 = (y2 - t(y1)) exp(-s(y1)),   log|det| = sum s(x1)
 """
+
 from abc import abstractmethod
 
 import torch
@@ -29,6 +30,7 @@ class Coupling(ExplicitInverse):
     spreads depends on its Lipschitz constant, which nobody knows: ``info.error_bound`` is for the y that forward
     returned, and NaN behind another layer that leaves an error.
     """
+
     evaluations = 1
     outputs = 1  # of the sub-network, for each changed channel
 
@@ -38,14 +40,16 @@ class Coupling(ExplicitInverse):
             raise ValueError(f'channels={channels} cannot be split in two: a coupling takes at least 2')
         for name, module in net.named_modules():
             if isinstance(module, _BatchNorm) or isinstance(module, _DropoutNd) and module.p > 0:
-                raise ValueError(f'the sub-network of a coupling holds {type(module).__name__} ({name or "itself"}): '
-                                 'its output depends on more than its input, so forward and inverse would differ; use '
-                                 'GroupNorm or LayerNorm, and no dropout')
+                raise ValueError(
+                    f'the sub-network of a coupling holds {type(module).__name__} ({name or "itself"}): '
+                    'its output depends on more than its input, so forward and inverse would differ; use '
+                    'GroupNorm or LayerNorm, and no dropout'
+                )
         self.channels, self.net, self.swap = channels, net, swap
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(what passes, what is changed)."""
-        first, second = x[:, :self.channels // 2], x[:, self.channels // 2:]
+        first, second = x[:, : self.channels // 2], x[:, self.channels // 2 :]
         return (second, first) if self.swap else (first, second)
 
     def join(self, passed: Tensor, changed: Tensor) -> Tensor:
@@ -57,9 +61,11 @@ class Coupling(ExplicitInverse):
         out = self.net(passed.to(first.dtype))
         want = (changed.shape[0], self.outputs * changed.shape[1], *changed.shape[2:])  # len() would fix it in exports
         if out.shape != want:
-            raise ValueError(f'the sub-network turned features of shape {tuple(passed.shape)} into '
-                             f'{tuple(out.shape)}; {type(self).__name__}({self.channels}, swap={self.swap}) needs '
-                             f'{want} from it')
+            raise ValueError(
+                f'the sub-network turned features of shape {tuple(passed.shape)} into '
+                f'{tuple(out.shape)}; {type(self).__name__}({self.channels}, swap={self.swap}) needs '
+                f'{want} from it'
+            )
         return out.to(changed.dtype)
 
     @abstractmethod
@@ -93,7 +99,8 @@ class Coupling(ExplicitInverse):
                 f'the sub-network of {type(self).__name__} gave two outputs for one input, and the inverse is off by '
                 f'{float(residual.max()):.3g}: it draws random numbers (dropout, stochastic depth) or changes with '
                 'every call. Switch that off, by eval() or in the sub-network; MemoryFree draws the same numbers again '
-                'and may train it')
+                'and may train it'
+            )
         # a device that sums in another order every time makes an error of its own
         return residual, stored + here + torch.where(residual > here, residual, 0)
 
@@ -147,6 +154,7 @@ class AffineCoupling(Coupling):
         swap: the second part passes and the first changes. Alternate it from layer to layer.
         max_log_scale: m.
     """
+
     outputs = 2
 
     def __init__(self, channels: int, net: nn.Module, swap: bool = False, max_log_scale: float = 2.0):
@@ -171,8 +179,7 @@ class AffineCoupling(Coupling):
     def roundings(self, y2: Tensor, x2: Tensor, out: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         log_scale, shift = self.log_scale_and_shift(out)
         shrink = (-log_scale).exp()
-        return (rounding(eps, y2 * shrink),
-                rounding(torch.finfo(y2.dtype).eps, y2 * shrink, shift * shrink, x2))
+        return (rounding(eps, y2 * shrink), rounding(torch.finfo(y2.dtype).eps, y2 * shrink, shift * shrink, x2))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return float('inf'), float('inf')  # d y2 / d x1 grows with x2
@@ -181,5 +188,4 @@ class AffineCoupling(Coupling):
         """The log-determinant is ``sum s(x1)``."""
         passed, changed = self.parts(x)
         out = self.call_net(passed, changed)
-        return (self.join(passed, self.change(changed, out)),
-                self.log_scale_and_shift(out)[0].flatten(1).sum(1))
+        return (self.join(passed, self.change(changed, out)), self.log_scale_and_shift(out)[0].flatten(1).sum(1))

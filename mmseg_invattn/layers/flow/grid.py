@@ -12,6 +12,7 @@ of a grey level 1/140 with the usual normalisation. Gradients pass the rounding 
 
 The fixed-point numbers of a reversible network are those of MacKay et al., https://arxiv.org/abs/1810.10999.
 """
+
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class ToGrid(ExplicitInverse):
         return y
 
     def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        half = torch.full((len(y), ), grid_step(y.dtype) / 2 * y.shape[1]**0.5, dtype=y.dtype, device=y.device)
+        half = torch.full((len(y),), grid_step(y.dtype) / 2 * y.shape[1] ** 0.5, dtype=y.dtype, device=y.device)
         # beyond LARGEST numbers are coarser than the grid, and y itself was stored in eps
         return max_token_norm(y - to_grid(y)), half + torch.where(is_exact(y), 0, eps * max_token_norm(y))
 

@@ -1,4 +1,5 @@
 """Invertible 1x1 convolution (Kingma and Dhariwal, Glow, https://arxiv.org/abs/1807.03039), in its LU form."""
+
 import math
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ..parameters import given_out
 
 class Factors(NamedTuple):
     """L and ``U + diag(sign exp(log_s))``, float64, shape (C, C), and log_s in float32 or higher."""
+
     lower: Tensor
     upper: Tensor
     log_s: Tensor
@@ -75,7 +77,8 @@ class InvConv1x1(ExplicitInverse):
         lower, upper, _ = weights_of(self)
         eye = torch.eye(self.channels, dtype=torch.float64, device=lower.device)
         inverse = torch.linalg.solve_triangular(
-            upper, torch.linalg.solve_triangular(lower, eye, upper=False, unitriangular=True), upper=True)
+            upper, torch.linalg.solve_triangular(lower, eye, upper=False, unitriangular=True), upper=True
+        )
         forward, backward = (float(spectral_norm_bound(w)) for w in (lower @ upper, inverse))
         # the inverse in float64 has a relative error of about C eps |W| |W^-1|
         backward *= 1 + self.channels * torch.finfo(torch.float64).eps * forward * backward

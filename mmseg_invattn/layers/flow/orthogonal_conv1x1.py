@@ -1,4 +1,5 @@
 """Orthogonal 1x1 convolution as an invertible layer: chooses new axes for the channels and amplifies nothing."""
+
 import torch
 from torch import Tensor
 

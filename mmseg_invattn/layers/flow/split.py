@@ -1,4 +1,5 @@
 """Multi-scale split: part of the channels is finished and becomes an output of the network."""
+
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ class Split(ExplicitInverse):
         channels: C, at least 2.
         keep: channels of the trunk, from 1 to C - 1; ``C // 2`` by default.
     """
+
     extra_outputs = 1
 
     def __init__(self, channels: int, keep: int | None = None):
@@ -28,15 +30,17 @@ class Split(ExplicitInverse):
         self.channels, self.keep = channels, keep
 
     def transform(self, x: Tensor, weights: tuple) -> tuple[Tensor, Tensor]:
-        return x[:, :self.keep].contiguous(), x[:, self.keep:].contiguous()
+        return x[:, : self.keep].contiguous(), x[:, self.keep :].contiguous()
 
     def solve(self, y: tuple[Tensor, Tensor], weights: tuple) -> Tensor:
         trunk, latent = y
         rest = self.channels - self.keep
         if trunk.shape[1] != self.keep or latent.shape != (len(trunk), rest, *trunk.shape[2:]):
-            raise ValueError(f'got a trunk of shape {tuple(trunk.shape)} and a latent of shape {tuple(latent.shape)}; '
-                             f'the inverse of Split({self.channels}, keep={self.keep}) takes (B, {self.keep}, H, W) '
-                             f'and (B, {rest}, H, W) as forward returned them')
+            raise ValueError(
+                f'got a trunk of shape {tuple(trunk.shape)} and a latent of shape {tuple(latent.shape)}; '
+                f'the inverse of Split({self.channels}, keep={self.keep}) takes (B, {self.keep}, H, W) '
+                f'and (B, {rest}, H, W) as forward returned them'
+            )
         return torch.cat((trunk, latent.to(trunk.dtype)), 1)
 
     def accuracy(self, y: tuple[Tensor, Tensor], x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
 """Space to depth: trades resolution for channels and keeps every value."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,14 +29,17 @@ class Squeeze(ExplicitInverse):
     def transform(self, x: Tensor, weights: tuple) -> Tensor:
         r, (height, width) = self.factor, x.shape[2:]
         if height % r or width % r:
-            raise ValueError(f'got a feature map of {height} x {width}; Squeeze({r}) takes multiples of {r}: pad your '
-                             f'images so that it becomes {-(-height // r) * r} x {-(-width // r) * r}')
+            raise ValueError(
+                f'got a feature map of {height} x {width}; Squeeze({r}) takes multiples of {r}: pad your '
+                f'images so that it becomes {-(-height // r) * r} x {-(-width // r) * r}'
+            )
         return F.pixel_unshuffle(x, r)
 
     def solve(self, y: Tensor, weights: tuple) -> Tensor:
         if y.shape[1] % self.factor**2:
-            raise ValueError(f'got {y.shape[1]} channels; the inverse of Squeeze({self.factor}) takes a multiple of '
-                             f'{self.factor**2}')
+            raise ValueError(
+                f'got {y.shape[1]} channels; the inverse of Squeeze({self.factor}) takes a multiple of {self.factor**2}'
+            )
         return F.pixel_shuffle(y, self.factor)
 
     def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:

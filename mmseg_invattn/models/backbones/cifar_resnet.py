@@ -1,4 +1,5 @@
 """ResNet for images of 32 x 32 pixels: the baseline of the attention network."""
+
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from torch import nn

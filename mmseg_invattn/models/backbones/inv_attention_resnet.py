@@ -1,4 +1,5 @@
 """ResNet of any depth with invertible attention after chosen stages."""
+
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -40,11 +41,15 @@ class InvAttentionResNet(ResNet):
     def _attach(self, stage: int | None = None, **config) -> None:
         """Puts attention behind whatever the stage ends with."""
         if stage not in range(self.num_stages):
-            raise ValueError(f'attention has stage={stage!r}, and this network has the stages 0 to '
-                             f'{self.num_stages - 1}: choose one of them, counted as in out_indices')
+            raise ValueError(
+                f'attention has stage={stage!r}, and this network has the stages 0 to '
+                f'{self.num_stages - 1}: choose one of them, counted as in out_indices'
+            )
         if stage < self.frozen_stages:
-            raise ValueError(f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so that '
-                             f'it would never learn: lower frozen_stages to {stage} or choose a later stage')
+            raise ValueError(
+                f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so that '
+                f'it would never learn: lower frozen_stages to {stage} or choose a later stage'
+            )
         layer = getattr(self, self.res_layers[stage])
         channels = self.base_channels * 2**stage * self.block.expansion
         before = sum(isinstance(module, AttentionSlot) for module in layer)
@@ -52,8 +57,9 @@ class InvAttentionResNet(ResNet):
         layer.add_module(f'attention{before}', AttentionSlot(channels, config, **slot))
 
     @torch.no_grad()
-    def invert_attention(self, x: Tensor, tol: float = 1e-6, max_iter: int = 100,
-                         strict: bool = True) -> dict[str, AttentionInverse]:
+    def invert_attention(
+        self, x: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True
+    ) -> dict[str, AttentionInverse]:
         """Runs every attention forward and back on what it sees of a batch of images.
 
         Args:
@@ -68,5 +74,7 @@ class InvAttentionResNet(ResNet):
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
         slots = [(name, module) for name, module in self.named_modules() if isinstance(module, AttentionSlot)]
-        return {name: slot.invert(seen, tol, max_iter, strict)
-                for name, slot, seen in recorded_inputs(slots, lambda: self(x))}
+        return {
+            name: slot.invert(seen, tol, max_iter, strict)
+            for name, slot, seen in recorded_inputs(slots, lambda: self(x))
+        }

@@ -1,4 +1,5 @@
 """i-ResNet (Behrmann et al., https://arxiv.org/abs/1811.00995) with attention, as a backbone."""
+
 from collections.abc import Sequence
 
 import torch
@@ -12,10 +13,8 @@ from .invertible_backbone import InvertibleBackbone, build_attention, check_atte
 # features is at most 1 / (1 - contraction) times as large for every block that it passes: the more of them, the smaller
 # the contraction.
 PRESETS = {
-    '18': dict(stage_blocks=(2, 2, 2, 2), hidden_channels=(72, 144, 288, 576), kernel_sizes=(3, 1, 3),
-               contraction=0.5),
-    '50': dict(stage_blocks=(3, 4, 6, 3), hidden_channels=(88, 176, 352, 704), kernel_sizes=(1, 3, 1),
-               contraction=0.3),
+    '18': dict(stage_blocks=(2, 2, 2, 2), hidden_channels=(72, 144, 288, 576), kernel_sizes=(3, 1, 3), contraction=0.5),
+    '50': dict(stage_blocks=(3, 4, 6, 3), hidden_channels=(88, 176, 352, 704), kernel_sizes=(1, 3, 1), contraction=0.3),
 }
 
 
@@ -47,20 +46,22 @@ class InvResNet(InvertibleBackbone):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self,
-                 depth: int | str = '18',
-                 in_channels: int = 3,
-                 strides: Sequence[int] = (4, 2, 2, 2),
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 attention: dict | None = None,
-                 attention_stages: Sequence[int] = (),
-                 memory_free: bool = True,
-                 stage_blocks: Sequence[int] | None = None,
-                 hidden_channels: Sequence[int] | None = None,
-                 kernel_sizes: Sequence[int] | None = None,
-                 contraction: float | None = None,
-                 activation: str = 'LipSwish',
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        depth: int | str = '18',
+        in_channels: int = 3,
+        strides: Sequence[int] = (4, 2, 2, 2),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        attention: dict | None = None,
+        attention_stages: Sequence[int] = (),
+        memory_free: bool = True,
+        stage_blocks: Sequence[int] | None = None,
+        hidden_channels: Sequence[int] | None = None,
+        kernel_sizes: Sequence[int] | None = None,
+        contraction: float | None = None,
+        activation: str = 'LipSwish',
+        init_cfg: dict | None = None,
+    ):
         sizes = preset(depth, PRESETS)
         blocks = per_stage('stage_blocks', stage_blocks, sizes['stage_blocks'], strides)
         hidden = per_stage('hidden_channels', hidden_channels, sizes['hidden_channels'], strides)
@@ -88,6 +89,6 @@ def start_loud(conv: nn.Module) -> None:
     1806.05393). Under a bound of all directions at once random weights would leave a branch of a percent of the input.
     """
     if isinstance(conv, nn.Conv2d):
-        nn.init.normal_(conv.weight, std=0.025 * max(conv.weight.shape[:2])**-0.5)
+        nn.init.normal_(conv.weight, std=0.025 * max(conv.weight.shape[:2]) ** -0.5)
         nn.init.orthogonal_(conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2])
         nn.init.zeros_(conv.bias)

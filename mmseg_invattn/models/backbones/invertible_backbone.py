@@ -4,6 +4,7 @@ Every stage trades resolution for channels (space to depth by its stride r, ``C 
 whose index is in ``out_indices`` splits off half of its channels as an output, and the other half goes on; the last
 stage puts out all that is left. The outputs hold as many numbers as the image, and determine it.
 """
+
 from collections.abc import Callable, Sequence
 
 from mmengine.model import BaseModule
@@ -28,15 +29,29 @@ class InvertibleBackbone(BaseModule):
         flow: all layers, an :class:`~mmseg_invattn.layers.InvertibleSequential`; it returns the last output first.
     """
 
-    def __init__(self, stage: Stage, in_channels: int, strides: Sequence[int], out_indices: Sequence[int],
-                 memory_free: bool, init_cfg: dict | None, stem: Sequence[InvertibleModule] = ()):
+    def __init__(
+        self,
+        stage: Stage,
+        in_channels: int,
+        strides: Sequence[int],
+        out_indices: Sequence[int],
+        memory_free: bool,
+        init_cfg: dict | None,
+        stem: Sequence[InvertibleModule] = (),
+    ):
         super().__init__(init_cfg)
         last = len(strides) - 1
-        if sorted(set(out_indices)) != list(out_indices) or not out_indices or min(out_indices) < 0 \
-                or max(out_indices) != last:
-            raise ValueError(f'out_indices={tuple(out_indices)} are not increasing stages from 0 to {last} that end '
-                             f'with {last}: without the last stage the outputs would not determine the image; with '
-                             f'strides={tuple(strides)} the usual choice is {tuple(range(last + 1))}')
+        if (
+            sorted(set(out_indices)) != list(out_indices)
+            or not out_indices
+            or min(out_indices) < 0
+            or max(out_indices) != last
+        ):
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} are not increasing stages from 0 to {last} that end '
+                f'with {last}: without the last stage the outputs would not determine the image; with '
+                f'strides={tuple(strides)} the usual choice is {tuple(range(last + 1))}'
+            )
         layers, channels, stride, widths, total = [*stem], in_channels, 1, [], []
         for i, factor in enumerate(strides):
             channels, stride, splits = channels * factor**2, stride * factor, i in out_indices and i < last
@@ -50,7 +65,7 @@ class InvertibleBackbone(BaseModule):
         self.stride, self.memory_free = stride, memory_free
         self.flow = InvertibleSequential(*layers)
         # Not a submodule: parameters have the same names with and without it.
-        self._forward = (MemoryFree(self.flow) if memory_free else self.flow, )
+        self._forward = (MemoryFree(self.flow) if memory_free else self.flow,)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, in_channels, H, W) -> one feature map per out index, (B, C_i, H / s_i, W / s_i).
@@ -60,11 +75,12 @@ class InvertibleBackbone(BaseModule):
         """
         self._check(x)
         y = self._forward[0](at_least_float32(x))
-        last, *latents = (y, ) if isinstance(y, Tensor) else y
+        last, *latents = (y,) if isinstance(y, Tensor) else y
         return (*latents, last)
 
-    def inverse(self, features: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100,
-                strict: bool = True) -> tuple[Tensor, InverseInfo]:
+    def inverse(
+        self, features: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100, strict: bool = True
+    ) -> tuple[Tensor, InverseInfo]:
         """The images of these features, with what :class:`~mmseg_invattn.layers.InverseInfo` says of them.
 
         Args:
@@ -74,8 +90,10 @@ class InvertibleBackbone(BaseModule):
         """
         features = tuple(features)
         if [y.shape[1] for y in features] != list(self.out_channels):
-            raise ValueError(f'got features of {[y.shape[1] for y in features]} channels; the inverse takes all the '
-                             f'outputs of forward, of {list(self.out_channels)} channels')
+            raise ValueError(
+                f'got features of {[y.shape[1] for y in features]} channels; the inverse takes all the '
+                f'outputs of forward, of {list(self.out_channels)} channels'
+            )
         y = (features[-1], *features[:-1])
         return self.flow.inverse(y if len(y) > 1 else y[0], tol, max_iter, strict)
 
@@ -95,23 +113,28 @@ class InvertibleBackbone(BaseModule):
                 f'got images of {height} x {width}; {type(self).__name__} takes multiples of its total stride '
                 f'{self.stride}: crop or pad them to {-(-height // self.stride) * self.stride} x '
                 f'{-(-width // self.stride) * self.stride}, which data_preprocessor=dict(..., '
-                f'size_divisor={self.stride}, test_cfg=dict(size_divisor={self.stride})) does')
+                f'size_divisor={self.stride}, test_cfg=dict(size_divisor={self.stride})) does'
+            )
 
 
 def per_stage(name: str, value: Sequence | None, default: Sequence, strides: Sequence[int]) -> tuple:
     """An argument with one entry a stage, or its default."""
     value = tuple(default if value is None else value)
     if len(value) != len(strides):
-        raise ValueError(f'{name}={value} has {len(value)} entries for the {len(strides)} stages of '
-                         f'strides={tuple(strides)}: give one a stage')
+        raise ValueError(
+            f'{name}={value} has {len(value)} entries for the {len(strides)} stages of '
+            f'strides={tuple(strides)}: give one a stage'
+        )
     return value
 
 
 def preset(depth: int | str, presets: dict[str, dict]) -> dict:
     """The sizes of a depth."""
     if str(depth) not in presets:
-        raise ValueError(f'depth={depth!r} is unknown: choose one of {", ".join(map(repr, presets))}, and override '
-                         'its sizes by stage_blocks, hidden_channels and kernel_sizes')
+        raise ValueError(
+            f'depth={depth!r} is unknown: choose one of {", ".join(map(repr, presets))}, and override '
+            'its sizes by stage_blocks, hidden_channels and kernel_sizes'
+        )
     return presets[str(depth)]
 
 
@@ -131,6 +154,8 @@ def build_attention(attention: dict, channels: int) -> InvertibleModule:
     """
     layer = attention_slot.build_attention(channels, attention)
     if not isinstance(layer, InvertibleModule):
-        raise ValueError(f'attention={attention} has no inverse, and the backbone would have none: take '
-                         'form=\'certified\', \'conditional\' or \'coupling\'')
+        raise ValueError(
+            f'attention={attention} has no inverse, and the backbone would have none: take '
+            "form='certified', 'conditional' or 'coupling'"
+        )
     return layer

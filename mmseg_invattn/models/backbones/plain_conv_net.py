@@ -1,4 +1,5 @@
 """A small strided CNN whose receptive field is known."""
+
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
@@ -21,16 +22,17 @@ class PlainConvNet(BaseModule):
         init_cfg: as in every ``BaseModule``.
     """
 
-    def __init__(self,
-                 in_channels: int = 3,
-                 channels: int = 48,
-                 strides: Sequence[int] = (2, 2),
-                 init_cfg: dict | None = None):
+    def __init__(
+        self, in_channels: int = 3, channels: int = 48, strides: Sequence[int] = (2, 2), init_cfg: dict | None = None
+    ):
         super().__init__(init_cfg)
         widths = [in_channels, *[channels] * len(strides)]
         self.layers = nn.Sequential(
-            *(ConvModule(c_in, c_out, 3, stride=stride, padding=1)
-              for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False)))
+            *(
+                ConvModule(c_in, c_out, 3, stride=stride, padding=1)
+                for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False)
+            )
+        )
         self.receptive_field, jump = 1, 1
         for stride in strides:
             self.receptive_field += 2 * jump
@@ -38,4 +40,4 @@ class PlainConvNet(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """(B, C, H, W) -> one feature map, (B, channels, H / s, W / s) with s the product of the strides."""
-        return (self.layers(x), )
+        return (self.layers(x),)

@@ -5,6 +5,7 @@
 F and G are ordinary residual branches, of convolutions or of attention. The streams live on a grid
 (:mod:`mmseg_invattn.layers.flow.grid`), so the inverse is exact to the last bit; log-determinant 0.
 """
+
 from collections.abc import Sequence
 from math import gcd
 
@@ -66,18 +67,20 @@ class RevNet2d(InvertibleBackbone):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self,
-                 depth: int | str = '18',
-                 in_channels: int = 3,
-                 strides: Sequence[int] = (4, 2, 2, 2),
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 attention: dict | None = None,
-                 attention_stages: Sequence[int] = (),
-                 memory_free: bool = True,
-                 stage_blocks: Sequence[int] | None = None,
-                 hidden_channels: Sequence[int] | None = None,
-                 kernel_sizes: Sequence[int] | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        depth: int | str = '18',
+        in_channels: int = 3,
+        strides: Sequence[int] = (4, 2, 2, 2),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        attention: dict | None = None,
+        attention_stages: Sequence[int] = (),
+        memory_free: bool = True,
+        stage_blocks: Sequence[int] | None = None,
+        hidden_channels: Sequence[int] | None = None,
+        kernel_sizes: Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ):
         sizes = preset(depth, PRESETS)
         blocks = per_stage('stage_blocks', stage_blocks, sizes['stage_blocks'], strides)
         hidden = per_stage('hidden_channels', hidden_channels, sizes['hidden_channels'], strides)
@@ -88,13 +91,18 @@ class RevNet2d(InvertibleBackbone):
         def stage(i: int, channels: int, splits: bool) -> list[InvertibleModule]:
             half, rest = channels // 2, channels - channels // 2
             if half != rest:
-                raise ValueError(f'stage {i} has {channels} channels, which do not split into halves: give it an even '
-                                 f'number by in_channels={in_channels} and strides={tuple(strides)}')
-            pairs = [(residual_branch(half, hidden[i], kernels), residual_branch(half, hidden[i], kernels))
-                     for _ in range(blocks[i])]
+                raise ValueError(
+                    f'stage {i} has {channels} channels, which do not split into halves: give it an even '
+                    f'number by in_channels={in_channels} and strides={tuple(strides)}'
+                )
+            pairs = [
+                (residual_branch(half, hidden[i], kernels), residual_branch(half, hidden[i], kernels))
+                for _ in range(blocks[i])
+            ]
             pairs += [coupled_attention(attention, channels)] if i in attention_stages else []
-            return [layer for f, g in pairs
-                    for layer in (GridCoupling(channels, f, swap=True), GridCoupling(channels, g))]
+            return [
+                layer for f, g in pairs for layer in (GridCoupling(channels, f, swap=True), GridCoupling(channels, g))
+            ]
 
         super().__init__(stage, in_channels, strides, out_indices, memory_free, init_cfg, stem=[ToGrid()])
 
@@ -103,7 +111,9 @@ def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Mod
     """F and G of the attention in form ``'coupling'``, behind a normalisation as those of convolutions are."""
     layer = build_attention(dict(form='coupling') | attention, channels)
     if not isinstance(layer, CouplingAttention2d):
-        raise ValueError(f'attention={attention} is not of form=\'coupling\', the only one whose branches are '
-                         'couplings: choose it, or InvResNet for the other forms')
+        raise ValueError(
+            f"attention={attention} is not of form='coupling', the only one whose branches are "
+            'couplings: choose it, or InvResNet for the other forms'
+        )
     first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.first, layer.second))
     return first, second

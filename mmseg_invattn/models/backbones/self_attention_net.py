@@ -7,6 +7,7 @@ normalisation behind the sum,
 
 with a the relative self-attention.
 """
+
 from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
@@ -61,38 +62,51 @@ class SelfAttentionNet(BaseModule):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self,
-                 in_channels: int = 3,
-                 patch_size: int = 2,
-                 channels: int = 400,
-                 num_layers: int = 6,
-                 num_heads: int = 9,
-                 feedforward_channels: int = 512,
-                 attention: Mapping | None = None,
-                 pool_after: Sequence[int] = (),
-                 out_indices: Sequence[int] = (5, ),
-                 dropout: float = 0.1,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        in_channels: int = 3,
+        patch_size: int = 2,
+        channels: int = 400,
+        num_layers: int = 6,
+        num_heads: int = 9,
+        feedforward_channels: int = 512,
+        attention: Mapping | None = None,
+        pool_after: Sequence[int] = (),
+        out_indices: Sequence[int] = (5,),
+        dropout: float = 0.1,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
-        for name, value in (('in_channels', in_channels), ('channels', channels), ('num_layers', num_layers),
-                            ('feedforward_channels', feedforward_channels)):
+        for name, value in (
+            ('in_channels', in_channels),
+            ('channels', channels),
+            ('num_layers', num_layers),
+            ('feedforward_channels', feedforward_channels),
+        ):
             check_count(name, value)
         last, indices = num_layers - 1, list(out_indices)
         if not indices or sorted(set(indices)) != indices or indices[0] < 0 or indices[-1] != last:
-            raise ValueError(f'out_indices={tuple(out_indices)} are not increasing layers from 0 to {last} that end '
-                             f'with {last}: layers behind the last output would never learn')
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} are not increasing layers from 0 to {last} that end '
+                f'with {last}: layers behind the last output would never learn'
+            )
         if any(index not in range(last) for index in pool_after):
-            raise ValueError(f'pool_after={tuple(pool_after)} has a layer that is not one of 0 to {last - 1}: behind '
-                             'the last one nothing follows')
+            raise ValueError(
+                f'pool_after={tuple(pool_after)} has a layer that is not one of 0 to {last - 1}: behind '
+                'the last one nothing follows'
+            )
         attention = dict(attention or {})
         self.pool_after, self.out_indices = tuple(pool_after), tuple(indices)
         self.squeeze = Squeeze(patch_size)
         self.embed = nn.Conv2d(in_channels * patch_size**2, channels, 1)
         shifts = [attention.get('window_shift', 0), (attention.get('window') or 0) // 2]
         self.layers = nn.ModuleList(
-            SelfAttentionLayer(channels, num_heads, feedforward_channels, dropout,
-                               dict(attention, window_shift=shifts[i % 2])) for i in range(num_layers))
-        strides = [patch_size * 2**sum(index < i for index in self.pool_after) for i in range(num_layers)]
+            SelfAttentionLayer(
+                channels, num_heads, feedforward_channels, dropout, dict(attention, window_shift=shifts[i % 2])
+            )
+            for i in range(num_layers)
+        )
+        strides = [patch_size * 2 ** sum(index < i for index in self.pool_after) for i in range(num_layers)]
         self.out_strides = tuple(strides[i] for i in self.out_indices)
 
     def init_weights(self) -> None:

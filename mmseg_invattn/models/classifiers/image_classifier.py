@@ -1,5 +1,6 @@
 """Image classification with a backbone of segmentation: the mean of its last features over the pixels, then a linear
 map."""
+
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -17,8 +18,14 @@ class ImageClassifier(BaseModel):
         init_cfg: as in every ``BaseModule``.
     """
 
-    def __init__(self, backbone: dict, in_channels: int, num_classes: int, data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        backbone: dict,
+        in_channels: int,
+        num_classes: int,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = MODELS.build(backbone)
         self.classify = nn.Linear(in_channels, num_classes)
@@ -29,8 +36,9 @@ class ImageClassifier(BaseModel):
             nn.init.zeros_(self.classify.bias)
         super().init_weights()
 
-    def forward(self, inputs: Tensor, data_samples: Tensor | None = None,
-                mode: str = 'tensor') -> Tensor | dict[str, Tensor] | list[dict]:
+    def forward(
+        self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = 'tensor'
+    ) -> Tensor | dict[str, Tensor] | list[dict]:
         """What MMEngine's loops ask for.
 
         Args:
@@ -48,7 +56,7 @@ class ImageClassifier(BaseModel):
         if mode == 'loss':
             return dict(loss=nn.functional.cross_entropy(logits, data_samples))
         if mode != 'predict':
-            raise ValueError(f'mode={mode!r} is unknown: choose one of \'tensor\', \'loss\', \'predict\'')
+            raise ValueError(f"mode={mode!r} is unknown: choose one of 'tensor', 'loss', 'predict'")
         predictions = [dict(scores=scores, pred_label=int(scores.argmax())) for scores in logits.softmax(1)]
         for prediction, label in zip(predictions, () if data_samples is None else data_samples, strict=False):
             prediction['gt_label'] = int(label)

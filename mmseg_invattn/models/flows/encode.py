@@ -3,6 +3,7 @@
 A step of the sequence is ``x -> (f(x), log|det df/dx|)``. Where activations are recovered the backward pass draws the
 probes of the forward pass again, so the gradient is that of the very number that was returned.
 """
+
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ from ...layers.memory_free import memory_free_step
 from ...ops import Roulette, Step, at_least_float32, memory_free
 
 
-def encode(flow: InvertibleSequential, x: Tensor, n_terms: int | str | Roulette, n_samples: int,
-           recover: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+def encode(
+    flow: InvertibleSequential, x: Tensor, n_terms: int | str | Roulette, n_samples: int, recover: bool
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """What ``flow(x)`` returns, as a tuple, and ``flow.log_abs_det(x)``, shape (B,).
 
     Args:
@@ -29,8 +31,8 @@ def encode(flow: InvertibleSequential, x: Tensor, n_terms: int | str | Roulette,
     trunk, *extra = memory_free([_step(layer, n_terms, n_samples) for layer in flow], x)
     latents, total = [], 0
     for layer in flow:
-        *own, log_det = extra[:layer.extra_outputs + 1]
-        extra = extra[layer.extra_outputs + 1:]
+        *own, log_det = extra[: layer.extra_outputs + 1]
+        extra = extra[layer.extra_outputs + 1 :]
         latents, total = latents + own, total + log_det
     return (trunk, *latents), total
 

@@ -3,6 +3,7 @@
 Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003: squeeze by 2, one attention block, trained towards
 one fixed Gaussian target, a batch of it, by the mean squared error; then test images go forward and back.
 """
+
 import torch
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
@@ -31,19 +32,23 @@ class InvReconstruction(BaseModel):
         ValueError: the attention has no inverse.
     """
 
-    def __init__(self,
-                 attention: dict,
-                 target_shape: tuple[int, int, int, int] = (64, 12, 16, 16),
-                 target_seed: int = 0,
-                 tol: float = 1e-6,
-                 max_iter: int = 100,
-                 data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        attention: dict,
+        target_shape: tuple[int, int, int, int] = (64, 12, 16, 16),
+        target_seed: int = 0,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(data_preprocessor, init_cfg)
         block = build_attention(target_shape[1], attention)
         if not isinstance(block, InvertibleModule):
-            raise ValueError(f'attention={attention} has no inverse to measure: take form=\'certified\', '
-                             '\'conditional\', \'coupling\' or \'paper\'')
+            raise ValueError(
+                f"attention={attention} has no inverse to measure: take form='certified', "
+                "'conditional', 'coupling' or 'paper'"
+            )
         self.flow = InvertibleSequential(Squeeze(2), block)
         self.tol, self.max_iter = tol, max_iter
         generator = torch.Generator().manual_seed(target_seed)
@@ -63,11 +68,13 @@ class InvReconstruction(BaseModel):
         if mode == 'tensor':
             return y
         if mode != 'loss':
-            raise ValueError(f'mode={mode!r} is not one of \'tensor\', \'loss\', \'predict\'')
+            raise ValueError(f"mode={mode!r} is not one of 'tensor', 'loss', 'predict'")
         if y.shape[1:] != self.target.shape[1:] or len(y) > len(self.target):
-            raise ValueError(f'the features have shape {tuple(y.shape)} and the target {tuple(self.target.shape)}: set '
-                             'target_shape to the batch size and to the channels and size behind the squeeze')
-        return dict(loss=(y - self.target[:len(y)]).square().mean())
+            raise ValueError(
+                f'the features have shape {tuple(y.shape)} and the target {tuple(self.target.shape)}: set '
+                'target_shape to the batch size and to the channels and size behind the squeeze'
+            )
+        return dict(loss=(y - self.target[: len(y)]).square().mean())
 
 
 @torch.no_grad()
@@ -80,6 +87,15 @@ def reconstruct(flow: InvertibleSequential, x: Tensor, tol: float, max_iter: int
     y = flow(x)
     recovered, info = flow.inverse(y, tol, max_iter, strict=False)
     error = flow.error_norm(recovered - x)
-    return [dict(original=x[i], recovered=recovered[i], error=float(error[i]), error_bound=float(info.error_bound[i]),
-                 iterations=int(info.iterations[i]), residual=float(info.residual[i]),
-                 converged=bool(info.converged[i])) for i in range(len(x))]
+    return [
+        dict(
+            original=x[i],
+            recovered=recovered[i],
+            error=float(error[i]),
+            error_bound=float(info.error_bound[i]),
+            iterations=int(info.iterations[i]),
+            residual=float(info.residual[i]),
+            converged=bool(info.converged[i]),
+        )
+        for i in range(len(x))
+    ]

@@ -6,6 +6,7 @@ Zha et al. (https://arxiv.org/abs/2106.09003) put it: after the blocks of a scal
 The 8 bits are the cell that 8-bit values were spread over. A series cut after n terms is off by at most the bound that
 :meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det_error_bound` gives; Russian roulette has no bias.
 """
+
 import math
 from collections.abc import Sequence
 
@@ -42,17 +43,19 @@ class InvResNetFlow(BaseModel):
         init_cfg: as in every ``BaseModel``.
     """
 
-    def __init__(self,
-                 backbone: dict,
-                 image_size: tuple[int, int] = (32, 32),
-                 num_classes: int | None = None,
-                 n_terms: int | str | Roulette = 5,
-                 n_samples: int = 1,
-                 test_cfg: dict | None = None,
-                 tol: float = 1e-6,
-                 max_iter: int = 1000,
-                 data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        backbone: dict,
+        image_size: tuple[int, int] = (32, 32),
+        num_classes: int | None = None,
+        n_terms: int | str | Roulette = 5,
+        n_samples: int = 1,
+        test_cfg: dict | None = None,
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(data_preprocessor, init_cfg)
         unknown = set(test_cfg or {}) - {'n_terms', 'n_samples', 'reconstruct'}
         if unknown:
@@ -63,8 +66,9 @@ class InvResNetFlow(BaseModel):
         self.n_terms, self.n_samples = n_terms, n_samples
         self.test_cfg = dict(n_terms=n_terms, n_samples=n_samples, reconstruct=False) | dict(test_cfg or {})
 
-    def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
-                ) -> tuple[Tensor, ...] | dict | list[dict]:
+    def forward(
+        self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
+    ) -> tuple[Tensor, ...] | dict | list[dict]:
         """By ``mode``: ``'tensor'`` the latents, ``'loss'`` the loss, ``'predict'`` a dict for every image.
 
         Args:
@@ -79,7 +83,7 @@ class InvResNetFlow(BaseModel):
             log_p = self.log_prob(inputs, labels, self.n_terms, self.n_samples)
             return dict(loss=self.bits_per_dim(log_p, inputs).mean())
         if mode != 'predict':
-            raise ValueError(f'mode={mode!r} is not one of \'tensor\', \'loss\', \'predict\'')
+            raise ValueError(f"mode={mode!r} is not one of 'tensor', 'loss', 'predict'")
         n_terms = self.test_cfg['n_terms']
         with torch.no_grad():
             log_p = self.log_prob(inputs, labels, n_terms, self.test_cfg['n_samples'])
@@ -92,8 +96,9 @@ class InvResNetFlow(BaseModel):
             results = [a | b for a, b in zip(results, back, strict=True)]
         return results
 
-    def log_prob(self, x: Tensor, labels: Tensor | None = None, n_terms: int | str | Roulette = 'roulette',
-                 n_samples: int = 1) -> Tensor:
+    def log_prob(
+        self, x: Tensor, labels: Tensor | None = None, n_terms: int | str | Roulette = 'roulette', n_samples: int = 1
+    ) -> Tensor:
         """log p(x) in nats, shape (B,); an estimate unless ``n_terms='exact'``."""
         (last, *latents), log_det = encode(self.backbone.flow, x, n_terms, n_samples, self.backbone.memory_free)
         return self.prior.log_prob((*latents, last), labels) + log_det
@@ -108,8 +113,9 @@ class InvResNetFlow(BaseModel):
         return self.backbone.inverse(latents, self.tol, self.max_iter, strict=False)
 
     @torch.no_grad()
-    def sample(self, num: int, temperature: float = 1.0, labels: Tensor | None = None,
-               seed: int = 0) -> tuple[Tensor, InverseInfo]:
+    def sample(
+        self, num: int, temperature: float = 1.0, labels: Tensor | None = None, seed: int = 0
+    ) -> tuple[Tensor, InverseInfo]:
         """Draws images, (num, 3, H, W).
 
         Args:
@@ -126,8 +132,10 @@ class InvResNetFlow(BaseModel):
         device = next(self.parameters()).device
         if labels is None and self.prior.num_classes is not None:
             labels = torch.arange(num, device=device) % self.prior.num_classes
-        shapes = [(num, channels, self.image_size[0] // stride, self.image_size[1] // stride)
-                  for channels, stride in zip(self.backbone.out_channels, self.backbone.out_strides, strict=True)]
+        shapes = [
+            (num, channels, self.image_size[0] // stride, self.image_size[1] // stride)
+            for channels, stride in zip(self.backbone.out_channels, self.backbone.out_strides, strict=True)
+        ]
         generator = torch.Generator().manual_seed(seed)
         latents = self.prior.sample(shapes, labels, temperature, generator)
         return self.decode([z.to(device) for z in latents])

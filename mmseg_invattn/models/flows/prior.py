@@ -1,4 +1,5 @@
 """Density of the latents of a flow."""
+
 import math
 from collections.abc import Sequence
 
@@ -38,11 +39,14 @@ class NormalPrior(nn.Module):
             total = total - squares.flatten(1).sum(1)
         return total
 
-    def sample(self, shapes: Sequence[Sequence[int]], labels: Tensor | None, temperature: float,
-               generator: torch.Generator) -> list[Tensor]:
+    def sample(
+        self, shapes: Sequence[Sequence[int]], labels: Tensor | None, temperature: float, generator: torch.Generator
+    ) -> list[Tensor]:
         """``m + temperature a n`` with n standard normal, drawn on the CPU and of these shapes (B, C_k, H_k, W_k)."""
-        return [mean + temperature * torch.exp(log_scale) * torch.randn(tuple(shape), generator=generator).to(mean)
-                for shape, (mean, log_scale) in zip(shapes, self._parameters_of(labels), strict=True)]
+        return [
+            mean + temperature * torch.exp(log_scale) * torch.randn(tuple(shape), generator=generator).to(mean)
+            for shape, (mean, log_scale) in zip(shapes, self._parameters_of(labels), strict=True)
+        ]
 
     def _parameters_of(self, labels: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """(mean, log scale) of each latent tensor, which broadcast against it."""
@@ -52,7 +56,9 @@ class NormalPrior(nn.Module):
         if labels is None:
             raise ValueError(f'the prior has num_classes={self.num_classes} and needs the labels of the images')
         if not ((labels >= 0) & (labels < self.num_classes)).all():
-            raise ValueError(f'labels from {int(labels.min())} to {int(labels.max())}: those of the prior are 0 to '
-                             f'{self.num_classes - 1}')
+            raise ValueError(
+                f'labels from {int(labels.min())} to {int(labels.max())}: those of the prior are 0 to '
+                f'{self.num_classes - 1}'
+            )
         parts = [p[labels][:, :, None, None].split(self.channels, 1) for p in (self.mean, self.log_scale)]
         return list(zip(*parts, strict=True))

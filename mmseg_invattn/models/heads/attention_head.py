@@ -1,4 +1,5 @@
 """What every head with attention in it shares."""
+
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -28,8 +29,9 @@ class AttentionHead(BaseDecodeHead):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0, num_blocks: int = 1,
-                 **kwargs):
+    def __init__(
+        self, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0, num_blocks: int = 1, **kwargs
+    ):
         super().__init__(**kwargs)
         self.attention = AttentionSlot(self.channels, attention, spread, num_blocks)
 
@@ -38,8 +40,9 @@ class AttentionHead(BaseDecodeHead):
         """Multi-level features of the backbone -> the features that the attention is put on, (B, channels, H, W)."""
 
     @torch.no_grad()
-    def invert_attention(self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100,
-                         strict: bool = True) -> AttentionInverse:
+    def invert_attention(
+        self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100, strict: bool = True
+    ) -> AttentionInverse:
         """Runs the features of the backbone through the attention and back.
 
         Args:

@@ -1,4 +1,5 @@
 """Heads of DeepLabV3 and DeepLabV3+ with an attention block that can be inverted."""
+
 from collections.abc import Sequence
 
 import torch
@@ -46,8 +47,10 @@ class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
 
     def __init__(self, c1_in_channels: int, c1_channels: int, **kwargs):
         if c1_in_channels < 0:
-            raise ValueError(f'c1_in_channels={c1_in_channels} is negative: give the channels of the first stage, or 0 '
-                             'for a head without the skip')
+            raise ValueError(
+                f'c1_in_channels={c1_in_channels} is negative: give the channels of the first stage, or 0 '
+                'for a head without the skip'
+            )
         # The convolutions behind the attention count c1_channels whether or not there is a skip.
         super().__init__(c1_in_channels=c1_in_channels, c1_channels=c1_channels if c1_in_channels else 0, **kwargs)
 

@@ -1,4 +1,5 @@
 """Dual attention head whose two attentions can be inverted."""
+
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,8 +32,13 @@ class InvDAHead(AttentionHead, DAHead):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, pam_channels: int | None = None,
-                 channel_attention: Mapping | None = None, **kwargs):
+    def __init__(
+        self,
+        attention: Mapping | Sequence[Mapping] | None = None,
+        pam_channels: int | None = None,
+        channel_attention: Mapping | None = None,
+        **kwargs,
+    ):
         if pam_channels is not None:
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))
         super().__init__(attention=attention, pam_channels=1, **kwargs)
@@ -42,8 +48,10 @@ class InvDAHead(AttentionHead, DAHead):
         elif channel_attention is None:
             self.channel_attention = CAM()
         else:
-            raise ValueError(f'channel_attention={channel_attention} configures the invertible channel attention, and '
-                             'the position attention has no inverse, which takes DANet\'s own: leave it out')
+            raise ValueError(
+                f'channel_attention={channel_attention} configures the invertible channel attention, and '
+                "the position attention has no inverse, which takes DANet's own: leave it out"
+            )
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
         return self.pam_in_conv(self._transform_inputs(inputs))
@@ -60,8 +68,9 @@ class InvDAHead(AttentionHead, DAHead):
         return self.cls_seg(position + channel), self.pam_cls_seg(position), self.cam_cls_seg(channel)
 
     @torch.no_grad()
-    def invert_channel_attention(self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100,
-                                 strict: bool = True) -> AttentionInverse:
+    def invert_channel_attention(
+        self, inputs: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100, strict: bool = True
+    ) -> AttentionInverse:
         """As :meth:`invert_attention`, of the channel attention.
 
         Its residuals and error bounds are in the norm of the channels, ``max_c |x_c|_2 / sqrt(H W)``.
@@ -75,10 +84,14 @@ def _with_size(attention: Mapping | Sequence[Mapping] | None, size: int, channel
         raise ValueError(f'pam_channels={size} does not divide channels={channels}: choose a divisor')
     reduction = channels // size
     if isinstance(attention, Sequence):
-        raise ValueError(f'pam_channels={size} is the size of one block, and attention is a list: give each of its '
-                         f'configs reduction={reduction}')
+        raise ValueError(
+            f'pam_channels={size} is the size of one block, and attention is a list: give each of its '
+            f'configs reduction={reduction}'
+        )
     attention = dict(attention or {})
     if attention.setdefault('reduction', reduction) != reduction:
-        raise ValueError(f'pam_channels={size} asks for reduction={reduction}, and attention has reduction='
-                         f'{attention["reduction"]}: leave one of the two out')
+        raise ValueError(
+            f'pam_channels={size} asks for reduction={reduction}, and attention has reduction='
+            f'{attention["reduction"]}: leave one of the two out'
+        )
     return attention

@@ -1,4 +1,5 @@
 """Fully convolutional head with any number of invertible attention blocks in a row."""
+
 from collections.abc import Sequence
 
 import torch

@@ -1,4 +1,5 @@
 """Non-local head with an attention block that can be inverted."""
+
 from collections.abc import Sequence
 
 import torch

@@ -1,4 +1,5 @@
 """Pyramid pooling head with an attention block that can be inverted."""
+
 from collections.abc import Sequence
 
 from mmseg.models.decode_heads import PSPHead

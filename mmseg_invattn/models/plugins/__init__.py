@@ -6,6 +6,7 @@ ResNetV1d or ResNeXt; ``type='AttentionSlot'`` puts several blocks there. Withou
 ``zero_init_residual=False``: what a block after conv3 sees would begin as zeros, and the normalisation of a certified
 block starts from the first batch.
 """
+
 from mmseg.registry import MODELS
 
 from ...layers import FORMS, InvChannelAttention, InvRelativeAttention2d, RelativeSelfAttention2d

@@ -16,6 +16,7 @@ On a GPU, the certified weights without beta are ``triton_blocked_positive.py``'
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size. beta is (B or 1, G or 1, N, M).
 """
+
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -30,8 +31,9 @@ BLOCK = {'cpu': 2**20, 'cuda': 2**26}
 MIN_ROWS = 16
 
 
-def blocked_positive_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None,
-                               elu: bool = False) -> Tensor:
+def blocked_positive_attention(
+    q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None, elu: bool = False
+) -> Tensor:
     """``sum_j w_ij v_j / sum_j w_ij``, shape (B, G, N, E), in O(N + M) memory beside the logits.
 
     It accumulates in float32 or higher whatever autocast says, and has a first derivative only.
@@ -48,7 +50,7 @@ def blocked_positive_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, l
     beta = logits_GNM
     if beta is not None:
         beta = beta.to(_wide(common)).expand(*beta.shape[:-2], q.shape[2], k.shape[2])
-        beta = beta[(None, ) * (4 - beta.dim())]
+        beta = beta[(None,) * (4 - beta.dim())]
     return once_differentiable(_blocked_positive(q, k, v, beta, elu)[0]).to(dtype)
 
 
@@ -95,15 +97,15 @@ def _weigh(t: Tensor, beta: Tensor | None, elu: bool, shift: Tensor | None = Non
 
 
 @torch.library.custom_op('mmseg_invattn::blocked_positive', mutates_args=())
-def _blocked_positive(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None,
-                      elu: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _blocked_positive(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, elu: bool) -> tuple[Tensor, Tensor, Tensor]:
     """(out, z, s) in float32 or higher; q, k and v are contiguous and of one dtype."""
     kernels = _triton(q, v, beta, elu)
     return _forward(q, k, v, beta, elu) if kernels is None else kernels.forward(q, k, v)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None = None,
-             elu: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None = None, elu: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = (x.to(_wide(x.dtype)) for x in (q, k, v))
     batch, groups, n, _ = q.shape
     m, size = v.shape[2:]
@@ -124,9 +126,18 @@ def _(q, k, v, beta, elu):
 
 
 @torch.library.custom_op('mmseg_invattn::blocked_positive_backward', mutates_args=())
-def _blocked_positive_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, out: Tensor,
-                               z: Tensor, s: Tensor, elu: bool,
-                               beta_wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _blocked_positive_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor | None,
+    out: Tensor,
+    z: Tensor,
+    s: Tensor,
+    elu: bool,
+    beta_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(dq, dk, dv, dbeta), the first three in the dtype of the inputs; dbeta is empty where it is not wanted."""
     kernels = _triton(q, v, beta, elu)
     if kernels is not None:
@@ -135,9 +146,18 @@ def _blocked_positive_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, be
     return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), dbeta
 
 
-def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, z: Tensor, s: Tensor,
-              beta: Tensor | None = None, elu: bool = False,
-              beta_wanted: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    z: Tensor,
+    s: Tensor,
+    beta: Tensor | None = None,
+    elu: bool = False,
+    beta_wanted: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, v = (x.to(_wide(x.dtype)) for x in (q, k, v))
     batch, groups, n, _ = q.shape
     m = k.shape[2]

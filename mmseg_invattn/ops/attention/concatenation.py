@@ -7,6 +7,7 @@ with them, and over parts of the pixels (``concatenation_log_weights``), the N x
 
 Shape suffixes: B batch, G heads, N queries, M keys, 1 the score's one number, E value size.
 """
+
 import torch
 from torch import Tensor
 
@@ -20,8 +21,9 @@ def concatenation_log_weights(alpha_BGN1: Tensor, gamma_BGM1: Tensor) -> Tensor:
     return log_elu1(alpha_BGN1 + gamma_BGM1.mT)
 
 
-def concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor,
-                            logits_GNM: Tensor | None = None) -> Tensor:
+def concatenation_attention(
+    alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None
+) -> Tensor:
     """``out_i = sum_j f(alpha_i + gamma_j) v_j / sum_j f(alpha_i + gamma_j)``, ``f = ELU + 1``.
 
     With logits, and where :func:`~mmseg_invattn.ops.plain_operators_wanted`, the N x M map is built.
@@ -31,8 +33,9 @@ def concatenation_attention(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tens
     return _attend(alpha_BGN1, gamma_BGM1, v_BGME, 'elu1')
 
 
-def concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor,
-                                  logits_GNM: Tensor | None = None) -> Tensor:
+def concatenation_attention_dense(
+    alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None
+) -> Tensor:
     """The same from its definition: the reference of the tests."""
     return positive_attention_dense(alpha_BGN1 + gamma_BGM1.mT, v_BGME, logits_GNM)
 

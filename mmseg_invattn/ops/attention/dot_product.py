@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size.
 """
+
 from torch import Tensor
 
 from ..second_derivative import plain_operators_wanted
@@ -24,8 +25,9 @@ def dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits
     return blocked_positive_attention(q_BGND, k_BGMD, v_BGME, logits_GNM)
 
 
-def dot_product_attention_dense(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor,
-                                logits_GNM: Tensor | None = None) -> Tensor:
+def dot_product_attention_dense(
+    q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None
+) -> Tensor:
     """The same from its definition: the reference of the tests."""
     return positive_attention_dense(q_BGND @ k_BGMD.mT, v_BGME, logits_GNM)
 

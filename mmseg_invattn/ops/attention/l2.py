@@ -2,6 +2,7 @@
 
 Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006.04710
 """
+
 import torch
 from torch import Tensor
 

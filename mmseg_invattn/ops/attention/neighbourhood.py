@@ -6,6 +6,7 @@ query itself.
 Shape suffixes: B batch, G heads, N = H W pixels, H rows, W columns, D query and key size, E value size, P pixels of a
 window, K windows.
 """
+
 from collections.abc import Callable
 
 import torch
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def criss_cross_weights(log_weights: Callable[[Tensor, Tensor], Tensor],
-                        q_BGND: Tensor,
-                        k_BGND: Tensor,
-                        size: tuple[int, int],
-                        row_logits_GWW: Tensor | None = None,
-                        column_logits_GHH: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def criss_cross_weights(
+    log_weights: Callable[[Tensor, Tensor], Tensor],
+    q_BGND: Tensor,
+    k_BGND: Tensor,
+    size: tuple[int, int],
+    row_logits_GWW: Tensor | None = None,
+    column_logits_GHH: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Weights of each pixel over its row and its column, as in CCNet (https://arxiv.org/abs/1811.11721).
 
     The pixel itself belongs to both and counts once, in its row.
@@ -79,7 +82,7 @@ def from_windows(x_KGPC: Tensor, size: tuple[int, int], window: int, shift: int)
     _, groups, _, channels = x_KGPC.shape
     x = x_KGPC.reshape(-1, rows, columns, groups, window, window, channels).permute(0, 3, 1, 4, 2, 5, 6)
     x = x.reshape(-1, groups, rows * window, columns * window, channels)
-    return x[:, :, top:top + size[0], left:left + size[1]].flatten(2, 3)
+    return x[:, :, top : top + size[0], left : left + size[1]].flatten(2, 3)
 
 
 def neighbourhood_mask(kind: str, size: tuple[int, int], window: int = 1, shift: int = 0) -> Tensor:

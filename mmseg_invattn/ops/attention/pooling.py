@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G heads, N = H W pixels, M pooled keys, C channels.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

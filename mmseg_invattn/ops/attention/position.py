@@ -2,6 +2,7 @@
 
 Shape suffixes: G heads, N queries, M keys, S entries of a table; the last 2 of coordinates is (row, column).
 """
+
 import torch
 from torch import Tensor
 

@@ -4,6 +4,7 @@
 
 so the certificate holds with the constant ``1 + R (G_1 + G_2)``, the slopes of t in the query and in the key.
 """
+
 import torch
 from torch import Tensor
 

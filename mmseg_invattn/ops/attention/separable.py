@@ -7,6 +7,7 @@ exactly, borders and rectangular masks included: ``O(N (H + W) E)`` a head.
 Shape suffixes: B batch, G heads, E value size, H and W rows and columns of the keys, I and J those of the queries,
 N = I J, M = H W.
 """
+
 import torch
 from torch import Tensor
 

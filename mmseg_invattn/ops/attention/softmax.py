@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G heads (channel groups), N queries, M keys, D query and key size, E value size.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,7 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
         k_BGMD = k_BGMD.expand(-1, q_BGND.shape[1], -1, -1)
     beta = logits_GNM
     if beta is not None:
-        beta = beta.to(q_BGND.dtype)[(None, ) * (4 - beta.dim())]  # three dimensions are none of the fused kernels'
+        beta = beta.to(q_BGND.dtype)[(None,) * (4 - beta.dim())]  # three dimensions are none of the fused kernels'
     if plain_operators_wanted():
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(q_BGND, k_BGMD, v_BGME, attn_mask=beta, scale=1.0)
@@ -44,7 +45,7 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     out = [_attend(q, k, _for_parts(_filled(v, width), parts), beta) for v in v_BGME.split(width, -1)]
     out = out[0] if len(out) == 1 else torch.cat(out, -1)
     if parts > 1:
-        out = out.unflatten(0, (-1, parts)).transpose(1, 2).flatten(2, 3)[:, :, :q_BGND.shape[2]]
+        out = out.unflatten(0, (-1, parts)).transpose(1, 2).flatten(2, 3)[:, :, : q_BGND.shape[2]]
     return out[..., :n_values]
 
 
@@ -86,7 +87,6 @@ def softmax_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:
     return q_BGND @ k_BGMD.mT
 
 
-def softmax_attention_dense(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor,
-                            logits_GNM: Tensor | None = None) -> Tensor:
+def softmax_attention_dense(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None) -> Tensor:
     """The same from its definition, with the N x M map: the reference of the tests."""
     return (q_BGND @ k_BGMD.mT + (0 if logits_GNM is None else logits_GNM)).softmax(-1) @ v_BGME

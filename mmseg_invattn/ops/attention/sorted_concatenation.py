@@ -10,6 +10,7 @@ to ``torch.compile``: its many small steps would take minutes to trace.
 
 Shape suffixes: R rows (batch and heads), N queries, M keys, 1 the score's one number, E value size, F = E + 1.
 """
+
 import torch
 from torch import Tensor
 
@@ -30,8 +31,9 @@ def sorted_concatenation(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, ki
 
 
 @torch.library.custom_op('mmseg_invattn::sorted_concatenation', mutates_args=())
-def _forward(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str,
-             wants_slope: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward(
+    alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str, wants_slope: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """out, and for the backward: z, D (empty where not wanted), the orders of alpha and of gamma."""
     exponential, offset = PIECES[kind]
     alpha_RN, gamma_RM, size = alpha_RN1.squeeze(2).double(), gamma_RM1.squeeze(2).double(), v_RME.shape[2]
@@ -57,8 +59,9 @@ def _forward(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str,
 
 
 @_forward.register_fake
-def _(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str,
-      wants_slope: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str, wants_slope: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (rows, queries, _), keys, size = alpha_RN1.shape, gamma_RM1.shape[1], v_RME.shape[2]
     z = v_RME.new_empty((rows, 1, queries) if PIECES[kind][0] else (1, 1, 1), dtype=torch.float64)
     d = v_RME.new_empty((rows, queries, size) if wants_slope else 0)
@@ -67,9 +70,21 @@ def _(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str,
 
 
 @torch.library.custom_op('mmseg_invattn::sorted_concatenation_backward', mutates_args=())
-def _backward(grad_RNE: Tensor, alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, out_RNE: Tensor, z: Tensor,
-              d_RNE: Tensor, by_alpha_RN: Tensor, by_gamma_RM: Tensor, kind: str, wants_alpha: bool, wants_gamma: bool,
-              wants_v: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(
+    grad_RNE: Tensor,
+    alpha_RN1: Tensor,
+    gamma_RM1: Tensor,
+    v_RME: Tensor,
+    out_RNE: Tensor,
+    z: Tensor,
+    d_RNE: Tensor,
+    by_alpha_RN: Tensor,
+    by_gamma_RM: Tensor,
+    kind: str,
+    wants_alpha: bool,
+    wants_gamma: bool,
+    wants_v: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of alpha, gamma and v, empty where not wanted."""
     exponential, offset = PIECES[kind]
     d_alpha, d_gamma, d_v = (t.new_empty(0) for t in (alpha_RN1, gamma_RM1, v_RME))
@@ -94,9 +109,21 @@ def _backward(grad_RNE: Tensor, alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Ten
 
 
 @_backward.register_fake
-def _(grad_RNE: Tensor, alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, out_RNE: Tensor, z: Tensor, d_RNE: Tensor,
-      by_alpha_RN: Tensor, by_gamma_RM: Tensor, kind: str, wants_alpha: bool, wants_gamma: bool,
-      wants_v: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad_RNE: Tensor,
+    alpha_RN1: Tensor,
+    gamma_RM1: Tensor,
+    v_RME: Tensor,
+    out_RNE: Tensor,
+    z: Tensor,
+    d_RNE: Tensor,
+    by_alpha_RN: Tensor,
+    by_gamma_RM: Tensor,
+    kind: str,
+    wants_alpha: bool,
+    wants_gamma: bool,
+    wants_v: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     wanted = ((alpha_RN1, wants_alpha), (gamma_RM1, wants_gamma), (v_RME, wants_v))
     return tuple(t.new_empty(t.shape if wants else 0) for t, wants in wanted)
 
@@ -110,7 +137,7 @@ def _save(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 
 def _gradients(ctx, grad_RNE: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad_RNE is None:
-        return (None, ) * 5
+        return (None,) * 5
     wanted = ctx.needs_input_grad[:3]
     gradients = _backward(grad_RNE, *ctx.saved_tensors, ctx.kind, *wanted)
     return *(g if wants else None for g, wants in zip(gradients, wanted, strict=True)), None, None

@@ -13,6 +13,7 @@ are >= 0, so nothing cancels. Everything is float64: there is one addition to ea
 
 Shape suffixes: R rows (batch and heads), F columns, N places t, M points p, K chunks of L points.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,8 +54,15 @@ def decayed_sums(x_RFM: Tensor, gaps_RM: Tensor) -> Tensor:
     return sums_RFKL.mul_(height_RKL.neg_().exp_()[:, None]).flatten(2)[..., :points]
 
 
-def sorted_sums(x_RFM: Tensor, points_RM: Tensor, places_RN: Tensor, below_RN: Tensor, exponential: bool,
-                offset: float = 0.0, with_values: bool = True) -> tuple[Tensor | None, Tensor]:
+def sorted_sums(
+    x_RFM: Tensor,
+    points_RM: Tensor,
+    places_RN: Tensor,
+    below_RN: Tensor,
+    exponential: bool,
+    offset: float = 0.0,
+    with_values: bool = True,
+) -> tuple[Tensor | None, Tensor]:
     """Both sums of the file's head, float64.
 
     Args:

@@ -17,6 +17,7 @@ the values. Weights of float16 inputs go there in TF32, which rounds as float16 
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size.
 """
+
 import torch
 import triton
 import triton.language as tl
@@ -35,8 +36,9 @@ def _tile(matrix, first_row, rows, first_column, COLUMNS: tl.constexpr, HEIGHT: 
 
 
 @triton.jit
-def _store(matrix, tile, first_row, rows, first_column, COLUMNS: tl.constexpr, HEIGHT: tl.constexpr,
-           WIDTH: tl.constexpr):
+def _store(
+    matrix, tile, first_row, rows, first_column, COLUMNS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr
+):
     row = first_row + tl.arange(0, HEIGHT)
     column = first_column + tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < COLUMNS)[None, :]
@@ -44,8 +46,18 @@ def _store(matrix, tile, first_row, rows, first_column, COLUMNS: tl.constexpr, H
 
 
 @triton.jit
-def _products(x, first_x, rows_x, y, first_y, rows_y, SIZE: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-              PART: tl.constexpr):
+def _products(
+    x,
+    first_x,
+    rows_x,
+    y,
+    first_y,
+    rows_y,
+    SIZE: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+):
     """``x_r . y_c`` of a tile of rows r and c, float32; products of half precision numbers are exact as they are."""
     sums = tl.zeros((HEIGHT, WIDTH), tl.float32)
     for first in range(0, SIZE, PART):
@@ -77,13 +89,29 @@ def _of_queries(numbers, first, n, beyond, COUNT: tl.constexpr, ALONG: tl.conste
 
 
 @triton.jit(do_not_specialize=['n', 'm'])
-def _out_kernel(q, k, v, out, z, s, n, m, D: tl.constexpr, E: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-                PART: tl.constexpr, OWN: tl.constexpr, WEIGHT: tl.constexpr, PRECISION: tl.constexpr):
+def _out_kernel(
+    q,
+    k,
+    v,
+    out,
+    z,
+    s,
+    n,
+    m,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    OWN: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     head, first_i = _place(n, HEIGHT)
     q, k, v, out = q + head * n * D, k + head * m * D, v + head * m * E, out + head * n * E
     first_e = tl.program_id(1) * OWN
-    shift = tl.full((HEIGHT, ), LOW, tl.float32)
-    total = tl.zeros((HEIGHT, ), tl.float32)
+    shift = tl.full((HEIGHT,), LOW, tl.float32)
+    total = tl.zeros((HEIGHT,), tl.float32)
     sums = tl.zeros((HEIGHT, OWN), tl.float32)
     for first_j in range(0, m, WIDTH):
         t = _products(q, first_i, n, k, first_j, m, D, HEIGHT, WIDTH, PART)
@@ -103,9 +131,24 @@ def _out_kernel(q, k, v, out, z, s, n, m, D: tl.constexpr, E: tl.constexpr, HEIG
 
 
 @triton.jit(do_not_specialize=['n', 'm'])
-def _values_kernel(grad, q, k, z, s, dv, n, m, D: tl.constexpr, E: tl.constexpr, HEIGHT: tl.constexpr,
-                   WIDTH: tl.constexpr, PART: tl.constexpr, OWN: tl.constexpr, WEIGHT: tl.constexpr,
-                   PRECISION: tl.constexpr):
+def _values_kernel(
+    grad,
+    q,
+    k,
+    z,
+    s,
+    dv,
+    n,
+    m,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    OWN: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """dv: a program owns keys."""
     head, first_j = _place(m, HEIGHT)
     grad, q, k, dv = grad + head * n * E, q + head * n * D, k + head * m * D, dv + head * m * E
@@ -122,9 +165,27 @@ def _values_kernel(grad, q, k, z, s, dv, n, m, D: tl.constexpr, E: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=['rows', 'columns'])
-def _features_kernel(x, y, a, c, z, s, b, dx, rows, columns, QUERIES: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-                     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PART: tl.constexpr, OWN: tl.constexpr,
-                     WEIGHT: tl.constexpr, PRECISION: tl.constexpr):
+def _features_kernel(
+    x,
+    y,
+    a,
+    c,
+    z,
+    s,
+    b,
+    dx,
+    rows,
+    columns,
+    QUERIES: tl.constexpr,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    OWN: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """``dx_r = sum_c dt y_c``: dq of (x, y, a, c) = (q, k, G, v), dk of (k, q, v, G). QUERIES: 0 rows, 1 columns."""
     head, first_r = _place(rows, HEIGHT)
     x, a, dx = x + head * rows * D, a + head * rows * E, dx + head * rows * D
@@ -146,8 +207,11 @@ def _features_kernel(x, y, a, c, z, s, b, dx, rows, columns, QUERIES: tl.constex
 
 
 # How the weights go into their product: their type, and the precision of a product of float32.
-WEIGHTS = {torch.float32: (tl.float32, 'ieee'), torch.float16: (tl.float32, 'tf32'),
-           torch.bfloat16: (tl.bfloat16, 'ieee')}
+WEIGHTS = {
+    torch.float32: (tl.float32, 'ieee'),
+    torch.float16: (tl.float32, 'tf32'),
+    torch.bfloat16: (tl.bfloat16, 'ieee'),
+}
 COMPILER = dict(num_warps=8, num_stages=2, enable_fp_fusion=True)
 
 
@@ -155,9 +219,17 @@ def settings(dtype: torch.dtype, size: int, values: int, own: int) -> dict:
     """Constants of a kernel, for size of query and key, size of values, and the width ``own`` of what it writes."""
     wide = dtype == torch.float32
     weight, precision = WEIGHTS[dtype]
-    return dict(D=size, E=values, HEIGHT=64, WIDTH=32 if wide else 64,
-                PART=_power(max(size, values), 32 if wide else 64), OWN=_power(own, 64 if wide else 128),
-                WEIGHT=weight, PRECISION=precision, **COMPILER)
+    return dict(
+        D=size,
+        E=values,
+        HEIGHT=64,
+        WIDTH=32 if wide else 64,
+        PART=_power(max(size, values), 32 if wide else 64),
+        OWN=_power(own, 64 if wide else 128),
+        WEIGHT=weight,
+        PRECISION=precision,
+        **COMPILER,
+    )
 
 
 def _power(size: int, most: int) -> int:
@@ -169,13 +241,27 @@ def forward(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> tuple[Tensor, Ten
     """(out, z, s) in float32, of contiguous inputs of one dtype out of float32, float16 and bfloat16."""
     heads, (n, size), (m, values) = q_BGND.shape[:2], q_BGND.shape[2:], v_BGME.shape[2:]
     out, z, s = (q_BGND.new_empty(*heads, n, last, dtype=torch.float32) for last in (values, 1, 1))
-    _launch(_out_kernel, heads, n, values, settings(q_BGND.dtype, size, values, values),
-            q_BGND, k_BGMD, v_BGME, out, z, s, n, m)
+    _launch(
+        _out_kernel,
+        heads,
+        n,
+        values,
+        settings(q_BGND.dtype, size, values, values),
+        q_BGND,
+        k_BGMD,
+        v_BGME,
+        out,
+        z,
+        s,
+        n,
+        m,
+    )
     return out, z, s
 
 
-def backward(grad_BGNE: Tensor, q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, out_BGNE: Tensor, z: Tensor,
-             s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    grad_BGNE: Tensor, q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, out_BGNE: Tensor, z: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv), in the dtype of the inputs, from what :func:`forward` gave."""
     heads, (n, size), (m, values) = q_BGND.shape[:2], q_BGND.shape[2:], v_BGME.shape[2:]
     dq, dk, dv = (torch.empty_like(x) for x in (q_BGND, k_BGMD, v_BGME))

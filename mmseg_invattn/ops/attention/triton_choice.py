@@ -6,6 +6,7 @@ kernels raise or differ, torch's operators do the work from then on, and one war
 
 ``torch.compile`` sees none of this: it is asked inside the operator, which is opaque.
 """
+
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -26,8 +27,9 @@ WIDEST_FLOAT32 = 256
 _CHOSEN: dict[tuple, ModuleType | None] = {}
 
 
-def triton_kernels(device: torch.device, dtype: torch.dtype, size: int, values: int,
-                   reference: Reference) -> ModuleType | None:
+def triton_kernels(
+    device: torch.device, dtype: torch.dtype, size: int, values: int, reference: Reference
+) -> ModuleType | None:
     """``triton_blocked_positive`` where it serves, None where torch's operators do.
 
     Args:
@@ -54,6 +56,7 @@ def _installed() -> bool:
 
 def _imported() -> ModuleType:
     from . import triton_blocked_positive
+
     return triton_blocked_positive
 
 
@@ -62,26 +65,33 @@ def _tried(device: torch.device, dtype: torch.dtype, size: int, values: int, ref
         kernels = _imported()
         trial(kernels, device, dtype, size, values, reference)
     except Exception as error:  # whatever a compiler or a driver raises: the reference is there
-        warnings.warn(f'Triton kernels of dot-product attention ({dtype}, widths {size} and {values}) are not used on '
-                      f'{device}, torch operators are: {type(error).__name__}: {error}', stacklevel=2)
+        warnings.warn(
+            f'Triton kernels of dot-product attention ({dtype}, widths {size} and {values}) are not used on '
+            f'{device}, torch operators are: {type(error).__name__}: {error}',
+            stacklevel=2,
+        )
         return None
     return kernels
 
 
-def trial(kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int, values: int,
-          reference: Reference) -> None:
+def trial(
+    kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int, values: int, reference: Reference
+) -> None:
     """Both passes on two heads of several uneven tiles; raises ArithmeticError where they are not the reference's."""
     generator = torch.Generator(device).manual_seed(0)
-    q, k, v, grad = (torch.randn(1, 2, count, last, device=device, generator=generator)
-                     for count, last in ((70, size), (133, size), (133, values), (70, values)))
+    q, k, v, grad = (
+        torch.randn(1, 2, count, last, device=device, generator=generator)
+        for count, last in ((70, size), (133, size), (133, values), (70, values))
+    )
     inputs, grad = tuple(x.to(dtype) for x in (q * size**-0.5, k, v)), grad.to(dtype).float()
     ours = kernels.forward(*inputs)
     ours += kernels.backward(grad, *inputs, *ours)
     inputs = tuple(x.double() for x in inputs)
     theirs = reference[0](*inputs)
     theirs += reference[1](grad.double(), *inputs, *theirs)[:3]
-    for name, got, expected in zip(('out', 'z e^s', 'dq', 'dk', 'dv'), _comparable(*ours), _comparable(*theirs),
-                                   strict=True):
+    for name, got, expected in zip(
+        ('out', 'z e^s', 'dq', 'dk', 'dv'), _comparable(*ours), _comparable(*theirs), strict=True
+    ):
         error = float((got - expected).abs().amax() / expected.abs().amax())
         if not error <= TRIAL_ERRORS[dtype]:  # a NaN as well
             raise ArithmeticError(f'{name} is off by {error:.1e} of its largest number')

@@ -2,6 +2,7 @@
 
 A mode is a :class:`~.base.Mode` built as ``Mode(channels, inter_channels, groups, bias, key_bias)``.
 """
+
 from .base import Mode, ScoreBounds
 from .concatenation import Concatenation
 from .dot_product import DotProduct

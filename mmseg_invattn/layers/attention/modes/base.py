@@ -2,6 +2,7 @@
 
 Shape suffixes: B batch, G heads, N queries, M keys, C channels of a token, D query and key size, E value size.
 """
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ Norm = Callable[[Tensor], Tensor]  # an upper bound of the spectral norm: gram_n
 
 class QueryKeyWeights(NamedTuple):
     """Projections as the scores use them; every scale is in them."""
+
     query: Tensor
     key: Tensor
     query_bias: Tensor | None = None
@@ -34,6 +36,7 @@ class ScoreBounds(NamedTuple):
         query_slope: R times the Lipschitz constant of the score in the query token.
         key_slope: R times that in the key token.
     """
+
     peak: Tensor
     query_slope: Tensor
     key_slope: Tensor
@@ -47,6 +50,7 @@ class ScoreGradients(NamedTuple):
         alpha: alpha_i, likewise.
         tied: whether ``alpha_ij = alpha_i - kappa_j``; otherwise it is alpha_i.
     """
+
     kappa: Tensor
     alpha: Tensor
     tied: bool = False
@@ -58,6 +62,7 @@ class Mode(nn.Module, ABC):
     Calling the module hands out the projections once and every other method takes them back, so that a solver computes
     them once for a whole solve.
     """
+
     softmax = True  # whether P = softmax(t + beta)
     key_bias_counts = False  # a softmax over the keys does not see the key's bias
     factor_depends_on_n = False  # whether lipschitz_factor uses the number of pixels
@@ -120,8 +125,9 @@ class QueryKeyMode(Mode):
         key_bias: whether the key has one; as ``bias`` where not given.
     """
 
-    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
-                 key_bias: bool | None = None):
+    def __init__(
+        self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True, key_bias: bool | None = None
+    ):
         super().__init__()
         self.query = GroupedLinear(channels, inter_channels, groups, bias)
         self.key = GroupedLinear(channels, inter_channels, groups, bias if key_bias is None else key_bias)
@@ -129,18 +135,22 @@ class QueryKeyMode(Mode):
     def forward(self, scaled: bool = True) -> QueryKeyWeights:
         (query, query_bias), (key, key_bias) = self.query(), self.key()
         weights = QueryKeyWeights(query, key, query_bias, key_bias)
-        return self.scaled(weights, query.new_full((1, ), query.shape[1]**-0.5)) if scaled else weights
+        return self.scaled(weights, query.new_full((1,), query.shape[1] ** -0.5)) if scaled else weights
 
     @staticmethod
     def scaled(weights: QueryKeyWeights, temperature: Tensor) -> QueryKeyWeights:
         bias = weights.query_bias
-        return weights._replace(query=weights.query * temperature[:, None, None],
-                                query_bias=None if bias is None else bias * temperature[:, None])
+        return weights._replace(
+            query=weights.query * temperature[:, None, None],
+            query_bias=None if bias is None else bias * temperature[:, None],
+        )
 
     @staticmethod
     def project(weights: QueryKeyWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
-        return (grouped_linear(queries_BGNC, weights.query, weights.query_bias),
-                grouped_linear(keys_BGMC, weights.key, weights.key_bias))
+        return (
+            grouped_linear(queries_BGNC, weights.query, weights.query_bias),
+            grouped_linear(keys_BGMC, weights.key, weights.key_bias),
+        )
 
     @classmethod
     def score_gradients(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor) -> ScoreGradients:

@@ -5,6 +5,7 @@ Wang et al. (https://arxiv.org/abs/1711.07971) take ``ReLU(t) / M``, form ``none
 
     G_1 = |a|,     G_2 = |c|,     Lambda = 1 + R (|a| + |c|)
 """
+
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from .base import Norm, QueryKeyMode, ScoreBounds, ScoreGradients, vector_norm
 
 class ConcatenationWeights(NamedTuple):
     """``alpha_i = <query, x_i> + bias`` and ``gamma_j = <key, x_j>``: (G, 1, C), (G, 1, C) and (G, 1) or None."""
+
     query: Tensor
     key: Tensor
     bias: Tensor | None = None
@@ -32,6 +34,7 @@ class ConcatenationWeights(NamedTuple):
 
 class Concatenation(QueryKeyMode):
     """Positive function of a learned number of the query plus one of the key. Arguments: ``QueryKeyMode``."""
+
     softmax = False
     key_bias_counts = True
     paper_coefficients = {'query': 0.9, 'key': 0.9, 'join': 0.9}
@@ -40,8 +43,9 @@ class Concatenation(QueryKeyMode):
     ordinary = staticmethod(mean_concatenation_attention)
     paper = staticmethod(elu_concatenation_attention)
 
-    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
-                 key_bias: bool | None = None):
+    def __init__(
+        self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True, key_bias: bool | None = None
+    ):
         super().__init__(channels, inter_channels, groups, bias, key_bias)
         self.join = GroupedLinear(2 * inter_channels, 1, groups, bias=False)
 
@@ -59,8 +63,9 @@ class Concatenation(QueryKeyMode):
     @staticmethod
     def scaled(weights: ConcatenationWeights, temperature: Tensor) -> ConcatenationWeights:
         t = temperature[:, None]
-        return ConcatenationWeights(weights.query * t[..., None], weights.key * t[..., None],
-                                    None if weights.bias is None else weights.bias * t)
+        return ConcatenationWeights(
+            weights.query * t[..., None], weights.key * t[..., None], None if weights.bias is None else weights.bias * t
+        )
 
     @staticmethod
     def bounds(weights: ConcatenationWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:

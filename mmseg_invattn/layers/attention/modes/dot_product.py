@@ -9,6 +9,7 @@ On the ball of radius R, with ``A = W_Q^T W_K``: both biases count, f is not inv
 
 which is ``1 + 2 s`` without biases.
 """
+
 from torch import Tensor
 
 from ....ops.attention.dot_product import (
@@ -22,6 +23,7 @@ from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back,
 
 class DotProduct(QueryKeyMode):
     """Positive function of the inner products of two learned projections. Arguments: :class:`~.base.QueryKeyMode`."""
+
     softmax = False
     key_bias_counts = True
     paper_value_coefficient = 0.5

@@ -9,6 +9,7 @@ On the ball of radius R, with ``A = W_Q^T W_K`` and ``a = W_K^T b_Q`` (the key b
 
 The effective products A and a are bounded and not their factors, because |A| may be far below |W_Q| |W_K|.
 """
+
 from torch import Tensor
 
 from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm

@@ -3,6 +3,7 @@
 Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971. On the ball of radius R: the effective score
 matrix is t times the identity, so ``s = t R^2`` and ``Lambda = s + sqrt(1 + s^2)``.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from .embedded_gaussian import softmax_factor
 
 class Temperature(NamedTuple):
     """G, and t, shape (G,); None for 1."""
+
     groups: int
     temperature: Tensor | None = None
 
@@ -32,10 +34,12 @@ class Gaussian(Mode):
         bias: of no effect.
         key_bias: likewise.
     """
+
     paper_coefficients: dict[str, float] = {}
 
-    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
-                 key_bias: bool | None = None):
+    def __init__(
+        self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True, key_bias: bool | None = None
+    ):
         super().__init__()
         self.groups = groups
 

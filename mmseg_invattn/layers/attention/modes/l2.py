@@ -16,6 +16,7 @@ ball is at most ``4 e |W| R sqrt(Phi)`` and
 which grows with the root of the sharpness and, slowly, with N: the smaller of the two holds. (Kim's unbounded bound
 ``1 + 4 Phi`` is the same argument for values that are tied to the keys as well.)
 """
+
 import math
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from .base import Mode, Norm, ScoreBounds, ScoreGradients
 
 class DistanceWeights(NamedTuple):
     """W, shape (G, D, C), the root of the temperature included."""
+
     weight: Tensor
 
     def swapped(self) -> 'DistanceWeights':
@@ -45,6 +47,7 @@ class L2(Mode):
         bias: of no effect: queries and keys share their map, so a bias drops out of every distance.
         key_bias: likewise.
     """
+
     factor_depends_on_n = True
     paper_coefficients = {'query': 0.9}
     attend = staticmethod(l2_attention)
@@ -52,14 +55,15 @@ class L2(Mode):
     ordinary = staticmethod(l2_attention)
     paper = staticmethod(l2_attention)
 
-    def __init__(self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True,
-                 key_bias: bool | None = None):
+    def __init__(
+        self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True, key_bias: bool | None = None
+    ):
         super().__init__()
         self.query = GroupedLinear(channels, inter_channels, groups, bias=False)
 
     def forward(self, scaled: bool = True) -> DistanceWeights:
         weight, _ = self.query()
-        return DistanceWeights(weight * weight.shape[1]**-0.25 if scaled else weight)
+        return DistanceWeights(weight * weight.shape[1] ** -0.25 if scaled else weight)
 
     @staticmethod
     def scaled(weights: DistanceWeights, temperature: Tensor) -> DistanceWeights:

@@ -1,0 +1,118 @@
+"""FLOPs of the attention kernels, of models and of inverses against counts by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.checkout import ROOT
+from helpers.tool_case import attention_config, call_tool, write_tool_case, write_weights
+from torch import nn
+
+from mmseg_invattn.engine.inference import init_model, random_image
+from mmseg_invattn.evaluation.complexity import count_flops, inverse_costs
+from mmseg_invattn.layers import FORMS
+from mmseg_invattn.models.invertible_parts import invertible_parts
+from mmseg_invattn.ops.attention import concatenation_attention, dot_product_attention, mean_concatenation_attention
+
+B, G, N, M, D, E = 2, 3, 20, 12, 8, 16
+
+
+def features(*sizes: int) -> torch.Tensor:
+    return torch.randn(B, G, *sizes)
+
+
+@pytest.mark.parametrize('attend', [lambda q, k, v: F.scaled_dot_product_attention(q, k, v), dot_product_attention])
+def test_attention_kernels(attend):
+    flops = count_flops(lambda: attend(features(N, D), features(M, D), features(M, D)))
+    assert flops == B * G * (2 * N * M * D + 2 * N * M * D)
+    if attend is dot_product_attention:
+        flops = count_flops(lambda: attend(features(N, D), features(M, D), features(M, E)))
+        assert flops == B * G * (2 * N * M * D + 2 * N * M * E)
+
+
+def test_sorted_attention():
+    alpha, gamma, v = features(N, 1), features(M, 1), features(M, E)
+    rows = B * G
+    assert count_flops(lambda: concatenation_attention(alpha, gamma, v)) == rows * (
+        6 * M * (E + 1) + 5 * N * (E + 1) + N * E
+    )
+    assert count_flops(lambda: mean_concatenation_attention(alpha, gamma, v)) == rows * (3 * M * E + 3 * N * E)
+    long, longer = (
+        count_flops(lambda n=n: concatenation_attention(features(n, 1), features(n, 1), features(n, E)))
+        for n in (500, 1000)
+    )
+    assert longer == 2 * long  # not quadratic
+
+
+@pytest.mark.parametrize(
+    'mode, form', [('embedded_gaussian', 'none'), ('gaussian', 'none'), ('l2', 'none'), ('dot_product', 'certified')]
+)  # 'none' averages: linear in the pixels
+def test_blocks_count_their_attention(mode, form):
+    torch.manual_seed(0)
+    block, side = FORMS[form](8, mode=mode).eval(), 8
+    flops = count_flops(lambda: block(torch.randn(1, 8, side, side)))
+    # the scores and the weighted sum, of at least 4 channels each, are 2 N^2 (4 + 4)
+    assert flops >= 2 * side**4 * 8
+    wide = count_flops(lambda: block(torch.randn(1, 8, 2 * side, 2 * side)))
+    assert wide > 8 * flops  # four times the pixels: the attention grows 16-fold, the 1x1 convolutions 4-fold
+
+
+def test_convolutions_count_two_for_a_multiply_add():
+    model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    assert count_flops(lambda: model(torch.randn(1, 3, 6, 7))) == 2 * 42 * (5 * 3 * 9 + 2 * 5)
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('case')
+    return *write_tool_case(folder), folder
+
+
+@pytest.mark.parametrize(
+    'form, mode',
+    [
+        ('certified', 'embedded_gaussian'),
+        ('certified', 'concatenation'),
+        ('certified', 'dot_product'),
+        ('coupling', 'gaussian'),
+    ],
+)
+def test_an_inverse_costs_its_evaluations(base, tmp_path, form, mode):
+    config = attention_config(tmp_path, base[0], form=form, mode=mode)
+    model = init_model(str(config), str(write_weights(config, tmp_path / 'weights.pth')), 'cpu')
+    image = random_image(model, (24, 32))  # the ResNet's stem takes every fourth pixel
+    assert [name for name, _ in invertible_parts(model)] == ['decode_head.attention.block']
+    (cost,) = inverse_costs(model, image)
+    assert cost.shape == (8, 6, 8) and cost.converged and cost.forward > 0
+    if form == 'coupling':  # one pass back, one forward to see what is left, and a measure of the steepness
+        assert cost.iterations == 1 and cost.inverse >= 2 * cost.forward
+    else:  # an evaluation is a forward pass without the skip; then come products among the last 5 steps
+        acceleration = 2 * 6**2 * 8 * 6 * 8
+        assert cost.iterations >= 2
+        assert 0.9 * cost.iterations * cost.forward <= cost.inverse
+        assert cost.inverse <= (cost.iterations + 1) * (cost.forward + acceleration)
+        assert cost.error_bound < 1
+
+
+def test_an_invertible_backbone(tmp_path, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text(f"""
+_base_ = '{ROOT}/configs/inv_resnet/fcn_invresnet18_1xb8-20k_camvid-360x480.py'
+""")
+    assert call_tool('analysis/complexity', config, '--shape', 32, 32, '--device', 'cpu') is None
+    said = capsys.readouterr().out
+    assert 'image 32x32' in said and '| backbone ' in said and '3x32x32' in said and ' yes ' in said
+
+
+def test_the_tool(base, tmp_path, capsys):
+    config, weights, _ = base
+    call_tool('analysis/complexity', config, weights, '--device', 'cpu')
+    said = capsys.readouterr().out
+    model = init_model(config, str(weights), 'cpu')
+    assert f'{sum(p.numel() for p in model.parameters()):,}' in said and 'image 24x24' in said
+    assert 'nothing in this model has an inverse' in said
+    head = 2 * 24 * 24 * (9 * 8 * 8 + 8 * 3)  # a 3x3 convolution and the classifier, at stride 1
+    assert count_flops(lambda: model.decode_head(model.extract_feat(torch.zeros(1, 3, 24, 24)))) - count_flops(
+        lambda: model.extract_feat(torch.zeros(1, 3, 24, 24))
+    ) in (head, head // 4, head // 16)
+    with pytest.raises(FileNotFoundError, match='gone.pth: there is no such checkpoint'):
+        call_tool('analysis/complexity', config, tmp_path / 'gone.pth')

@@ -1,0 +1,214 @@
+"""The benchmark: it runs, it measures what it says, and its table and JSON hold what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers.checkout import ROOT
+
+from mmseg_invattn.cli import benchmark as tool
+from mmseg_invattn.experiments.benchmark import inverse, kernels, models
+from mmseg_invattn.experiments.benchmark.growth import grow
+from mmseg_invattn.experiments.benchmark.memory import Side, available, measure
+from mmseg_invattn.experiments.benchmark.report import Line, Report, compared, target
+from mmseg_invattn.experiments.benchmark.session import Session
+from mmseg_invattn.experiments.benchmark.timing import alone, interleave
+from mmseg_invattn.layers import CertifiedAttention2d
+
+TOOL = str(ROOT / 'tools' / 'analysis' / 'benchmark.py')
+
+MIB = 2**20
+DEMO = [str(ROOT / f'configs/demo/{name}_plainconv_1xb8-1k_context-shapes-48x96.py') for name in ('nonlocal', 'invnl')]
+
+
+def no_wait():
+    pass
+
+
+def allocating(megabytes: int):
+    """A step that holds so much memory, and lets go of it."""
+
+    def step():
+        torch.ones(megabytes * MIB // 4).sum()
+
+    return step
+
+
+def fatal(deadly: bool):
+    return (lambda: os.kill(os.getpid(), 9)) if deadly else no_wait
+
+
+def test_sides_take_turns_after_a_warm_up():
+    calls = []
+    times = interleave(lambda: calls.append('A'), lambda: calls.append('B'), 3, no_wait)
+    assert ''.join(calls) == 'AB' + 'AB' + 'BA' + 'AB'
+    assert len(times.ours) == len(times.peer) == 3
+    calls.clear()
+    assert len(alone(lambda: calls.append('A'), 4, no_wait)) == 4 and len(calls) == 5
+
+
+def test_ratio_of_a_known_pair():
+    times = interleave(lambda: time.sleep(0.02), lambda: time.sleep(0.08), 5, no_wait)
+    quantity = compared('time', 's', *times, 0.5)
+    assert quantity.ratio == pytest.approx(0.25, rel=0.4) and quantity.met
+    assert quantity.quartiles[0] <= quantity.ratio <= quantity.quartiles[1]
+    assert compared('time', 's', *times, 0.05).met is False
+
+
+def test_worst_and_median_of_paired_ratios():
+    ours, peer = [1.0, 2.0, 9.0], [1.0, 4.0, 3.0]
+    assert compared('x', '', ours, peer).ratio == 1.0 and compared('x', '', ours, peer, worst=True).ratio == 3.0
+    assert compared('x', '', ours, peer).quartiles == (0.75, 2.0)
+    assert compared('x', '', [2.0], [4.0]).quartiles == (0.5, 0.5)
+    assert (target(None), target(1.1), target(1 / 300)) == ('-', 'at most 1.1', 'at most 1/300')
+
+
+@pytest.mark.parametrize('before', [0, 400])
+def test_memory_of_a_known_allocation(before):
+    """Also where the warm-up took more than what is measured."""
+    usage = measure(Side(allocating, dict(megabytes=200), dict(megabytes=before)), 'cpu')
+    assert usage.memory == pytest.approx(200 * MIB, rel=0.1) and usage.seconds > 0
+    # this process has held far more by now, which the measurement must not see
+    torch.ones(300 * MIB // 4).sum()
+    usage = measure(Side(allocating, dict(megabytes=20), {}), 'cpu')
+    assert usage.memory == pytest.approx(20 * MIB, rel=0.1)
+
+
+def test_a_killed_process_is_an_error_and_not_a_measurement():
+    with pytest.raises(MemoryError, match='the process that ran fatal .* was killed: choose a smaller size'):
+        measure(Side(fatal, dict(deadly=True), dict(deadly=False)), 'cpu')
+
+
+def test_growth_stops_where_the_next_step_would_not_fit():
+    lines = []
+    side = Side(allocating, {}, dict(megabytes=1))
+    few = available('cpu') // MIB // 400
+    grow(Session(lines.append, repeats=1), 'known', side, 'megabytes', [10, 40], [10, 40], sizes={}, memory_limit=4.5)
+    assert lines[0].quantities[1].ratio == pytest.approx(4, rel=0.1) and lines[0].quantities[1].met
+    grow(Session(lines.append, repeats=1), 'known', side, 'megabytes', [few, 4000 * few], [1, 400], sizes={})
+    assert len(lines) == 2 and lines[1].quantities == [] and 'not run' in lines[1].note
+
+
+def test_peers_compute_the_same():
+    """The paper's concatenation is the project's ``elu_concatenation_attention`` up to roles and the factor 1.5."""
+    from mmseg_invattn.ops.attention import elu_concatenation_attention
+
+    recorded = []
+
+    def record(function, *inputs):
+        recorded.append((function, inputs))
+
+    original, kernels.backward_step = kernels.backward_step, record
+    try:
+        kernels.paper_concatenation(32, 'float32', 'cpu')
+    finally:
+        kernels.backward_step = original
+    ((function, (q, k, v, w)),) = recorded
+    of_query, of_key = w.double().chunk(2)
+    # sums over the pixel of q: it plays the keys' part
+    expected = elu_concatenation_attention(k.double() @ of_key[:, None], q.double() @ of_query[:, None], v.double())
+    given = function(q.double(), k.double(), v.double(), w.double())
+    torch.testing.assert_close(given.mT[:, None] * 1.5, expected)
+
+
+def test_plain_iteration_is_counted_as_the_solver_is():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 3, 3)
+    block = CertifiedAttention2d(4)
+    block(x)
+    case = inverse.solved(block, x)
+    torch.testing.assert_close(case.solution.float(), x, rtol=0, atol=1e-5)
+    count = inverse.plain_evaluations(case, case.error(inverse.plain(block, case.y, 3)))
+    assert (count <= 4).all() and (count >= 2).all()
+    assert (inverse.plain_evaluations(case, case.error(case.y)) == 1).all()
+    assert (inverse.plain_evaluations(case, torch.zeros(2), most=5) == 5).all()
+
+
+def test_ascent_finds_a_harder_block():
+    torch.manual_seed(0)
+    start, end = (inverse.hardest('embedded_gaussian', 4, (2, 2), steps) for steps in (1, 30))
+    assert end[1] > 1.5 * start[1]
+    local = float(end[0].block.local_lipschitz(end[0].solution.float()))
+    assert 0.9 * end[1] <= local <= end[0].block.lipschitz_bound()
+
+
+def test_one_config_is_measured_without_a_peer():
+    lines = []
+    models.run(Session(lines.append, configs=(DEMO[1],), crop=(16, 16), batch=2, repeats=1))
+    assert [line.what.split(',')[0] for line in lines] == ['training step', 'inference']
+    assert all(q.ours > 0 and q.ratio is None for line in lines for q in line.quantities)
+
+
+def test_line_without_a_measurement_is_shown(tmp_path):
+    report = Report(tmp_path, 'cpu', 'test')
+    report.add(Line('growth', 'itself', dict(N='1 to 4'), note='not run: no room'))
+    assert '| growth | itself | N 1 to 4; not run: no room | - |' in (tmp_path / 'benchmark.md').read_text()
+
+
+PARTS = {
+    'kernels': ['concatenation', 'concatenation, growth', 'dot_product'],
+    'blocks': ['embedded_gaussian, form none', 'embedded_gaussian, form none, growth', 'certified block'],
+    'inverse': [
+        'inverse, random weights',
+        'training steps',
+        'steepest embedded_gaussian block',
+        'steepest concatenation block',
+    ],
+    'memory': ['coupling blocks, memory-free', 'certified blocks, memory-free'],
+    'models': ['training step', 'inference'],
+    'growth': [f'certified block, {mode}, growth' for mode in ('gaussian', 'dot_product', 'concatenation', 'l2')],
+}
+
+
+def test_tool(tmp_path):
+    """Every part, in one run of the tool."""
+    arguments = [
+        '--what',
+        'all',
+        '--quick',
+        '--repeats',
+        '1',
+        '--out',
+        str(tmp_path),
+        '--configs',
+        *DEMO,
+        '--crop',
+        '16',
+        '32',
+    ]
+    done = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert result['torch'] == torch.__version__ and result['threads'] >= 1 and {'numpy', 'python', 'cpu'} <= set(result)
+    text = (tmp_path / 'benchmark.md').read_text()
+    for what, names in PARTS.items():
+        for name in names:
+            assert any(name in line['what'] for line in result['lines']), (what, name)
+            assert name in text and name in done.stdout
+    for line in result['lines']:
+        assert line['sizes'] and line['quantities']
+        for quantity in line['quantities']:
+            assert quantity['ours'] > 0 and quantity['peer'] > 0 and quantity['ratio'] > 0
+            assert 0 < quantity['quartiles'][0] <= quantity['quartiles'][1]
+            assert (quantity['met'] is None) == (quantity['limit'] is None)
+        assert 'time' in {quantity['name'] for quantity in line['quantities']}
+
+
+def test_only_what_is_asked_for_runs(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(tool, 'PARTS', {name: lambda session, name=name: ran.append(name) for name in tool.PARTS})
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--what', 'growth', 'blocks', '--out', str(tmp_path)])
+    tool.main()
+    assert ran == ['blocks', 'growth']
+
+
+def test_options_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match='--repeats=0 is not a positive number of rounds'):
+        tool.parse_args(['--repeats', '0'])
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match='--device=cuda:0, and torch finds no GPU'):
+            tool.parse_args(['--device', 'cuda:0'])

@@ -1,0 +1,165 @@
+"""Whatever is imported first, the names of this package are registered once mmseg is there; layers alone load torch.
+
+Each case in a fresh process, as imports cannot be undone.
+"""
+
+import subprocess
+import sys
+
+import pytest
+from helpers.checkout import ROOT
+from helpers.runtime_case import tool_environment
+
+DEMO = ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py'
+
+# Some of each registry of MMSegmentation, and one by the root's registry that Runner asks.
+REGISTERED = """
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
+import mmseg_invattn.layers, mmseg_invattn.models
+init_default_scope('mmseg')
+names = {MODELS: ['InvNLHead', 'InvResNet', 'AttentionSlot', 'CertifiedAttention2d', 'InvResNetFlow'],
+         DATASETS: ['CamVidDataset'], HOOKS: ['CertificateHook', 'ConstantWeightsHook'], METRICS: ['SegMetric'],
+         TRANSFORMS: ['SeedTransforms']}
+for registry, wanted in names.items():
+    for name in wanted:
+        assert registry.get(name) is not None, name
+assert MODELS.get('InvNLHead') is mmseg_invattn.models.InvNLHead
+assert MODELS.get('CertifiedAttention2d') is mmseg_invattn.layers.CertifiedAttention2d
+import mmengine
+assert mmengine.registry.MODELS.get('mmseg.InvNLHead') is mmseg_invattn.models.InvNLHead
+assert not any(type(finder).__name__ == '_AfterMmseg' for finder in sys.meta_path)
+"""
+LAYERS = """
+from mmseg_invattn.layers import CertifiedAttention2d
+assert not [name for name in sys.modules if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg')]
+"""
+ORDERS = {
+    'layers, then mmseg': LAYERS + 'import mmseg\n',
+    'layers, then a part of mmseg': LAYERS + 'from mmseg.models.decode_heads import FCNHead\n',
+    'layers, then its inference': LAYERS + 'from mmseg.apis import MMSegInferencer\n',
+    'layers, then mmengine': LAYERS + 'import mmengine\nfrom mmengine.runner import Runner\n',
+    'layers, then models': LAYERS + 'from mmseg_invattn.models import InvNLHead\n',
+    'layers, then hooks': LAYERS + 'from mmseg_invattn.engine.hooks import CertificateHook\n',
+    'mmengine, then the package': 'import mmengine, mmseg_invattn\n',
+    'a config, then the package': 'from mmengine.config import Config\nimport mmseg_invattn\n',
+    'mmseg, then the package': 'import mmseg, mmseg_invattn\n',
+    'mmseg, then layers': 'import mmseg\nfrom mmseg_invattn.layers import CertifiedAttention2d\n',
+    'the package, then mmseg': 'import mmseg_invattn, mmseg\n',
+    'models': 'from mmseg_invattn.models import InvNLHead\n',
+    'a head': 'from mmseg_invattn.models.heads.inv_nl_head import InvNLHead\n',
+    'data sets': 'from mmseg_invattn.datasets import CamVidDataset\n',
+    'metrics': 'from mmseg_invattn.evaluation import SegMetric\n',
+    'hooks': 'from mmseg_invattn.engine.hooks.constant_weights_hook import ConstantWeightsHook\n',
+    'views': 'from mmseg_invattn.experiments.explore.attention_adapters import attention_views\n',
+    'inference': 'from mmseg_invattn.engine.inference import init_model\n',
+    'a program and its threads': 'import threading, mmseg_invattn\n'
+    't = threading.Thread(target=__import__, args=("mmseg",)); t.start(); t.join()\n',
+}
+
+
+def python(script: str) -> str:
+    """Standard output of a script in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', f'import sys\n{script}'],
+        env=tool_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+# each imports the whole stack anew
+SHORT = (
+    'layers, then mmseg',
+    'layers, then models',
+    'mmengine, then the package',
+    'mmseg, then the package',
+    'models',
+    'views',
+)
+
+
+def some(names, short):
+    return [name if name in short else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize('order', some(ORDERS, SHORT))
+def test_everything_is_registered(order):
+    python(ORDERS[order] + REGISTERED)
+
+
+FIRST = dict(nothing='', layers=LAYERS, package='import mmseg_invattn\n', mmseg='import mmseg\n')
+
+
+@pytest.mark.parametrize('first', some(FIRST, ('layers',)))
+def test_a_config_registers_by_its_custom_imports(first):
+    """As a Runner builds it, from a registry above that of MMSegmentation."""
+    python(
+        FIRST[first]
+        + f"""
+from mmengine.config import Config
+cfg = Config.fromfile({str(DEMO)!r})
+from mmengine.registry import HOOKS, MODELS, init_default_scope
+init_default_scope(cfg.default_scope)
+assert type(MODELS.build(cfg.model).decode_head).__name__ == 'InvNLHead'
+for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
+    assert HOOKS.get(f'mmseg.{{hook.type}}') is not None, hook
+"""
+        + REGISTERED
+    )
+
+
+@pytest.mark.parametrize('part', ['layers', 'ops', 'ops.attention', 'layers.attention.modes'])
+def test_layers_load_nothing_but_torch(part):
+    python(f"""
+import torch
+before = {{name.split('.')[0] for name in sys.modules}}
+import mmseg_invattn.{part}
+more = {{name.split('.')[0] for name in sys.modules}} - before - set(sys.stdlib_module_names)
+assert not more & {{'mmengine', 'mmcv', 'mmseg', 'cv2', 'matplotlib', 'numpy', 'scipy'}}, more
+assert not [n for n in sys.modules if n.startswith('mmseg_invattn.') and n.split('.')[1] in (
+    'models', 'datasets', 'engine', 'evaluation', 'visualization', 'comparison')]
+""")
+
+
+def test_layers_run_without_mmseg():
+    """Where MMSegmentation is not installed."""
+    python("""
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in ('mmengine', 'mmcv', 'mmseg') else find(name, *more)
+import torch
+from mmseg_invattn.layers import CertifiedAttention2d
+block, x = CertifiedAttention2d(8), torch.randn(1, 8, 4, 4)
+assert block.inverse(block(x))[1].converged.all()
+assert not [name for name in sys.modules if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg')]
+""")
+
+
+def test_mmseg_that_cannot_be_imported_says_so_itself(tmp_path):
+    """A fault in it is not ours, and a second try is registered."""
+    (tmp_path / 'once.py').write_text("""
+import sys
+class Once:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmseg.version':
+            sys.meta_path.remove(self)
+            raise ImportError('a broken installation')
+""")
+    python(
+        f"""
+sys.path.insert(0, {str(tmp_path)!r})
+import mmseg_invattn, once
+sys.meta_path.insert(0, once.Once())
+try:
+    import mmseg
+except ImportError as error:
+    assert 'a broken installation' in str(error)
+else:
+    raise AssertionError
+import mmseg
+"""
+        + REGISTERED
+    )
