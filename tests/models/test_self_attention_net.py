@@ -12,8 +12,8 @@ from mmseg.registry import MODELS
 
 from mmseg_invattn.models import SelfAttentionNet
 
-# Configs of classification lie one folder deeper than those of segmentation: what tests/configs/test_configs.py asks of every
-# config (a decode head, crops, the name of a GPU count) they do not have.
+# Configs of classification lie one folder deeper than those of segmentation: what tests/configs/test_configs.py asks of
+# every config (a decode head, crops, the name of a GPU count) they do not have.
 CONFIGS = sorted((ROOT / 'configs' / 'self_attention' / 'cifar10').glob('*.py'))
 # millions of parameters in table 1 of https://arxiv.org/abs/1911.03584, from its code
 PUBLISHED = {'resnet18': 11.17, 'quadratic': 12.09, 'learned': 12.28, 'learned-content': 29.60}
