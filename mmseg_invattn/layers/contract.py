@@ -15,16 +15,21 @@ class InverseInfo(NamedTuple):
     Attributes:
         iterations: evaluations of the branch.
         residual: ``|y - layer(x_hat)|`` in the units of the features and in the norm of the layer
-            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise).
-        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm, rounding included; NaN where the layer
-            has no certificate.
-        converged: the error bound met the tolerance or the precision of the dtype.
+            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise), evaluated in float64.
+        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm; NaN where nothing can be certified. Of a
+            residual layer ``(residual + rounding) / (1 - lipschitz)``.
+        converged: the error bound met the tolerance, or what the precision of the dtype allows.
+        rounding: upper bound of what rounding changed in the forward pass, part of ``error_bound``; NaN without one.
+        lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 of a layer with an explicit
+            inverse, NaN where none is known.
     """
 
     iterations: Tensor
     residual: Tensor
     error_bound: Tensor
     converged: Tensor
+    rounding: Tensor
+    lipschitz: Tensor
 
 
 class NotConvergedError(RuntimeError):
@@ -76,6 +81,7 @@ class InvertibleModule(nn.Module, ABC):
         max_iter: int = 100,
         strict: bool = True,
         weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
         """Recovers x from ``y = layer(x)``.
 
@@ -85,6 +91,8 @@ class InvertibleModule(nn.Module, ABC):
             max_iter: largest number of evaluations of the branch.
             strict: raise where a sample does not converge; otherwise ``info.converged`` says which did.
             weights: as in :meth:`forward`.
+            certify: evaluate the residual in float64 and bound the error; without it ``error_bound`` is NaN, and the
+                residual is the solver's.
 
         Raises:
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
@@ -93,7 +101,7 @@ class InvertibleModule(nn.Module, ABC):
 
     def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
         """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""
-        return self.inverse(y, tol, max_iter, weights=weights)[0]
+        return self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
     @abstractmethod
     def lipschitz_bound(self, n: int | None = None) -> float | None:

@@ -1,12 +1,11 @@
 """The residual layer: everything that the blocks ``y = U (x + g(x))`` share.
 
 g is the branch, with a certified ``Lip(g) <= L < 1`` in a norm of tokens, and U an orthogonal 1x1 convolution or the
-identity. So the inverse is the fixed point of ``x <- U^T y - g(x)``, and with the residual ``r`` of what the iteration
-returned
+identity. So the inverse is the fixed point of ``x <- U^T y - g(x)``, and what it returned is certified by its residual
+(:mod:`.certificate`).
 
-    |x_hat - x| <= (|r| + rounding) / (1 - L)
-
-A subclass says what its weights are, what the branch is, how large its Lipschitz constant is, and how it rounds.
+A subclass says what its weights are, what the branch is, how large its Lipschitz constant is, and what it knows of the
+branch at given features: a local bound, and how it rounds.
 """
 
 from abc import abstractmethod
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..ops import (
+    FixedPointResult,
     Roulette,
     branch_and_log_abs_det,
     cast_all,
@@ -25,24 +25,15 @@ from ..ops import (
     local_lipschitz,
     max_token_norm,
     solve_fixed_point,
+    storage_error,
     truncation_bound,
+    unit_roundoff,
 )
+from .certificate import Assessment, certified, uncertified, unknown, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, check_converged, check_features
 from .orthogonal import rotate
 from .parameters import compute_dtype
-
-
-class Roundings(NamedTuple):
-    """Rounding errors of an evaluation of ``x + g(x)``, in eps of the dtype and of the largest term.
-
-    Attributes:
-        floor: what a residual may be made of: the iteration does not ask for less.
-        bound: what the error bound counts, with the sums inside of the branch.
-    """
-
-    floor: float = 4.0
-    bound: float = 4.0
 
 
 class ResidualLayer(InvertibleModule):
@@ -82,9 +73,15 @@ class ResidualLayer(InvertibleModule):
         """What the branch needs on maps of (H, W); a solve asks for it once."""
         return weights
 
-    def roundings(self, weights: Any, size: tuple[int, int]) -> Roundings:
-        """How an evaluation rounds, with what :meth:`for_size` returned."""
-        return Roundings()
+    def assess(self, x: Tensor, weights: Any, u: float) -> Assessment:
+        """The branch at x, and what is certain of it around there.
+
+        Args:
+            x: float64, shape (B, C, H, W).
+            weights: of :meth:`for_size`, the numbers of the forward pass in float64.
+            u: unit roundoff of the forward pass.
+        """
+        return Assessment(self.branch(x, weights), unknown, unknown)
 
     def rotation(self, weights: Any) -> Tensor | None:
         """U, shape (C, C), or None for the identity."""
@@ -104,29 +101,53 @@ class ResidualLayer(InvertibleModule):
 
     @torch.no_grad()
     def inverse(
-        self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True, weights: Any = None
+        self,
+        y: Tensor,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
-            wide, weights = self._widened(y, weights)
-            wide = rotate(wide, self.rotation(weights), transpose=True)
-            x, info = invert_residual(
-                lambda x, index: self.branch(x, weights),
-                wide,
+            wide, sized = self._widened(y, weights)
+            target = rotate(wide, self.rotation(sized), transpose=True)
+            x, solved = solve_residual(
+                lambda x, index: self.branch(x, sized),
+                target,
                 lipschitz,
-                groups=self.groups,
-                eps=torch.finfo(y.dtype).eps,
                 tol=tol,
                 max_iter=max_iter,
                 memory=self.memory,
-                norm=self.branch_norm,
-                roundings=self.roundings(weights, (y.shape[2], y.shape[3])),
+                norm=lambda x: self.branch_norm(x, self.groups),
             )
+            if certify:
+                info = self._certified(x, y, sized, lipschitz, tol, solved)
+            else:
+                info = uncertified(solved, self.groups)
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
+
+    def _certified(
+        self, x: Tensor, y: Tensor, sized: Any, lipschitz: float | None, tol: float, solved: FixedPointResult
+    ) -> InverseInfo:
+        """The report of ``x = inverse(y)``, with the weights that both passes used."""
+        exact, u = cast_all(sized, torch.float64), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        seen = self.assess(x.double(), exact, u)
+        z = x.double() + seen.branch
+        size = torch.maximum(self.error_norm(x), self.error_norm(y))
+        stored = storage_error(y, x.dtype, self.error_norm)
+        if self.rotation(exact) is None:
+            residual = self.branch_norm(y.double() - z, self.groups)
+            sums = u * self.branch_norm(z, self.groups) + stored
+        else:
+            residual, sums = unrotated(y.double(), z, self.rotation(exact), u, self.groups)
+            sums = sums + stored
+        return certified(residual, sums, size, seen, lipschitz, self.groups, tol, solved)
 
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
@@ -203,53 +224,43 @@ class ResidualLayer(InvertibleModule):
         return held.bounds[n]
 
 
-def invert_residual(
+def solve_residual(
     branch: Callable[[Tensor, Tensor], Tensor],
     y: Tensor,
     lipschitz: float | None,
     *,
-    groups: int,
-    eps: float,
     tol: float,
     max_iter: int,
-    roundings: Roundings,
     memory: int,
-    norm: Callable[[Tensor, int], Tensor] = max_token_norm,
-) -> tuple[Tensor, InverseInfo]:
-    """Solves ``x + branch(x) = y`` and turns the residual into the bound ``|x - x*| <= |r| / (1 - L)``.
+    norm: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, FixedPointResult]:
+    """Solves ``x + branch(x) = y`` to a residual that is small against the features, or that rounding explains.
 
     Args:
         branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
         y: shape (B, C, H, W), float32 or float64.
-        lipschitz: bound of Lip(g) with each of ``groups`` channel groups of a pixel as a token; None without one.
-        eps: relative precision in which y was stored, before it came here.
-        roundings: of an evaluation.
+        lipschitz: bound of Lip(g) in the norm; None without one.
         memory: steps that the acceleration combines.
-        norm: ``norm(r, groups)``, the norm of the contraction, shape (B,).
+        norm: of the contraction, (B, C, H, W) -> (B,).
+
+    Returns:
+        x, one plain step beyond the solver's where g is a contraction: its residual is known already.
     """
-    if lipschitz is not None and lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
-        lipschitz = None
     first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
     # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
-    size = torch.maximum(norm(y, groups), norm(first, groups).nan_to_num(0, 0, 0))
-    floor = roundings.floor * torch.finfo(y.dtype).eps * size
-    margin = 1.0 if lipschitz is None else 1 - lipschitz
-    x, residual, iterations, converged = solve_fixed_point(
+    size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
+    floor = 4 * torch.finfo(y.dtype).eps * size
+    contraction = lipschitz if lipschitz is not None and lipschitz < 1 else None
+    margin = 1.0 if contraction is None else 1 - contraction
+    solved = solve_fixed_point(
         branch,
         y,
-        lambda r: norm(r, groups),
+        norm,
         tol=torch.maximum(tol * size * margin - floor, floor),
         floor=8 * floor,
-        contraction=lipschitz,
+        contraction=contraction,
         max_iter=max_iter,
         memory=memory,
         first=first,
     )
-    # Where g almost cancels x, y is the small difference of terms as large as x.
-    rounding = roundings.bound * torch.finfo(y.dtype).eps * torch.maximum(size, norm(x, groups))
-    # y was rounded as well when it was stored. A pixel has `groups` tokens: its norm is at most sqrt(groups) times
-    # that of the largest.
-    bound = groups**0.5 * (residual + rounding + 4 * eps * size) / margin
-    return x, InverseInfo(
-        iterations, groups**0.5 * residual, torch.full_like(bound, torch.nan) if lipschitz is None else bound, converged
-    )
+    return solved.x if contraction is None else solved.x + solved.step, solved

@@ -10,6 +10,7 @@ from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
 from .norms import max_channel_norm, max_token_norm
 from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
+from .rounding import product_rounding, root_of_squares, storage_error, unit_roundoff
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
@@ -30,13 +31,17 @@ __all__ = [
     'memory_free',
     'pixel_tokens',
     'plain_operators_wanted',
+    'product_rounding',
+    'root_of_squares',
     'same',
     'softmax_attention',
     'softmax_attention_dense',
     'solve_fixed_point',
     'spectral_norm_bound',
+    'storage_error',
     'to_ball',
     'transposed',
     'truncation_bound',
     'twice_differentiable',
+    'unit_roundoff',
 ]

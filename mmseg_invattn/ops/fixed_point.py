@@ -33,12 +33,14 @@ class FixedPointResult(NamedTuple):
         residual: ``|y - x - g(x)|``, shape (B,).
         iterations: evaluations of g, shape (B,), int64.
         converged: residual at most ``tol``, or at the floor that rounding sets, shape (B,), bool.
+        step: ``y - x - g(x)``, shape (B, ...): x + step is the next plain iterate.
     """
 
     x: Tensor
     residual: Tensor
     iterations: Tensor
     converged: Tensor
+    step: Tensor
 
 
 @torch.no_grad()
@@ -56,7 +58,7 @@ def solve_fixed_point(
 ) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
 
-    Holds ``2 memory + 6`` tensors of the size of y, beside what g takes.
+    Holds ``2 memory + 7`` tensors of the size of y, beside what g takes.
 
     Args:
         branch: ``g(x, index)`` with x of shape (A, ...) and ``index`` (A,), the samples of the batch that are left.
@@ -76,6 +78,7 @@ def solve_fixed_point(
         torch.empty_like(tol),
         torch.empty_like(tol, dtype=torch.long),
         torch.empty_like(tol, dtype=torch.bool),
+        torch.empty_like(y),
     )
     s = _Samples.at(y, tol, floor, memory)
     look_every = 1 if y.device.type == 'cpu' else LOOK_EVERY
@@ -86,7 +89,7 @@ def solve_fixed_point(
         trial_size = norm(trial_step)
         s.iterations = s.iterations + s.active
         better = (trial_size < s.best_size) & s.active
-        s.best = _where(better, s.trial, s.best)
+        s.best, s.best_step = _where(better, s.trial, s.best), _where(better, trial_step, s.best_step)
         s.best_size = torch.where(better, trial_size, s.best_size)
         s.stalled = torch.where(better, 0, s.stalled + 1)
 
@@ -136,7 +139,8 @@ class _Samples:
     size: Tensor
     start: Tensor  # the first |r|
     accepted: Tensor  # accepted points
-    best: Tensor  # the iterate with the smallest |r|, and that
+    best: Tensor  # the iterate with the smallest |r|, its r and that
+    best_step: Tensor
     best_size: Tensor
     stalled: Tensor  # evaluations since |r| was smallest
     iterations: Tensor
@@ -165,6 +169,7 @@ class _Samples:
             start=far,
             accepted=zero,
             best=y,
+            best_step=torch.zeros_like(y),
             best_size=far,
             stalled=zero,
             iterations=zero,
@@ -179,7 +184,9 @@ class _Samples:
         return _Samples(*(getattr(self, f.name)[mask] for f in fields(self)))
 
     def write(self, result: FixedPointResult) -> None:
-        for whole, part in zip(result, (self.best, self.best_size, self.iterations, self.converged), strict=True):
+        for whole, part in zip(
+            result, (self.best, self.best_size, self.iterations, self.converged, self.best_step), strict=True
+        ):
             whole[self.index] = part
 
     def remember(self, slot: int, trial_step: Tensor) -> None:

@@ -1,5 +1,10 @@
-"""The norm in which every certificate holds."""
+"""The norms in which certificates hold: float64 numbers, so that nothing underflows or overflows on the way.
 
+The squares of float32 numbers and of narrower ones are normal float64 numbers; float64 features are scaled by their
+largest number first.
+"""
+
+import torch
 from torch import Tensor
 
 
@@ -13,9 +18,9 @@ def max_token_norm(x_BCHW: Tensor, groups: int = 1) -> Tensor:
         groups: with G > 1 each of the G channel groups of a pixel is a token of its own.
 
     Returns:
-        Tensor of shape (B,).
+        float64 tensor of shape (B,).
     """
-    return x_BCHW.unflatten(1, (groups, -1)).norm(dim=2).flatten(1).amax(1)
+    return _largest_norm(x_BCHW.unflatten(1, (groups, -1)), 2)
 
 
 def max_channel_norm(x_BCHW: Tensor) -> Tensor:
@@ -24,6 +29,15 @@ def max_channel_norm(x_BCHW: Tensor) -> Tensor:
     The norm of channel attention, whose tokens are the channels; it is at most :func:`max_token_norm`.
 
     Returns:
-        Tensor of shape (B,).
+        float64 tensor of shape (B,).
     """
-    return x_BCHW.flatten(2).norm(dim=2).amax(1) / (x_BCHW.shape[2] * x_BCHW.shape[3]) ** 0.5
+    return _largest_norm(x_BCHW.flatten(2), 2) / (x_BCHW.shape[2] * x_BCHW.shape[3]) ** 0.5
+
+
+def _largest_norm(x: Tensor, dim: int) -> Tensor:
+    """The largest norm over one dimension, of each sample: (B, ...) -> (B,)."""
+    if x.dtype != torch.float64:
+        return torch.linalg.vector_norm(x, dim=dim, dtype=torch.float64).flatten(1).amax(1)
+    largest = x.detach().flatten(1).abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny)
+    scaled = x / largest.view(-1, *[1] * (x.dim() - 1))
+    return scaled.norm(dim=dim).flatten(1).amax(1) * largest

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...ops.attention import (
@@ -64,8 +65,24 @@ class Attention(nn.Module):
         return n_pixels if plain else None
 
     def logits(self, size: tuple[int, int], like: Tensor) -> Any:
-        """beta of maps of (H, W), in the dtype and on the device of ``like``; None where there is none."""
+        """beta of maps of (H, W), in the dtype and on the device of ``like``; None where there is none.
+
+        The largest of a query is 0, which no attention sees: logits of thousands would swallow the scores.
+        """
         return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
+
+    def keys(self, size: tuple[int, int], beta: Any) -> tuple[int, Tensor]:
+        """How many keys a query has, and ``min_i sum_j exp(beta_ij)``, shape (1,) or (G,): at equal scores, no weight
+        is larger than one over it."""
+        options = self.options
+        if options.neighbourhood == 'criss_cross':
+            count = sum(size) - 1
+            return count, torch.ones(1) if beta[0] is not None else torch.full((1,), float(count))
+        if beta is not None:  # (G, N, M), or (K, G, P, P) of windows
+            total = beta.exp().sum(-1).amin(-1)
+            return beta.shape[-1], total.amin(0) if total.dim() == 2 else total
+        count = len(pixel_grid(size, torch.zeros(()), options.key_pooling))
+        return count, torch.full((1,), float(count))
 
     def mixer(
         self,
@@ -90,7 +107,9 @@ class Attention(nn.Module):
     def _full_logits(self, size: tuple[int, int], like: Tensor) -> Tensor | None:
         if self.position is None:
             return None
-        return self.position(pixel_grid(size, like), pixel_grid(size, like, self.options.key_pooling)).to(like.dtype)
+        return _from_peak(
+            self.position(pixel_grid(size, like), pixel_grid(size, like, self.options.key_pooling)).to(like.dtype)
+        )
 
     def _full_mixer(
         self,
@@ -131,7 +150,7 @@ class Attention(nn.Module):
         if self.position is None:
             return beta
         grid = pixel_grid((window, window), like)
-        return beta + self.position(grid, grid).to(like.dtype)
+        return _from_peak(beta + self.position(grid, grid).to(like.dtype))
 
     def _window_mixer(
         self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor, kernel: Callable[..., Tensor]
@@ -144,3 +163,8 @@ class Attention(nn.Module):
         return lambda values: from_windows(
             kernel(q, k, to_windows(values, size, window, shift), logits_GNM=beta), size, window, shift
         )
+
+
+def _from_peak(beta: Tensor) -> Tensor:
+    """Logits less the largest one of each query."""
+    return beta - beta.detach().amax(-1, keepdim=True)

@@ -10,17 +10,20 @@ orthogonal (the identity for one head and for shared heads). With Lambda of the 
 and ``gain = c / (|W| Lambda(s))`` makes that the contraction c asked for.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, full_precision, gram_norm, spectral_norm_bound, transposed
+from ...ops import cast_all, full_precision, gram_norm, max_token_norm, spectral_norm_bound, transposed
+from ..certificate import Assessment
 from ..checks import check_contraction, check_sharpness
 from ..orthogonal import OrthogonalMatrix
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
+from .certified_assessment import Seen, nearest
 from .heads import SMALL, HeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
@@ -161,6 +164,17 @@ class CertifiedAttention2d(ResidualLayer):
         if weights.bias is not None:
             g_BGNC = g_BGNC + weights.bias[:, None]
         return transposed(g_BGNC).reshape(x.shape)
+
+    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
+        """By the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
+        b_BGNC = weights.norm.bounded(self.heads.tokens(x))
+        seen = Seen(self, b_BGNC, weights, u)
+        g_BGNC = self.heads.total(seen.moments.mean)
+        if weights.bias is not None:
+            g_BGNC = g_BGNC + weights.bias[:, None]
+        g = transposed(g_BGNC).reshape(x.shape)
+        lipschitz = partial(seen.lipschitz, nearest(weights.norm, self.heads.tokens(x)))
+        return Assessment(g, lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)))
 
     def rotation(self, weights: CertifiedWeights | SizedWeights) -> Tensor | None:
         return weights.rotation

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...ops import max_channel_norm, pixel_tokens, to_ball
 from ...ops.attention import softmax_attention
+from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_sharpness
 from ..constant_weights import weights_of
 from ..parameters import given_out
@@ -86,6 +87,28 @@ class InvChannelAttention(ResidualLayer):
         g_B1CN = softmax_attention(b_B1CN * weights.sharpness, b_B1CN, b_B1CN)
         back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels) ** 0.5
         return (g_B1CN * back).reshape(x.shape)
+
+    def assess(self, x: Tensor, weights: ChannelWeights, u: float) -> Assessment:
+        """With n pixels, r the relative error of b and beta >= |b_c|, in the norm of the channels:
+
+            b         r = u (5 + sqrt(n) beta^2 / 2)                              L beta r a / sqrt(C)
+            scores    u (sqrt(n) + 4) s beta^2 for each channel, and exp     gain |w| a / sqrt(C) beta (... + 8 u)
+            sum       over C channels                                        gain |w| a / sqrt(C) u sqrt(C) beta
+            last      products                                               2 u |g|
+        """
+        g = self.branch(x, weights)
+        radius = torch.linalg.vector_norm(self._tokens(x, weights), dim=-1).flatten(1).amax(1)
+        n, unit = x.shape[2] * x.shape[3], float(weights.norm.scale) / self.channels**0.5
+        s, gain = float(weights.sharpness.abs()), float(weights.gain.abs()) * unit
+        scores = (n**0.5 + 4) * s + 8 + 2 * s + math.log(self.channels)
+
+        def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:
+            beta = (radius + reach / unit).clamp(max=1)
+            tokens = u * (5 + n**0.5 * beta.square() / 2) * lipschitz * unit * beta
+            return tokens + u * gain * beta * (scores + self.channels**0.5) + 2 * u * (max_channel_norm(g) + reach)
+
+        bound = self.branch_bound(weights, None)
+        return Assessment(g, lambda reach: torch.full_like(reach, bound), rounding)
 
     def branch_norm(self, x: Tensor, groups: int) -> Tensor:
         return max_channel_norm(x)

@@ -17,31 +17,41 @@ import torch
 from torch import Tensor
 
 from ...ops import (
+    FixedPointResult,
     Roulette,
     branch_and_log_abs_det,
+    cast_all,
     differentiable_copies,
     full_precision,
     gram_norm,
     local_lipschitz,
     max_token_norm,
+    pixel_tokens,
+    product_rounding,
+    root_of_squares,
     spectral_norm_bound,
+    storage_error,
     transposed,
     twice_differentiable,
+    unit_roundoff,
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
+from ..certificate import Assessment, certified, uncertified
 from ..contract import InverseInfo, check_converged, check_features
-from ..residual import ResidualLayer, Roundings, invert_residual
+from ..residual import ResidualLayer, solve_residual
 from .attention import Attention, Mix
 from .heads import SMALL, build_heads
-from .linear import GroupedLinear
+from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
 from .options import LocalAttentionOptions, read_options
 from .saturation import saturated_share
 from .sharpness import Sharpness
 from .token_norm import NormWeights, TokenNorm
+
+POWERS = 8  # of W in the bound of the inverse
 
 
 class ConditionalWeights(NamedTuple):
@@ -149,11 +159,6 @@ class ConditionalAttention2d(ResidualLayer):
             weights.weight,
         )
 
-    def roundings(self, weights: SizedWeights, size: tuple[int, int]) -> Roundings:
-        # logits of size s carry rounding errors of s eps into the weights
-        roundings = 4 + 4 * float(weights.sharpness.max())
-        return Roundings(roundings, roundings)
-
     def _mixer(self, z: Tensor, weights: SizedWeights) -> Mix:
         """P of the half z, shape (B, C/2, H, W)."""
         b_B1NC = weights.norm.bounded(transposed(z.flatten(2))[:, None])
@@ -186,7 +191,13 @@ class ConditionalAttention2d(ResidualLayer):
 
     @torch.no_grad()
     def inverse(
-        self, y: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True, weights: Any = None
+        self,
+        y: Tensor,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        strict: bool = True,
+        weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
@@ -200,21 +211,100 @@ class ConditionalAttention2d(ResidualLayer):
                 mix = whole if len(index) == len(x2) else self._mixer(x2[index], cast)
                 return self._mixed(x1, mix, cast.weight)
 
-            x1, info = invert_residual(
+            x1, solved = solve_residual(
                 branch,
                 y1,
                 lipschitz,
-                groups=self.groups,
-                eps=torch.finfo(y.dtype).eps,
                 tol=tol,
                 max_iter=max_iter,
                 memory=self.memory,
-                roundings=self.roundings(cast, cast.size),
+                norm=lambda x: max_token_norm(x, self.groups),
             )
-        x = torch.cat([x1, x2], 1)
+            x = torch.cat([x1, x2], 1)
+            if certify:
+                info = self._certified(x, y, cast, lipschitz, tol, solved)
+                # P is that of the x2 which was stored
+                stored = storage_error(y, x.dtype, max_token_norm)
+                moved = self.inverse_error(x, stored, info.error_bound, weights)
+                info = info._replace(error_bound=info.error_bound + moved)
+            else:
+                info = uncertified(solved, self.groups)
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
+
+    def _certified(
+        self,
+        x: Tensor,
+        y: Tensor,
+        sized: SizedWeights,
+        lipschitz: float | None,
+        tol: float,
+        solved: FixedPointResult,
+    ) -> InverseInfo:
+        """The report of what y1 alone decides, x1."""
+        u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        x1, y1 = x.double().chunk(2, 1)[0], y.double().chunk(2, 1)[1]
+        seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
+        z = x1 + seen.branch
+        residual, sums = (max_token_norm(t, self.groups) for t in (y1 - z, z))
+        size = torch.maximum(max_token_norm(x), max_token_norm(y))
+        return certified(residual, u * sums, size, seen, lipschitz, self.groups, tol, solved)
+
+    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
+        """Of g in x_1. With u the unit roundoff, S the spread of the values W x_1 under P, n keys of which none has a
+        weight above p, and the ball as in :mod:`.certified_assessment`:
+
+            b        relative, r = u (4 + sqrt(C) beta^2 / 2)                            S (G_1 + G_2) beta r
+            scores   dt of the mode                                                      S dt
+            exp                                    S u (4 + E |t - max t|) min(1, 2 sqrt(p))
+            sum      over n keys of P_ij x_1j      |W| u (sqrt(n) |P x_1| + sqrt(n p) |x_1|)
+            W        of P x_1, and the sum         u sqrt(C) max|W_:k| |P x_1| + u |g|
+        """
+        x1, x2 = x.chunk(2, 1)
+        attention, mode = self.attention, self.attention.mode
+        b_B1NC = weights.norm.bounded(pixel_tokens(x2))
+        tokens_BGNC = self.heads.tokens(x1)
+        v_BHNC = grouped_linear(tokens_BGNC, weights.weight)
+        v_BHNC = v_BHNC - v_BHNC.mean(2, keepdim=True)
+        mix = attention.mixer(weights.scores, b_B1NC, weights.size, weights.beta)
+        width = tokens_BGNC.shape[-1]
+        values = tokens_BGNC.expand(-1, len(weights.weight), -1, -1), v_BHNC.square().sum(-1, keepdim=True)
+        mean_BHNC, square_BHN1 = mix(torch.cat(values, -1)).split([width, 1], -1)
+        g = transposed(self.heads.merge(mean_BHNC, weights.weight)).reshape(x1.shape)
+        spread, mixed = square_BHN1.clamp(min=0).sqrt().flatten(2).amax(-1), _largest_token(mean_BHNC)
+        largest = _largest_token(tokens_BGNC)
+        radius = _largest_token(b_B1NC)
+        bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
+        n, total = attention.keys(weights.size, weights.beta)
+        share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)
+        r = u * (4 + b_B1NC.shape[-1] ** 0.5 * radius.square() / 2)
+        moved = mode.rounding(weights.scores, radius, u) + (bounds.query_slope + bounds.key_slope) * r
+        each = u * (4 + 4 * bounds.peak + math.log(n)) * (2 * share.sqrt()).clamp(max=1)
+        norm = spectral_norm_bound(weights.weight)
+        sums = norm * u * (n**0.5 * mixed + (n * share).sqrt() * largest)
+        last = product_rounding(weights.weight, u) * mixed
+        heads = self.heads.total(root_of_squares(spread * moved, spread * each, sums, last))
+        rho = heads.amax(1) + u * max_token_norm(g, self.groups)
+        rate = self._rate(weights.weight)
+        # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
+        relative = torch.where(largest.amax(1) > 0, rho / largest.amax(1), 0)
+        return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
+
+    def _rate(self, weight_HCC: Tensor) -> float:
+        """L with ``|(1 + g)^-1| <= 1 / (1 - L)``, float64.
+
+        The inverse is ``sum_k (-W P)^k``, and where a group has one W for all pixels ``|(W P)^k| <= |W^k|``: with
+        ``T = sum_k |W^k|``, ``T <= sum_(k < n) |W^k| + |W^n| T``.
+        """
+        if self.groups != len(weight_HCC):
+            return float(self._total(spectral_norm_bound(weight_HCC)).max())
+        power, norms = weight_HCC, []
+        for _ in range(POWERS):
+            norms.append(spectral_norm_bound(power))
+            power = power @ weight_HCC
+        total = (1 + sum(norms[:-1])) / (1 - norms[-1])
+        return float((1 - 1 / total).max())
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
@@ -285,3 +375,8 @@ class ConditionalAttention2d(ResidualLayer):
 def _steering_tokens(x: Tensor) -> Tensor:
     """x_2 as tokens, (B, 1, N, C/2)."""
     return transposed(x.chunk(2, 1)[1].flatten(2))[:, None]
+
+
+def _largest_token(x_BGNC: Tensor) -> Tensor:
+    """Largest norm of a token, (B, G)."""
+    return torch.linalg.vector_norm(x_BGNC, dim=-1).amax(-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...ops import gram_norm, transposed
 from ..checks import check_choice, check_takes
 from .linear import grouped_linear
-from .modes.base import Norm
+from .modes.base import Norm, product_norm
 from .options import AttentionOptions
 
 SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor makes 0 / 0, and the bound still holds
@@ -47,8 +47,13 @@ class GroupedHeads:
         return grouped_linear(o_BHNE, out_HCE)
 
     @staticmethod
+    def total(of_heads: Tensor, dim: int = 1) -> Tensor:
+        """What the heads, one entry each of the dimension, write together: each to its own group, or their sum."""
+        return of_heads
+
+    @staticmethod
     def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
-        return HeadNorms(norm(out_HCE @ value_HEC))
+        return HeadNorms(product_norm(out_HCE, value_HEC, norm))
 
     @staticmethod
     def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:
@@ -68,12 +73,16 @@ class SharedHeads(GroupedHeads):
         self.groups, self.width = 1, channels
 
     def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
-        return grouped_linear(o_BHNE, out_HCE).sum(1, keepdim=True)
+        return self.total(grouped_linear(o_BHNE, out_HCE))
+
+    @staticmethod
+    def total(of_heads: Tensor, dim: int = 1) -> Tensor:
+        return of_heads.sum(dim, keepdim=True)
 
     @staticmethod
     def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
         side_by_side = torch.cat(out_HCE.unbind(), 1)
-        return HeadNorms(norm(out_HCE @ value_HEC), norm(value_HEC), norm(side_by_side[None]))
+        return HeadNorms(product_norm(out_HCE, value_HEC, norm), norm(value_HEC), norm(side_by_side[None]))
 
     @staticmethod
     def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as
 
 by Cauchy and Schwarz. K_i is the spread of kappa_j about its mean for a softmax, where that number is 1 and what a
 whole row has in common is not seen. For other kernels the number differs from 1/2 by at most 1/2, and K_i is half the
-spread about the mean and half that about 0. These are moments under P: one more evaluation of the attention, with
-``(v, |v|^2, kappa, |kappa|^2)`` for values, gives them all. Where keys are pooled, squares are averaged with them,
-which makes no moment smaller.
+spread about the mean and half that about 0. These are moments under P: one evaluation of the attention with
+``(x, |v|^2, |kappa|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled, squares
+are averaged with them, which makes no moment smaller.
 
 Within the reach rho of x no log w changes by more than ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P by no
 more than the factor e^2E, while v, kappa and alpha move by at most ``|W_V| rho``, ``g rho`` and ``g rho``, with g the
@@ -23,74 +23,98 @@ larger slope of the mode's scores for tokens of norm 1. Hence at every point the
     |dm_i| <= (|W_V| + e^2E (K_i + A_i + 2 g rho) (S_i + |W_V| rho)) d
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .attention import Attention
+from .linear import grouped_linear
 
 ROUNDINGS = 64  # of a second moment, in eps
 
 
-def local_bound(
-    attention: Attention,
-    scores: Any,
-    tokens_B1NC: Tensor,
-    v_BGNE: Tensor,
-    size: tuple[int, int],
-    value_norm_G: Tensor,
-    slope_BG: Tensor,
-    reach_B: Tensor,
-) -> Tensor:
-    """Bound of ``|dm_i| / d`` at all features within a reach of the tokens, for every pixel and head.
+class Moments(NamedTuple):
+    """Moments under P of every pixel and head, float64.
+
+    Attributes:
+        tokens: ``sum_j P_ij x_j``, shape (B, H, N, C).
+        mean: m, shape (B, H, N, E).
+        spread: S, shape (B, H, N).
+        gradients: K + A, likewise.
+        steepest: ``max |kappa| + max |alpha|``, shape (B, H, 1).
+    """
+
+    tokens: Tensor
+    mean: Tensor
+    spread: Tensor
+    gradients: Tensor
+    steepest: Tensor
+
+
+def attention_moments(
+    attention: Attention, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Any, value_HEC: Tensor
+) -> Moments:
+    """Moments of the values ``v = W x``.
 
     Args:
         attention: with row-stochastic weights.
         scores: weights of its mode.
-        tokens_B1NC: x.
-        v_BGNE: W_V x.
+        tokens_BGNC: x; one group of them serves all heads.
         size: (H, W).
-        value_norm_G: ``|W_V|``.
-        slope_BG: g.
-        reach_B: rho.
-
-    Returns:
-        float64 tensor (B, G, N); infinite where the reach is too long for the bound to be of use.
+        beta: of ``attention.logits``.
+        value_HEC: W.
     """
     mode = attention.mode
-    kappa, alpha, tied = mode.score_gradients(scores, tokens_B1NC)
-    eps = torch.finfo(v_BGNE.dtype).eps
+    kappa, alpha, tied = mode.score_gradients(scores, tokens_BGNC)
     # P does not see a shift of v, nor a softmax one of kappa: small numbers have small rounding errors
-    v = v_BGNE - v_BGNE.mean(2, keepdim=True)
-    if mode.softmax:
-        centre = kappa.mean(2, keepdim=True)
-        kappa, alpha = kappa - centre, alpha - centre if tied else alpha
-    values = (v, _square(v), kappa, _square(kappa))
-    mix = attention.mixer(scores, tokens_B1NC, size, attention.logits(size, tokens_B1NC))
-    moments = mix(torch.cat(values, -1)).double()
-    mean_v, square_v, mean_k, square_k = moments.split([value.shape[-1] for value in values], -1)
-    square_v, square_k = (square * (1 + ROUNDINGS * eps) for square in (square_v, square_k))
-    S = (square_v - _square(mean_v)).clamp(min=0).sqrt()
-    K = (square_k - _square(mean_k)).clamp(min=0).sqrt()
+    v = grouped_linear(tokens_BGNC, value_HEC)
+    centre_v = v.mean(2, keepdim=True)
+    centre_k = kappa.mean(2, keepdim=True) if mode.softmax else torch.zeros_like(kappa[:, :, :1])
+    tokens = tokens_BGNC.expand(-1, len(value_HEC), -1, -1)
+    squares = _square(v - centre_v), _square(kappa - centre_k)
+    mix = attention.mixer(scores, tokens_BGNC, size, beta)
+    mean_x, square_v, square_k = mix(torch.cat((tokens, *squares), -1)).double().split([tokens.shape[-1], 1, 1], -1)
+    mean = grouped_linear(mean_x, value_HEC.double())
+    mean_k = mode.score_gradients(scores, mean_x.to(tokens.dtype)).kappa.double() - centre_k
+    up = 1 + ROUNDINGS * torch.finfo(v.dtype).eps
+    square_v, square_k = square_v * up, square_k * up
+    spread = (square_v - _square(mean - centre_v)).clamp(min=0).sqrt()
+    of_query = (square_k - _square(mean_k)).clamp(min=0).sqrt()
     if not mode.softmax:
-        K = (K + square_k.sqrt()) / 2
-    A = _square(alpha.double())
+        of_query = (of_query + square_k.sqrt()) / 2
+    alpha = (alpha - centre_k if tied else alpha).double()
+    of_key = _square(alpha)
     if tied:  # alpha_ij = alpha_i - kappa_j
-        A = A - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k
-    A = A.clamp(min=0).sqrt()
-    rho, g = reach_B.double()[:, None, None], slope_BG.double()[..., None]
-    value_norm = value_norm_G.double()[:, None]
-    steepest = _largest(alpha) + _largest(kappa) * (1 + tied)
-    change = torch.exp(2 * (rho * steepest + g * rho.square()))
-    spread = (K + A)[..., 0] + 2 * g * rho
-    return (value_norm + change * spread * (S[..., 0] + value_norm * rho)).nan_to_num(torch.inf)
+        of_key = of_key - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k
+    of_key = of_key.clamp(min=0).sqrt()
+    steepest = _largest(alpha) + _largest(kappa - centre_k) * (1 + tied)
+    return Moments(mean_x, mean, spread[..., 0], (of_query + of_key)[..., 0], steepest)
+
+
+def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_BH: Tensor) -> Tensor:
+    """Bound of ``|dm_i| / d`` at all features within a reach of the tokens, for every pixel and head.
+
+    Args:
+        moments: at the tokens.
+        value_norm_H: ``|W_V|``.
+        slope_BH: g.
+        reach_BH: rho.
+
+    Returns:
+        float64 tensor (B, H, N); infinite where the reach is too long for the bound to be of use.
+    """
+    rho, g = reach_BH.double()[..., None], slope_BH.double()[..., None]
+    value_norm = value_norm_H.double()[:, None]
+    change = torch.exp(2 * (rho * moments.steepest + g * rho.square()))
+    spread = moments.gradients + 2 * g * rho
+    return (value_norm + change * spread * (moments.spread + value_norm * rho)).nan_to_num(torch.inf)
 
 
 def _square(x: Tensor) -> Tensor:
     return x.square().sum(-1, keepdim=True)
 
 
-def _largest(x_BGNC: Tensor) -> Tensor:
-    """Largest norm of a pixel, (B, G, 1)."""
-    return torch.linalg.vector_norm(x_BGNC.double(), dim=-1).amax(-1, keepdim=True)
+def _largest(x_BHNC: Tensor) -> Tensor:
+    """Largest norm of a pixel, (B, H, 1)."""
+    return torch.linalg.vector_norm(x_BHNC.double(), dim=-1).amax(-1, keepdim=True)

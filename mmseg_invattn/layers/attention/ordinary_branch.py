@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...ops import cast_all, max_token_norm, pixel_tokens, spectral_norm_bound
 from .attention import Attention
 from .linear import Bias, GroupedLinear, grouped_linear
-from .local_bound import local_bound
+from .local_bound import attention_moments, local_bound
 from .options import AttentionOptions
 
 
@@ -70,21 +70,14 @@ class OrdinaryBranch(nn.Module):
         Lambda``; and ``2 R sum_h |W_O| |W_V|``, as far apart as outputs can be however steep A is.
         """
         tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
-        reach = (distance + within).double()
-        radius = (max_token_norm(x) + reach).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
+        reach = (distance + within).double()[:, None]
+        radius = (max_token_norm(x)[:, None] + reach).clamp(min=torch.finfo(x.dtype).tiny)
         bounds = mode.bounds(cast_all(weights.scores, torch.float64), spectral_norm_bound, radius)
         out, value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
         slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
-        local = local_bound(
-            self.attention,
-            weights.scores,
-            tokens_B1NC,
-            grouped_linear(tokens_B1NC, weights.value, weights.value_bias),
-            size,
-            value,
-            slope,
-            reach,
-        )
+        beta = self.attention.logits(size, x)
+        moments = attention_moments(self.attention, weights.scores, tokens_B1NC, size, beta, weights.value)
+        local = local_bound(moments, value, slope, reach.expand_as(slope))
         ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
         steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
         return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)

@@ -18,14 +18,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Roulette, full_precision, gram_norm, spectral_norm_bound
+from ...ops import Roulette, full_precision, gram_norm, max_token_norm, product_rounding, spectral_norm_bound
 from ...ops.conditional_log_det import joint_log_det
 from ...ops.log_det import series_coefficients
+from ..certificate import Assessment
 from ..checks import check_contraction, check_count
 from ..constant_weights import started_weights
 from ..contract import check_features
 from ..parameters import given_out
-from ..residual import ResidualLayer, Roundings
+from ..residual import ResidualLayer
 from .conversion import heads_from_conv, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing
@@ -92,13 +93,28 @@ class InvRelativeAttention2d(ResidualLayer):
         return linear + weights.bias[:, None, None]
 
     def branch_bound(self, weights: BranchWeights, n: int | None) -> float:
-        """``sum_h |W_h|_2`` in float64, rounded up: the same for every number of pixels."""
+        """``sum_h |W_h|_2`` in float64, rounded up, the rounding of P's rows included: for every number of pixels."""
         weight = weights.weight
-        return float(spectral_norm_bound(weight).sum()) * (1 + 4 * torch.finfo(weight.dtype).eps)
+        return float(spectral_norm_bound(weight).sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
 
-    def roundings(self, weights: BranchWeights, size: tuple[int, int]) -> Roundings:
-        # sums over C G products and a row and a column of pixels: as independent errors, the root of that many eps
-        return Roundings(bound=4 * (self.channels * len(weights.weight) + sum(size)) ** 0.5)
+    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
+        """Sums over the pixels, a row and a column after each other where P is separable, then over ``C G`` products:
+
+            u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)
+        """
+        g, n = self.branch(x, weights), sum(p.shape[-1] for p in weights.positions)
+        norms = spectral_norm_bound(weights.weight)
+        beside = weights.weight.transpose(0, 1).flatten(1)
+        heads = len(norms) ** 0.5
+        relative = u * float(n**0.5 * norms.sum()) + heads * float(product_rounding(beside, u))
+        size = max_token_norm(x)
+        last = u * (max_token_norm(g) + torch.linalg.vector_norm(weights.bias))
+        bound = float(norms.sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
+        return Assessment(
+            g,
+            lambda reach: torch.full_like(reach, bound),
+            lambda reach, _: relative * (size + reach) + last + u * reach,
+        )
 
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: BranchWeights | None = None

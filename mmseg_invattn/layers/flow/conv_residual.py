@@ -24,13 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import full_precision, gram_norm
+from ...ops import full_precision, gram_norm, max_token_norm
+from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_kernel_sizes
 from ..parameters import given_out
-from ..residual import ResidualLayer, Roundings
+from ..residual import ResidualLayer
 
 # name -> phi; the largest slope of h sigmoid(h) is 1.09984, that of ELU 1
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {'LipSwish': lambda h: F.silu(h) / 1.1, 'ELU': F.elu}
+
+
+def _swish_slope(h: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(h)
+    return sigmoid * (1 + h * (1 - sigmoid)) / 1.1
+
+
+# name -> phi', itself of slope at most 1
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {'LipSwish': _swish_slope, 'ELU': lambda h: h.clamp(max=0).exp()}
 
 
 def conv_norm(weight_OIHW: Tensor) -> Tensor:
@@ -133,10 +143,44 @@ class InvConvResidual(ResidualLayer):
         ranks = [min(weight.shape[0], weight[0].numel()) for weight, _ in weights.convs]
         return product * (1 + torch.finfo(norms.dtype).eps * sum(2 * rank**0.5 + 4 for rank in ranks))
 
-    def roundings(self, weights: BranchWeights, size: tuple[int, int]) -> Roundings:
-        # a convolution sums fan_in products for every number: as independent errors, the root of that many eps
-        fan_in = max(weight[0].numel() for weight, _ in weights.convs)
-        return Roundings(bound=4 * fan_in**0.5)
+    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
+        """Convolution by convolution.
+
+        Steepness: the norms K of the convolutions times the largest slopes of phi around its arguments h, which move by
+        no more than what comes before makes of the reach; phi' moves by no more than they do.
+
+        Rounding: with the error e of its input, n terms a number and the slope s of the phi before it, a convolution
+        leaves
+
+            e' = K s e + u sqrt(n) max_i sqrt(sum_k |W_:k|^2 h_ik^2) + u (2 |W h| + |b|) + K u 4 |phi(h)|
+        """
+        h, e = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        arguments, norms, slope = [], [], 1.0
+        for i, (weight, bias) in enumerate(weights.convs):
+            norm, padding = conv_norm(weight), weight.shape[-1] // 2
+            if i:
+                arguments.append(h)
+                slope = self._slope(h, torch.zeros_like(e))
+                h = ACTIVATIONS[self.activation](h)
+                e = slope * e + 4 * u * max_token_norm(h)
+            terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
+            h = F.conv2d(h, weight, bias, padding=padding)
+            products = u * weight[0].numel() ** 0.5 * terms.flatten(1).amax(1).sqrt()
+            e = norm * e + products + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
+            norms.append(norm)
+        relative = u * sum(weight[0].numel() ** 0.5 + 8 for weight, _ in weights.convs)
+
+        def lipschitz(reach: Tensor) -> Tensor:
+            gain = norms[0].expand_as(reach)
+            for h, norm in zip(arguments, norms[1:], strict=True):
+                gain = gain * self._slope(h, gain * reach) * norm
+            return gain
+
+        return Assessment(h, lipschitz, lambda reach, _: e + relative * reach)
+
+    def _slope(self, h: Tensor, moved: Tensor) -> Tensor:
+        """Largest ``|phi'|`` at arguments that are within ``moved`` of h, shape (B,)."""
+        return (SLOPES[self.activation](h).abs().flatten(1).amax(1) + moved).clamp(max=1)
 
     def extra_repr(self) -> str:
         return f'{self.channels}, contraction={self.contraction}, activation={self.activation}'

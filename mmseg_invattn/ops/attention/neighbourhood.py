@@ -33,10 +33,12 @@ def criss_cross_weights(
     q_BGHWD, k_BGHWD = q_BGND.unflatten(2, size), k_BGND.unflatten(2, size)
     row = log_weights(q_BGHWD, k_BGHWD)
     column = log_weights(q_BGHWD.transpose(2, 3), k_BGHWD.transpose(2, 3))
-    if row_logits_GWW is not None:
-        row = row + row_logits_GWW[:, None].to(row.dtype)
-    if column_logits_GHH is not None:
-        column = column + column_logits_GHH[:, None].to(column.dtype)
+    if row_logits_GWW is not None and column_logits_GHH is not None:
+        # less the largest of each pixel, which no attention sees: logits of thousands would swallow the scores
+        in_row, in_column = (logits.detach().amax(-1) for logits in (row_logits_GWW, column_logits_GHH))
+        peak_GHW = torch.maximum(in_column[:, :, None], in_row[:, None])
+        row = row + (row_logits_GWW[:, None] - peak_GHW[..., None]).to(row.dtype)
+        column = column + (column_logits_GHH[:, None] - peak_GHW.mT[..., None]).to(column.dtype)
     itself = torch.eye(height, dtype=torch.bool, device=q_BGND.device)
     column = column.masked_fill(itself, -torch.inf)
     both = torch.cat([row, column.transpose(2, 3)], -1).softmax(-1)  # (B, G, H, W, W + H)

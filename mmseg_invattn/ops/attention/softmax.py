@@ -38,7 +38,8 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     # The fused kernels take contiguous queries, keys and values of one width, a multiple of 8 on CUDA; with transposed
     # views or another width torch falls back to the N x M map silently. So wide values go in parts, and zeros fill up.
     size, n_values = q_BGND.shape[-1], v_BGME.shape[-1]
-    width = -(-max(size, min(n_values, MIN_WIDTH)) // 8) * 8
+    pieces = max(round(n_values / max(size, MIN_WIDTH)), 1)
+    width = -(-max(size, -(-n_values // pieces)) // 8) * 8
     q, k = _filled(q_BGND, width), _filled(k_BGMD, width)
     parts = _parts(q) if beta is None else 1
     q, k = _in_parts(q, parts), _for_parts(k, parts)

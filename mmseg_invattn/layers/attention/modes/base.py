@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from ....ops import product_rounding, spectral_norm_bound
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
@@ -106,6 +108,22 @@ class Mode(nn.Module, ABC):
     def score_gradients(weights: NamedTuple, tokens_BGNC: Tensor) -> ScoreGradients:
         """How the scores follow the tokens, every token being query and key."""
 
+    @staticmethod
+    @abstractmethod
+    def rounding(weights: NamedTuple, radius: Tensor, u: float) -> Tensor:
+        """Bound of what rounding changes in a score of tokens of norm at most ``radius``.
+
+        Terms that a whole row has in common, which a softmax does not see, count only where they are added up.
+
+        Args:
+            weights: of the scores, float64.
+            radius: shape (B, 1) or (B, G).
+            u: unit roundoff of the forward pass.
+
+        Returns:
+            Tensor of shape (B, G).
+        """
+
     # Kernels (q, k, v[, beta]) -> out, static: attend is row-stochastic, log_weights gives its log-weights, ordinary is
     # mmcv's non-local block, paper the invertible attention paper's without its factor.
     attend = staticmethod(softmax_attention)
@@ -158,6 +176,22 @@ class QueryKeyMode(Mode):
         return ScoreGradients(k @ weights.query, q @ weights.key)
 
 
+    @staticmethod
+    def rounding(weights: QueryKeyWeights, radius: Tensor, u: float) -> Tensor:
+        """``|dq| |k| + |q| |dk|``, and the sum of ``q . k`` itself: of the factors, whatever their product is."""
+        q, dq = _projected(weights.query, weights.query_bias, radius, u)
+        k, dk = _projected(weights.key, weights.key_bias, radius, u)
+        return dq * k + q * dk + u * weights.query.shape[1] ** 0.5 * q * k
+
+
+def _projected(weight_GDC: Tensor, bias_GD: Tensor | None, radius: Tensor, u: float) -> tuple[Tensor, Tensor]:
+    """Bounds of ``|W x + b|`` and of its rounding, (B, G)."""
+    size = spectral_norm_bound(weight_GDC) * radius
+    if bias_GD is not None:
+        size = size + torch.linalg.vector_norm(bias_GD, dim=-1)
+    return size, product_rounding(weight_GDC, u) * radius + u * size
+
+
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
     """The same bound of a vector's norm; 0 for None."""
     return 0.0 if vector_GC is None else norm(vector_GC[..., None, :])
@@ -166,3 +200,13 @@ def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
 def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
     """``W^T v``, shape (G, C); None for None."""
     return None if vector_GD is None else (weight_GDC.mT @ vector_GD[..., None])[..., 0]
+
+
+def product_norm(left: Tensor, right: Tensor, norm: Norm) -> Tensor:
+    """Bound of ``|L R|``, rounding of the product included: ill-conditioned factors may cancel in it.
+
+    Each number of the product sums n terms, so ``|fl(L R) - L R|_F <= n eps |L|_F |R|_F``.
+    """
+    cancelled = left.shape[-1] * torch.finfo(left.dtype).eps
+    factors = torch.linalg.matrix_norm(left.detach()) * torch.linalg.matrix_norm(right.detach())
+    return norm(left @ right) + cancelled * factors

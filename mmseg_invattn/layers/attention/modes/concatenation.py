@@ -8,6 +8,7 @@ Wang et al. (https://arxiv.org/abs/1711.07971) take ``ReLU(t) / M``, form ``none
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ....ops.attention.concatenation import (
@@ -76,6 +77,12 @@ class Concatenation(QueryKeyMode):
     @staticmethod
     def project(weights: ConcatenationWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.query, weights.bias), grouped_linear(keys_BGMC, weights.key)
+
+    @staticmethod
+    def rounding(weights: ConcatenationWeights, radius: Tensor, u: float) -> Tensor:
+        size = sum(torch.linalg.vector_norm(w[..., 0, :], dim=-1) for w in (weights.query, weights.key)) * radius
+        total = size if weights.bias is None else size + weights.bias.abs()[..., 0]
+        return u * weights.query.shape[-1] ** 0.5 * size + 2 * u * total
 
     @classmethod
     def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:

@@ -18,7 +18,7 @@ from ....ops.attention.dot_product import (
     elu_dot_product_attention,
     mean_dot_product_attention,
 )
-from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm
+from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, product_norm, pulled_back, vector_norm
 
 
 class DotProduct(QueryKeyMode):
@@ -38,7 +38,7 @@ class DotProduct(QueryKeyMode):
 
     @staticmethod
     def bounds(weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        product = norm(weights.query.mT @ weights.key) * radius**2
+        product = product_norm(weights.query.mT, weights.key, norm) * radius**2
         query_term = vector_norm(norm, pulled_back(weights.query, weights.key_bias)) * radius
         key_term = vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
         constant = 0.0

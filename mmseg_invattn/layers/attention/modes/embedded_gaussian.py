@@ -12,7 +12,7 @@ The effective products A and a are bounded and not their factors, because |A| ma
 
 from torch import Tensor
 
-from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm
+from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, product_norm, pulled_back, vector_norm
 
 
 def softmax_factor(bounds: ScoreBounds) -> Tensor:
@@ -25,7 +25,7 @@ class EmbeddedGaussian(QueryKeyMode):
 
     @staticmethod
     def bounds(weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        product = norm(weights.query.mT @ weights.key) * radius**2
+        product = product_norm(weights.query.mT, weights.key, norm) * radius**2
         peak = product + vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
         return ScoreBounds(peak, product, peak)
 

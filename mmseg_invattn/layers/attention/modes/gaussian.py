@@ -71,6 +71,12 @@ class Gaussian(Mode):
         scaled = _scale(tokens_BGNC, weights)
         return ScoreGradients(scaled, scaled)
 
+    @staticmethod
+    def rounding(weights: Temperature, radius: Tensor, u: float) -> Tensor:
+        """A sum of C products; C is not known here, and no more than 2^12 of them count as independent."""
+        t = torch.ones_like(radius) if weights.temperature is None else weights.temperature.abs()
+        return u * 64 * t * radius.square()
+
 
 def _scale(tokens_BGNC: Tensor, weights: Temperature) -> Tensor:
     """Tokens of every group, times t; one group of them serves all."""

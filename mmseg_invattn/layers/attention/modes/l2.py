@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ....ops import product_rounding, spectral_norm_bound
 from ....ops.attention import l2_attention, l2_log_weights
 from ..linear import GroupedLinear, grouped_linear
 from .base import Mode, Norm, ScoreBounds, ScoreGradients
@@ -86,6 +87,13 @@ class L2(Mode):
     @staticmethod
     def project(weights: DistanceWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.weight), grouped_linear(keys_BGMC, weights.weight)
+
+    @staticmethod
+    def rounding(weights: DistanceWeights, radius: Tensor, u: float) -> Tensor:
+        """Of ``2 <q_i, k_j> - |k_j|^2``, whose terms are summed as those of one inner product."""
+        size = spectral_norm_bound(weights.weight) * radius
+        moved = product_rounding(weights.weight, u) * radius + u * size
+        return 6 * moved * size + 3 * u * (weights.weight.shape[1] + 1) ** 0.5 * size.square()
 
     @staticmethod
     def score_gradients(weights: DistanceWeights, tokens_BGNC: Tensor) -> ScoreGradients:

@@ -1,0 +1,129 @@
+"""What is certain of a certified branch around given features: how steep it is, and how it rounds.
+
+    g_i = sum_j P_ij W b_j + bias,      W = W_O W_V with gain and scale,      b = B((x - m) / a)
+
+Steepness. With the moments of :mod:`.local_bound` for the values W b, ``|dg| <= Lambda_loc max_j |db_j|``, and B
+shrinks: ``|db_j| <= |dx_j| / sqrt(a^2 + |x_j - m|^2)``, at the nearest that a token comes to m.
+
+Rounding, with u the unit roundoff, ``beta >= |b_j|``, S the spread of the values W b under P, n keys of which none has
+a weight above p, for every head, in the norm of a token, and the squares of all lines but the last added up, since the
+errors are independent:
+
+    b        relative, r = u (4 + sqrt(C) beta^2 / 2): a difference, a sum of squares, a root, two products
+                                                                                    Lambda_loc beta r
+    v        W_V b, in whatever order; errors of different pixels are independent, so sqrt(p) of them is left, times 2
+                                                                  |W_O| u sqrt(C) max|W_V:k| beta min(1, 2 sqrt(p))
+    scores   dt of the mode; what all keys have in common does not count, the rest moves P                   S dt
+    exp      u (4 + |t - max t|) for each key, independent of the others'     S u (4 + E |t - max t|) min(1, 2 sqrt(p))
+    sum      over n keys of P_ij v_j                          |W_O| u (sqrt(n) |P v| + sqrt(n p) |W_V| beta)
+    W_O      of P v                                                             u sqrt(E) max|W_O:k| |P v|
+    bias     the last sum                                                                   u (|g| + |bias|)
+
+``E |t - max t| <= 2 range + log n`` under P, because the entropy of P is at most log n.
+"""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...ops import product_rounding, root_of_squares, spectral_norm_bound
+from .linear import grouped_linear
+from .local_bound import attention_moments, local_bound
+from .token_norm import NormWeights
+
+if TYPE_CHECKING:
+    from .certified import CertifiedAttention2d, SizedWeights
+
+NEAR = 1 / 64  # of the radius: beyond it tokens may be anywhere in the ball
+
+
+class Errors(NamedTuple):
+    """Rounding of g for tokens that are not far from those seen.
+
+    Attributes:
+        reach: how far, in the ball, (B, G).
+        tokens: of b, times the Lipschitz constant of g, in the units of x, (B, G).
+        others: of all that follows, (B, G).
+    """
+
+    reach: Tensor
+    tokens: Tensor
+    others: Tensor
+
+
+class Seen:
+    """A certified branch at given tokens.
+
+    Args:
+        block: the layer.
+        b_BGNC: tokens in the ball, float64.
+        weights: the numbers of the forward pass, float64.
+        u: its unit roundoff.
+    """
+
+    def __init__(self, block: 'CertifiedAttention2d', b_BGNC: Tensor, weights: 'SizedWeights', u: float):
+        self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
+        linear = weights.out @ weights.value
+        self.moments = attention_moments(block.attention, weights.scores, b_BGNC, weights.size, weights.beta, linear)
+        self.out, self.value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
+        self.effective = block.heads.norms(weights.out, weights.value, spectral_norm_bound).effective
+        self.scale_G = weights.norm.scale[:, 0, 0]
+        radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
+        bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(radius_BG[:, :1]))
+        self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(linear))
+        near = radius_BG * NEAR
+        # tokens of the ball are no further than 2 from each other
+        self.errors = self._errors(radius_BG + near, near), self._errors(torch.ones_like(radius_BG), 2 + 0 * radius_BG)
+
+    def lipschitz(self, nearest: Tensor, reach: Tensor) -> Tensor:
+        """Bound of Lip(g) in x within the reach, (B,).
+
+        Args:
+            nearest: smallest ``|x_j - m|`` of each group, shape (B, G).
+            reach: in x, (B,).
+        """
+        shrink_BG = torch.hypot(self.scale_G, (nearest - reach[:, None]).clamp(min=0)).reciprocal()
+        reach_BH = (reach[:, None] / self.scale_G).expand_as(self.slope_BH)
+        local_BH = local_bound(self.moments, self.effective, self.slope_BH, reach_BH).amax(-1)
+        return self.heads.total(local_BH * shrink_BG).amax(1)
+
+    def rounding(self, size: Tensor, reach: Tensor, lipschitz: Tensor) -> Tensor:
+        """Bound of what rounding changed in g within the reach, (B,).
+
+        Args:
+            size: ``|g|`` of a token, (B,).
+            reach: in x, (B,).
+            lipschitz: of g in x there, (B,).
+        """
+        near, far = self.errors
+        inside = reach[:, None] / self.scale_G <= near.reach
+        tokens, others = (torch.where(inside, a, b) for a, b in ((near.tokens, far.tokens), (near.others, far.others)))
+        bias = 0 if self.weights.bias is None else torch.linalg.vector_norm(self.weights.bias, dim=-1)
+        last = self.u * (size[:, None] + 2 * bias + (lipschitz * reach)[:, None])
+        return (root_of_squares(others, tokens * lipschitz[:, None]) + last).amax(1)
+
+    def _errors(self, radius_BG: Tensor, reach_BG: Tensor) -> Errors:
+        """The lines above for tokens of that radius, none of them further than the reach from where it was seen."""
+        w, u, mode, channels = self.weights, self.u, self.attention.mode, self.weights.value.shape[-1]
+        n, total = self.attention.keys(w.size, w.beta)
+        span = 2 * mode.bounds(w.scores, spectral_norm_bound, radius_BG).peak
+        share = (span.exp() / total.to(span)).clamp(max=1)
+        averaged = (2 * share.sqrt()).clamp(max=1)
+        mixed = torch.linalg.vector_norm(grouped_linear(self.moments.tokens, w.value), dim=-1).amax(-1)
+        mixed = (mixed + self.value * reach_BG).minimum(self.value * radius_BG)
+        spread = (self.moments.spread.amax(-1) + self.effective * 2 * reach_BG).minimum(self.effective * 2 * radius_BG)
+        values = self.out * product_rounding(w.value, u) * radius_BG * averaged
+        scores = spread * mode.rounding(w.scores, radius_BG, u)
+        exponentials = spread * u * (4 + 2 * span + math.log(n)) * averaged
+        sums = self.out * u * (n**0.5 * mixed + (n * share).sqrt() * self.value * radius_BG)
+        last = product_rounding(w.out, u) * mixed
+        others = self.heads.total(root_of_squares(values, scores, exponentials, sums, last))
+        tokens = u * (4 + channels**0.5 * radius_BG.square() / 2) * radius_BG * self.scale_G
+        return Errors(reach_BG, tokens, others)
+
+
+def nearest(norm: NormWeights, tokens_BGNC: Tensor) -> Tensor:
+    """Smallest ``|x_j - m|`` of each group, shape (B, G)."""
+    return torch.linalg.vector_norm(norm.centred(tokens_BGNC), dim=-1).amin(-1)
