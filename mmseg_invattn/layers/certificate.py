@@ -29,6 +29,8 @@ from .orthogonal import rotate
 
 # A bound that is not small against the features says nothing about them, whatever the solver reached.
 USEFUL = 0.1
+# Numbers below the smallest normal one may be taken for 0: what that makes of a sum, for each of its terms.
+UNDERFLOW = torch.finfo(torch.float32).tiny
 
 
 class Assessment(NamedTuple):
@@ -53,6 +55,7 @@ def unknown(reach: Tensor, *_: Tensor) -> Tensor:
 def certified(
     residual: Tensor,
     sums: Tensor,
+    error: Tensor,
     size: Tensor,
     seen: Assessment,
     lipschitz: float | None,
@@ -65,6 +68,7 @@ def certified(
     Args:
         residual: ``|y - x_hat - g(x_hat)|``, evaluated in float64, shape (B,).
         sums: bound of the rounding outside of the branch: of the residual sum, a rotation, and storage.
+        error: by how much y may differ from what the forward pass gave, (B,).
         size: of the features, ``max(|x|, |y|)``.
         seen: the branch at x_hat.
         lipschitz: bound of Lip(g) for all features; None without one.
@@ -79,14 +83,14 @@ def certified(
         return uncertified(solved._replace(residual=residual, converged=known), groups)
     everywhere = torch.full_like(residual, lipschitz)
     rho = sums + seen.rounding(torch.zeros_like(residual), everywhere)
-    reach = (residual + rho) / (1 - lipschitz)
+    reach = (residual + rho + error) / (1 - lipschitz)
     rho = sums + seen.rounding(reach, everywhere)
-    reach = (residual + rho) / (1 - lipschitz)
+    reach = (residual + rho + error) / (1 - lipschitz)
     local = seen.lipschitz(reach).nan_to_num(torch.inf).minimum(everywhere)
     rho = sums + seen.rounding(reach, local)
-    bound = pixel * (residual + rho) / (1 - local) * (1 + 1e-12)
+    own, bound = (pixel * (residual + rho + other) / (1 - local) * (1 + 1e-12) for other in (0, error))
     bound = torch.where(bound.isfinite(), bound, torch.nan)
-    converged = (bound <= tol * size) | (solved.converged & (bound <= USEFUL * size))
+    converged = (own <= tol * size) | (solved.converged & (own <= USEFUL * size))
     return InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
 
 
@@ -96,7 +100,7 @@ def uncertified(solved: FixedPointResult, groups: int) -> InverseInfo:
     return InverseInfo(solved.iterations, groups**0.5 * solved.residual, nan, solved.converged, nan, nan)
 
 
-def unrotated(y: Tensor, z: Tensor, matrix: Tensor, u: float, groups: int) -> tuple[Tensor, Tensor]:
+def unrotated(y: Tensor, z: Tensor, matrix: Tensor, u: float, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Of ``y = U z'``: bounds of ``|U^-1 y - z|`` and of the rounding of ``U z``, in the norm of the groups.
 
     U is orthogonal up to a defect ``|U^T U - I|``, which is measured: ``|U^-1 - U^T| <= defect / (1 - defect)``.
@@ -112,5 +116,7 @@ def unrotated(y: Tensor, z: Tensor, matrix: Tensor, u: float, groups: int) -> tu
     r = y - rotate(z, matrix)
     residual = max_token_norm(rotate(r, matrix, transpose=True), groups) + off * max_token_norm(r)
     size = max_token_norm(z)
-    sums = u * max_token_norm(z, groups) + (1 + off) * (product_rounding(matrix, u) + u) * size
+    sums = u * max_token_norm(z, groups) + (1 + off) * (
+        (product_rounding(matrix, u) + u) * size + UNDERFLOW * len(matrix)
+    )
     return residual, sums

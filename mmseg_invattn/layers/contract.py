@@ -22,6 +22,9 @@ class InverseInfo(NamedTuple):
         rounding: upper bound of what rounding changed in the forward pass, part of ``error_bound``; NaN without one.
         lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 of a layer with an explicit
             inverse, NaN where none is known.
+
+    Of a composition: the residual of the whole, in the dtype of the features; the largest rounding and Lipschitz bound
+    of a layer.
     """
 
     iterations: Tensor
@@ -98,6 +101,22 @@ class InvertibleModule(nn.Module, ABC):
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
             ValueError: y has the wrong shape, is empty or holds a value that is not finite.
         """
+
+    def invert(
+        self,
+        y: Tensor | tuple[Tensor, ...],
+        error: Tensor,
+        tol: float,
+        max_iter: int,
+        weights: Any = None,
+        certify: bool = True,
+    ) -> tuple[Tensor, InverseInfo]:
+        """As :meth:`inverse`, of a y that is known up to ``error``, shape (B,), and without a raise: the report says all.
+
+        ``converged`` is of the y that it was given, the error bound of what that y approximates.
+        """
+        x, info = self.inverse(y, tol, max_iter, False, weights, certify)
+        return x, info._replace(error_bound=composed_error(self, x, info, error, weights))
 
     def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
         """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""

@@ -1,21 +1,37 @@
 """Layers whose inverse and determinant have a closed form."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..ops import Roulette, at_least_float32, full_precision, max_token_norm
+from ..ops import Roulette, at_least_float32, full_precision, max_token_norm, storage_error
+from .certificate import USEFUL
 from .constant_weights import started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
+
+
+class Accuracy(NamedTuple):
+    """Of an explicit inverse, each of shape (B,), float64, in the norm of the layer.
+
+    Attributes:
+        residual: ``|y - layer(x)|``.
+        rounding: bound of what rounding changed in the forward pass, in the units of y.
+        bound: of the error of x, these included.
+    """
+
+    residual: Tensor
+    rounding: Tensor
+    bound: Tensor
 
 
 class ExplicitInverse(InvertibleModule):
     """An invertible layer without a solver.
 
     A subclass defines ``transform``, ``solve`` and ``accuracy``; this class checks the input, keeps them in the same
-    precision (float32 or higher, no autocast, no TF32), and reports.
+    precision (float32 or higher, no autocast, no TF32), and reports. The three things of :mod:`.certificate` are kept
+    apart here too: ``accuracy`` takes the residual in float64, with the very weights of the forward pass.
 
     Attributes:
         channels: C, or None where any will do.
@@ -36,8 +52,15 @@ class ExplicitInverse(InvertibleModule):
         """x of a y in float32 or higher."""
 
     @abstractmethod
-    def accuracy(self, y: Tensor | tuple[Tensor, ...], x: Tensor, eps: float, weights: Any) -> tuple[Tensor, Tensor]:
-        """(residual, error bound) of that x, where y was stored with the relative precision eps."""
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Any) -> Accuracy:
+        """How near x is to what forward was given.
+
+        Args:
+            y: (trunk, extra outputs...), in the dtype of the forward pass.
+            x: what ``solve`` made of it.
+            stored: what storing y changed in each number at most, float64, 0 where it was not rounded.
+            weights: as ``transform`` has them.
+        """
 
     def log_det(self, x: Tensor, weights: Any) -> Tensor:
         """``log|det|`` at an x in float32 or higher, shape (B,); 0 unless the layer says otherwise."""
@@ -62,12 +85,15 @@ class ExplicitInverse(InvertibleModule):
         max_iter: int = 100,
         strict: bool = True,
         weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
         """As in the contract; a closed form reaches the precision of the dtype whatever ``tol`` and ``max_iter`` are.
 
+        Without ``certify`` the residual is NaN too.
+
         Raises:
-            NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or the error has
-                no finite bound.
+            NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or is known to no
+                better than a tenth of its size.
         """
         parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
@@ -78,18 +104,25 @@ class ExplicitInverse(InvertibleModule):
         for part in parts:
             check_features(part, self.channels if len(parts) == 1 else None, finite=True)
         weights = weights_of(self, weights)
-        eps = max(torch.finfo(part.dtype).eps for part in parts)
-        parts = tuple(part.to(self.working_dtype(part)) for part in parts)
-        y = parts[0] if len(parts) == 1 else parts
-        with full_precision(parts[0].device):
-            x = self.solve(y, weights)
-            residual, bound = self.accuracy(y, x, eps, weights)
-        converged = bound.isfinite() & residual.isfinite() & x.isfinite().flatten(1).all(1)
+        wide = tuple(part.to(self.working_dtype(part)) for part in parts)
+        with full_precision(wide[0].device):
+            x = self.solve(wide[0] if len(wide) == 1 else wide, weights)
+            if certify:
+                stored = tuple(storage_error(part, own.dtype) for part, own in zip(parts, wide, strict=True))
+                found = self.accuracy(wide, x, stored, weights)
+            else:
+                found = Accuracy(*[torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)] * 3)
+        size = torch.stack([max_token_norm(part) for part in (x, *wide)]).amax(0)
+        converged = x.isfinite().flatten(1).all(1) & (~found.bound.isnan() | (not certify))
+        if certify:
+            converged &= found.residual.isfinite() & (found.bound <= USEFUL * size)
         info = InverseInfo(
             torch.full_like(converged, self.evaluations, dtype=torch.long),
-            residual,
-            torch.where(bound.isfinite(), bound, torch.nan),
+            found.residual,
+            torch.where(found.bound.isfinite(), found.bound, torch.nan),
             converged,
+            found.rounding,
+            torch.zeros_like(found.bound),
         )
         if strict and not converged.all():
             raise NotConvergedError(
@@ -108,7 +141,7 @@ class ExplicitInverse(InvertibleModule):
         wide = y.to(self.working_dtype(y)) if isinstance(y, Tensor) else tuple(map(at_least_float32, y))
         x = self.solve(wide, weights)
         # inverse says what is wrong
-        return x if x.isfinite().all() else self.inverse(y, tol, max_iter, weights=weights)[0]
+        return x if x.isfinite().all() else self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
     def lipschitz_bound(self, n: int | None = None) -> float:
         """0.0: there is no residual branch; :meth:`bi_lipschitz_bound` is what composes."""
@@ -136,6 +169,12 @@ class ExplicitInverse(InvertibleModule):
         return y.to(x.dtype) if isinstance(y, Tensor) else tuple(part.to(x.dtype) for part in y)
 
 
-def rounding(eps: float, *terms: Tensor) -> Tensor:
-    """What rounding sums of a few such feature maps can change, in the norm inf2, shape (B,)."""
-    return 4 * eps * sum(max_token_norm(term) for term in terms)
+def nothing_lost(like: Tensor, stored: Tensor | None = None) -> Accuracy:
+    """Of a layer that moves numbers and computes nothing: x is off by what y was, per token of x.
+
+    Args:
+        like: x.
+        stored: what storing changed in each number of x.
+    """
+    exact = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+    return Accuracy(exact, exact, exact if stored is None else max_token_norm(stored))

@@ -83,8 +83,9 @@ class MemoryFree(InvertibleModule):
         max_iter: int = 100,
         strict: bool = True,
         weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
-        return self.module.inverse(y, tol, max_iter, strict, weights)
+        return self.module.inverse(y, tol, max_iter, strict, weights, certify)
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         return self.module.lipschitz_bound(n)

@@ -111,6 +111,18 @@ class ResidualLayer(InvertibleModule):
     ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
+        x, info = self.invert(
+            y, torch.zeros(len(y), dtype=torch.float64, device=y.device), tol, max_iter, weights, certify
+        )
+        if strict:
+            check_converged(x, info, self._bound(weights, y.shape[2] * y.shape[3]), tol, max_iter)
+        return x, info
+
+    @torch.no_grad()
+    def invert(
+        self, y: Tensor, error: Tensor, tol: float, max_iter: int, weights: Any = None, certify: bool = True
+    ) -> tuple[Tensor, InverseInfo]:
+        weights = weights_of(self, weights)
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
@@ -125,29 +137,32 @@ class ResidualLayer(InvertibleModule):
                 norm=lambda x: self.branch_norm(x, self.groups),
             )
             if certify:
-                info = self._certified(x, y, sized, lipschitz, tol, solved)
-            else:
-                info = uncertified(solved, self.groups)
-        if strict:
-            check_converged(x, info, lipschitz, tol, max_iter)
-        return x, info
+                return x, self._certified(x, y, error, sized, lipschitz, tol, solved)
+            return x, uncertified(solved, self.groups)
 
     def _certified(
-        self, x: Tensor, y: Tensor, sized: Any, lipschitz: float | None, tol: float, solved: FixedPointResult
+        self,
+        x: Tensor,
+        y: Tensor,
+        error: Tensor,
+        sized: Any,
+        lipschitz: float | None,
+        tol: float,
+        solved: FixedPointResult,
     ) -> InverseInfo:
-        """The report of ``x = inverse(y)``, with the weights that both passes used."""
+        """The report of ``x = inverse(y)``, y known up to ``error``, with the weights that both passes used."""
         exact, u = cast_all(sized, torch.float64), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
         seen = self.assess(x.double(), exact, u)
         z = x.double() + seen.branch
         size = torch.maximum(self.error_norm(x), self.error_norm(y))
-        stored = storage_error(y, x.dtype, self.error_norm)
+        stored = self.error_norm(storage_error(y, x.dtype))
         if self.rotation(exact) is None:
             residual = self.branch_norm(y.double() - z, self.groups)
             sums = u * self.branch_norm(z, self.groups) + stored
         else:
             residual, sums = unrotated(y.double(), z, self.rotation(exact), u, self.groups)
             sums = sums + stored
-        return certified(residual, sums, size, seen, lipschitz, self.groups, tol, solved)
+        return certified(residual, sums, error, size, seen, lipschitz, self.groups, tol, solved)
 
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, at_least_float32, max_token_norm
+from ..ops import Roulette, at_least_float32, max_token_norm, storage_error
 from .constant_weights import holding, weights_of
-from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, composed_error, outputs
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
 
 
 class InvertibleSequential(InvertibleModule):
@@ -97,6 +97,7 @@ class InvertibleSequential(InvertibleModule):
         max_iter: int = 100,
         strict: bool = True,
         weights: Any = None,
+        certify: bool = True,
     ) -> tuple[Tensor, InverseInfo]:
         """As in the contract, with ``max_iter`` for each layer.
 
@@ -118,7 +119,7 @@ class InvertibleSequential(InvertibleModule):
         trunk, *extra = (at_least_float32(part) for part in outputs(y))
         weights = weights_of(self, weights)
         with holding(zip(self.layers, weights, strict=True)):
-            x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights)
+            x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights, certify)
             residual = torch.stack(
                 [self.error_norm(a - b.to(a.dtype)) for a, b in zip(outputs(self(x, weights)), outputs(y), strict=True)]
             ).amax(0)
@@ -144,6 +145,7 @@ class InvertibleSequential(InvertibleModule):
         tol: float,
         max_iter: int,
         weights: Any,
+        certify: bool,
     ) -> tuple[Tensor, InverseInfo, list[int]]:
         """x, what the layers report together, and the layers that did not converge.
 
@@ -156,7 +158,7 @@ class InvertibleSequential(InvertibleModule):
         """
         # what the layers before layer k make of its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
-        iterations, failed, residual = 0, [], error
+        iterations, failed, residual, known = 0, [], error, []
         converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
@@ -164,13 +166,15 @@ class InvertibleSequential(InvertibleModule):
             y_k = (trunk, *extra[cut:]) if layer.extra_outputs else trunk
             error = torch.stack([error, *stored[cut:]]).amax(0)
             extra, stored = extra[:cut], stored[:cut]
-            trunk, info = layer.inverse(y_k, tol / (len(self.layers) * spread[k]), max_iter, False, weights[k])
-            error = composed_error(layer, trunk, info, error, weights[k])
-            error = layer.pixel_error(trunk, error) if k else error
+            own_tol = tol / (len(self.layers) * spread[k])
+            trunk, info = layer.invert(y_k, error, own_tol, max_iter, weights[k], certify)
+            error = layer.pixel_error(trunk, info.error_bound) if k else info.error_bound
             iterations, residual = iterations + info.iterations, info.residual
             converged &= info.converged
+            known.append((info.rounding, info.lipschitz))
             failed += [] if info.converged.all() else [k]
-        return trunk, InverseInfo(iterations, residual, error, converged), failed
+        rounding, lipschitz = (torch.stack(each).amax(0) for each in zip(*known, strict=True))
+        return trunk, InverseInfo(iterations, residual, error, converged, rounding, lipschitz), failed
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""
@@ -223,5 +227,4 @@ def _carried(within: Tensor, layer: InvertibleModule) -> Tensor:
 
 def _cast_away(y: Tensor) -> Tensor:
     """What storing y in half precision changed at most, in the norm inf2, shape (B,), float64."""
-    wide = at_least_float32(y)
-    return max_token_norm(wide).double() * (0.0 if wide.dtype == y.dtype else torch.finfo(y.dtype).eps)
+    return max_token_norm(storage_error(y, torch.float32))

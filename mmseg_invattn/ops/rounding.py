@@ -16,8 +16,6 @@ and where n terms of squares t_1^2, ..., t_n^2 come in no particular order, ``su
 which leaves a factor of 2.4 and more for the largest of many errors and for sums whose order is not random.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -45,13 +43,12 @@ def root_of_squares(*errors: Tensor) -> Tensor:
     return sum(error.square() for error in errors).sqrt()
 
 
-def storage_error(y: Tensor, computed: torch.dtype, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    """What storing a map in its dtype changed at most, where it was computed in ``computed``; shape (B,), float64.
+def storage_error(y: Tensor, computed: torch.dtype) -> Tensor:
+    """What storing numbers in their dtype changed in each at most, where they were computed in ``computed``; float64.
 
-    ``|fl(y) - y| <= u |y|`` of every number, or half of the smallest subnormal number.
+    ``|fl(y) - y| <= u |y|``, or half of the smallest subnormal number.
     """
     if torch.promote_types(y.dtype, computed) == y.dtype:
-        return y.new_zeros(len(y), dtype=torch.float64)
+        return torch.zeros_like(y, dtype=torch.float64)
     info = torch.finfo(y.dtype)
-    half = torch.full_like(y[:1], info.smallest_normal * info.eps / 2, dtype=torch.float64)
-    return norm(y) * (info.eps / 2) + norm(half)
+    return y.double().abs() * (info.eps / 2) + info.smallest_normal * info.eps / 2

@@ -5,32 +5,19 @@
 Steepness. With the moments of :mod:`.local_bound` for the values W b, ``|dg| <= Lambda_loc max_j |db_j|``, and B
 shrinks: ``|db_j| <= |dx_j| / sqrt(a^2 + |x_j - m|^2)``, at the nearest that a token comes to m.
 
-Rounding, with u the unit roundoff, ``beta >= |b_j|``, S the spread of the values W b under P, n keys of which none has
-a weight above p, for every head, in the norm of a token, and the squares of all lines but the last added up, since the
-errors are independent:
-
-    b        relative, r = u (4 + sqrt(C) beta^2 / 2): a difference, a sum of squares, a root, two products
-                                                                                    Lambda_loc beta r
-    v        W_V b, in whatever order; errors of different pixels are independent, so sqrt(p) of them is left, times 2
-                                                                  |W_O| u sqrt(C) max|W_V:k| beta min(1, 2 sqrt(p))
-    scores   dt of the mode; what all keys have in common does not count, the rest moves P                   S dt
-    exp      u (4 + |t - max t|) for each key, independent of the others'     S u (4 + E |t - max t|) min(1, 2 sqrt(p))
-    sum      over n keys of P_ij v_j                          |W_O| u (sqrt(n) |P v| + sqrt(n p) |W_V| beta)
-    W_O      of P v                                                             u sqrt(E) max|W_O:k| |P v|
-    bias     the last sum                                                                   u (|g| + |bias|)
-
-``E |t - max t| <= 2 range + log n`` under P, because the entropy of P is at most log n.
+Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + sqrt(C) |b|^2 / 2)`` for a difference, a sum of squares,
+a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in :mod:`.rounding`; of the last sum,
+``u (|g| + |bias|)``.
 """
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...ops import product_rounding, root_of_squares, spectral_norm_bound
-from .linear import grouped_linear
+from ...ops import root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
+from .rounding import attention_rounding
 from .token_norm import NormWeights
 
 if TYPE_CHECKING:
@@ -66,8 +53,8 @@ class Seen:
     def __init__(self, block: 'CertifiedAttention2d', b_BGNC: Tensor, weights: 'SizedWeights', u: float):
         self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
         linear = weights.out @ weights.value
+        self.tokens = b_BGNC
         self.moments = attention_moments(block.attention, weights.scores, b_BGNC, weights.size, weights.beta, linear)
-        self.out, self.value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
         self.effective = block.heads.norms(weights.out, weights.value, spectral_norm_bound).effective
         self.scale_G = weights.norm.scale[:, 0, 0]
         radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
@@ -105,23 +92,13 @@ class Seen:
         return (root_of_squares(others, tokens * lipschitz[:, None]) + last).amax(1)
 
     def _errors(self, radius_BG: Tensor, reach_BG: Tensor) -> Errors:
-        """The lines above for tokens of that radius, none of them further than the reach from where it was seen."""
-        w, u, mode, channels = self.weights, self.u, self.attention.mode, self.weights.value.shape[-1]
-        n, total = self.attention.keys(w.size, w.beta)
-        span = 2 * mode.bounds(w.scores, spectral_norm_bound, radius_BG).peak
-        share = (span.exp() / total.to(span)).clamp(max=1)
-        averaged = (2 * share.sqrt()).clamp(max=1)
-        mixed = torch.linalg.vector_norm(grouped_linear(self.moments.tokens, w.value), dim=-1).amax(-1)
-        mixed = (mixed + self.value * reach_BG).minimum(self.value * radius_BG)
-        spread = (self.moments.spread.amax(-1) + self.effective * 2 * reach_BG).minimum(self.effective * 2 * radius_BG)
-        values = self.out * product_rounding(w.value, u) * radius_BG * averaged
-        scores = spread * mode.rounding(w.scores, radius_BG, u)
-        exponentials = spread * u * (4 + 2 * span + math.log(n)) * averaged
-        sums = self.out * u * (n**0.5 * mixed + (n * share).sqrt() * self.value * radius_BG)
-        last = product_rounding(w.out, u) * mixed
-        others = self.heads.total(root_of_squares(values, scores, exponentials, sums, last))
+        """For tokens of that radius, none of them further than the reach from where it was seen."""
+        w, u, channels = self.weights, self.u, self.weights.value.shape[-1]
+        others = attention_rounding(
+            self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u
+        )
         tokens = u * (4 + channels**0.5 * radius_BG.square() / 2) * radius_BG * self.scale_G
-        return Errors(reach_BG, tokens, others)
+        return Errors(reach_BG, tokens, self.heads.total(others))
 
 
 def nearest(norm: NormWeights, tokens_BGNC: Tensor) -> Tensor:

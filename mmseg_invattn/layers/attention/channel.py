@@ -91,10 +91,10 @@ class InvChannelAttention(ResidualLayer):
     def assess(self, x: Tensor, weights: ChannelWeights, u: float) -> Assessment:
         """With n pixels, r the relative error of b and beta >= |b_c|, in the norm of the channels:
 
-            b         r = u (5 + sqrt(n) beta^2 / 2)                              L beta r a / sqrt(C)
-            scores    u (sqrt(n) + 4) s beta^2 for each channel, and exp     gain |w| a / sqrt(C) beta (... + 8 u)
-            sum       over C channels                                        gain |w| a / sqrt(C) u sqrt(C) beta
-            last      products                                               2 u |g|
+        b         r = u (5 + sqrt(n) beta^2 / 2)                              L beta r a / sqrt(C)
+        scores    u (sqrt(n) + 4) s beta^2 for each channel, and exp     gain |w| a / sqrt(C) beta (... + 8 u)
+        sum       over C channels                                        gain |w| a / sqrt(C) u sqrt(C) beta
+        last      products                                               2 u |g|
         """
         g = self.branch(x, weights)
         radius = torch.linalg.vector_norm(self._tokens(x, weights), dim=-1).flatten(1).amax(1)

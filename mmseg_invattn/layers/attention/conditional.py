@@ -27,7 +27,6 @@ from ...ops import (
     local_lipschitz,
     max_token_norm,
     pixel_tokens,
-    product_rounding,
     root_of_squares,
     spectral_norm_bound,
     storage_error,
@@ -37,9 +36,9 @@ from ...ops import (
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
+from ..certificate import Assessment, certified, uncertified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
-from ..certificate import Assessment, certified, uncertified
 from ..contract import InverseInfo, check_converged, check_features
 from ..residual import ResidualLayer, solve_residual
 from .attention import Attention, Mix
@@ -224,7 +223,7 @@ class ConditionalAttention2d(ResidualLayer):
             if certify:
                 info = self._certified(x, y, cast, lipschitz, tol, solved)
                 # P is that of the x2 which was stored
-                stored = storage_error(y, x.dtype, max_token_norm)
+                stored = max_token_norm(storage_error(y, x.dtype))
                 moved = self.inverse_error(x, stored, info.error_bound, weights)
                 info = info._replace(error_bound=info.error_bound + moved)
             else:
@@ -234,13 +233,7 @@ class ConditionalAttention2d(ResidualLayer):
         return x, info
 
     def _certified(
-        self,
-        x: Tensor,
-        y: Tensor,
-        sized: SizedWeights,
-        lipschitz: float | None,
-        tol: float,
-        solved: FixedPointResult,
+        self, x: Tensor, y: Tensor, sized: SizedWeights, lipschitz: float | None, tol: float, solved: FixedPointResult
     ) -> InverseInfo:
         """The report of what y1 alone decides, x1."""
         u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
@@ -249,17 +242,21 @@ class ConditionalAttention2d(ResidualLayer):
         z = x1 + seen.branch
         residual, sums = (max_token_norm(t, self.groups) for t in (y1 - z, z))
         size = torch.maximum(max_token_norm(x), max_token_norm(y))
-        return certified(residual, u * sums, size, seen, lipschitz, self.groups, tol, solved)
+        return certified(
+            residual, u * sums, torch.zeros_like(residual), size, seen, lipschitz, self.groups, tol, solved
+        )
 
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         """Of g in x_1. With u the unit roundoff, S the spread of the values W x_1 under P, n keys of which none has a
-        weight above p, and the ball as in :mod:`.certified_assessment`:
+        weight above p, and the ball as in :mod:`.rounding`,
 
-            b        relative, r = u (4 + sqrt(C) beta^2 / 2)                            S (G_1 + G_2) beta r
+            b        relative, r = u (4 + sqrt(C) |b|^2 / 2)                             S (G_1 + G_2) r
             scores   dt of the mode                                                      S dt
-            exp                                    S u (4 + E |t - max t|) min(1, 2 sqrt(p))
-            sum      over n keys of P_ij x_1j      |W| u (sqrt(n) |P x_1| + sqrt(n p) |x_1|)
-            W        of P x_1, and the sum         u sqrt(C) max|W_:k| |P x_1| + u |g|
+            exp                                    S u (4 + log n) min(1, 2 sqrt(p))
+            sum      over n keys of P_ij x_1j      max|W_:k| u sqrt(n) (|P x_1| + sqrt(p) max|x_1|)
+            W        of P x_1                      max|W_:k| u sqrt(C) |P x_1|
+
+        and u |g| of the sum.
         """
         x1, x2 = x.chunk(2, 1)
         attention, mode = self.attention, self.attention.mode
@@ -272,23 +269,27 @@ class ConditionalAttention2d(ResidualLayer):
         values = tokens_BGNC.expand(-1, len(weights.weight), -1, -1), v_BHNC.square().sum(-1, keepdim=True)
         mean_BHNC, square_BHN1 = mix(torch.cat(values, -1)).split([width, 1], -1)
         g = transposed(self.heads.merge(mean_BHNC, weights.weight)).reshape(x1.shape)
-        spread, mixed = square_BHN1.clamp(min=0).sqrt().flatten(2).amax(-1), _largest_token(mean_BHNC)
-        largest = _largest_token(tokens_BGNC)
-        radius = _largest_token(b_B1NC)
+        spread, mixed = square_BHN1[..., 0].clamp(min=0).sqrt(), torch.linalg.vector_norm(mean_BHNC, dim=-1)
+        largest = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1, keepdim=True)
+        radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
         bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
         n, total = attention.keys(weights.size, weights.beta)
-        share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)
+        share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)[..., None]
         r = u * (4 + b_B1NC.shape[-1] ** 0.5 * radius.square() / 2)
-        moved = mode.rounding(weights.scores, radius, u) + (bounds.query_slope + bounds.key_slope) * r
-        each = u * (4 + 4 * bounds.peak + math.log(n)) * (2 * share.sqrt()).clamp(max=1)
-        norm = spectral_norm_bound(weights.weight)
-        sums = norm * u * (n**0.5 * mixed + (n * share).sqrt() * largest)
-        last = product_rounding(weights.weight, u) * mixed
-        heads = self.heads.total(root_of_squares(spread * moved, spread * each, sums, last))
-        rho = heads.amax(1) + u * max_token_norm(g, self.groups)
+        moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
+        moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
+        column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
+        errors = root_of_squares(
+            spread * moved,
+            spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
+            column * u * n**0.5 * (mixed + share.sqrt() * largest),
+            column * u * width**0.5 * mixed,
+        )
+        rho = self.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, self.groups)
         rate = self._rate(weights.weight)
         # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
-        relative = torch.where(largest.amax(1) > 0, rho / largest.amax(1), 0)
+        size = max_token_norm(x1, self.groups)
+        relative = torch.where(size > 0, rho / size, 0)
         return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
 
     def _rate(self, weight_HCC: Tensor) -> float:
@@ -375,8 +376,3 @@ class ConditionalAttention2d(ResidualLayer):
 def _steering_tokens(x: Tensor) -> Tensor:
     """x_2 as tokens, (B, 1, N, C/2)."""
     return transposed(x.chunk(2, 1)[1].flatten(2))[:, None]
-
-
-def _largest_token(x_BGNC: Tensor) -> Tensor:
-    """Largest norm of a token, (B, G)."""
-    return torch.linalg.vector_norm(x_BGNC, dim=-1).amax(-1)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm
+from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm, unit_roundoff
 from ..constant_weights import weights_of
 from ..contract import check_features
-from ..explicit import ExplicitInverse
+from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import compute_dtype
 from .options import LocalAttentionOptions, read_options
 from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
@@ -84,45 +84,45 @@ class CouplingAttention2d(ExplicitInverse):
         x2 = y2 - self.second(y1, weights.second)
         return torch.cat([y1 - self.first(x2, weights.first), x2], 1)
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: CouplingWeights) -> tuple[Tensor, Tensor]:
-        here = torch.finfo(y.dtype).eps
-        # of the sums, and of y where it came in a lower precision than it was computed in
-        rounding = (2 * here + (eps if eps > here else 0)) * (max_token_norm(y) + max_token_norm(x))
-        error = self._error(
-            y.chunk(2, 1)[0], x.chunk(2, 1)[1], rounding, cast_all(weights, y.dtype), self._evaluation(y)
+    def accuracy(
+        self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: CouplingWeights
+    ) -> Accuracy:
+        """B read the very y_1 that forward made, so what it gave is what forward added, if y was not rounded when it was
+        stored. A reads an x_2 that is off by e_2 and may round otherwise there:
+
+            e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + 2 rounding of A
+
+        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated.
+        """
+        weights, u = cast_all(weights, x.dtype), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)
+        sums = (
+            x1.double() + self.first(x2, weights.first).double(),
+            x2.double() + self.second(y1, weights.second).double(),
         )
-        return max_token_norm(y - self.forward(x, weights)), error
-
-    def _evaluation(self, y: Tensor) -> float:
-        """Rounding of an evaluation of A, as a relative change of its input: sums over channels and over pixels."""
-        return torch.finfo(y.dtype).eps * (self.channels + math.log2(y.shape[2] * y.shape[3]) + 16)
-
-    def _error(
-        self,
-        y1: Tensor,
-        x2: Tensor,
-        error: Tensor,
-        weights: CouplingWeights,
-        evaluation: float = 0.0,
-        within: tuple[Tensor | float, Tensor | float] = (0.0, 0.0),
-    ) -> Tensor:
-        """Bound of the error of x when y is known up to ``error``, (B,); y1 and x2 are known up to ``within``."""
-        error2 = error + self.second.difference(y1, error + evaluation * max_token_norm(y1), within[0], weights.second)
-        error1 = error + self.first.difference(x2, error2 + evaluation * max_token_norm(x2), within[1], weights.first)
-        return torch.hypot(error1, error2)
+        residual = [max_token_norm(part.double() - sum_) for part, sum_ in zip((y1, y2), sums, strict=True)]
+        rounded = [u * max_token_norm(sum_) + max_token_norm(off) for sum_, off in zip(sums, kept, strict=True)]
+        error2, off = residual[1] + rounded[1], max_token_norm(kept[0])
+        if bool((off > 0).any()):
+            error2 = error2 + self.second.difference(y1.double(), off, 0.0, weights.second, u)
+        error1 = residual[0] + rounded[0] + self.first.difference(x2.double(), error2, 0.0, weights.first, u)
+        return Accuracy(torch.hypot(*residual), torch.hypot(*rounded), torch.hypot(error1, error2))
 
     @torch.no_grad()
     def inverse_error(
         self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: CouplingWeights | None = None
     ) -> Tensor:
-        within = torch.as_tensor(within).expand_as(error)
+        """``e_2 <= e + |B(y_1 + e) - B(y_1)|``, ``e_1 <= e + |A(x_2 + e_2) - A(x_2)|``."""
+        within = torch.as_tensor(within, device=x.device).double().expand_as(error)
         x = x.to(self.working_dtype(x))
         cast = cast_all(weights_of(self, weights), x.dtype)
         with full_precision(x.device):
             x1, x2 = x.chunk(2, 1)
-            y1 = x1 + self.first(x2, cast.first)
-            moved = self.first.difference(x2, within, 0.0, cast.first)
-            return self._error(y1, x2, error, cast, within=(within + moved, within))
+            y1 = (x1 + self.first(x2, cast.first)).double()
+            moved = self.first.difference(x2.double(), within, 0.0, cast.first)
+            error2 = error + self.second.difference(y1, error, within + moved, cast.second)
+            error1 = error + self.first.difference(x2.double(), error2, within, cast.first)
+            return torch.hypot(error1, error2)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """Neither is bounded: attention is as steep as its input is large. See :meth:`inverse_error`."""

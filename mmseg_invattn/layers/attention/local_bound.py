@@ -13,7 +13,7 @@ mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as
 by Cauchy and Schwarz. K_i is the spread of kappa_j about its mean for a softmax, where that number is 1 and what a
 whole row has in common is not seen. For other kernels the number differs from 1/2 by at most 1/2, and K_i is half the
 spread about the mean and half that about 0. These are moments under P: one evaluation of the attention with
-``(x, |v|^2, |kappa|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled, squares
+``(x, |v|^2, |kappa|^2, |x|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled, squares
 are averaged with them, which makes no moment smaller.
 
 Within the reach rho of x no log w changes by more than ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P by no
@@ -41,6 +41,7 @@ class Moments(NamedTuple):
         tokens: ``sum_j P_ij x_j``, shape (B, H, N, C).
         mean: m, shape (B, H, N, E).
         spread: S, shape (B, H, N).
+        of_tokens: the same of the tokens themselves.
         gradients: K + A, likewise.
         steepest: ``max |kappa| + max |alpha|``, shape (B, H, 1).
     """
@@ -48,6 +49,7 @@ class Moments(NamedTuple):
     tokens: Tensor
     mean: Tensor
     spread: Tensor
+    of_tokens: Tensor
     gradients: Tensor
     steepest: Tensor
 
@@ -72,13 +74,16 @@ def attention_moments(
     centre_v = v.mean(2, keepdim=True)
     centre_k = kappa.mean(2, keepdim=True) if mode.softmax else torch.zeros_like(kappa[:, :, :1])
     tokens = tokens_BGNC.expand(-1, len(value_HEC), -1, -1)
-    squares = _square(v - centre_v), _square(kappa - centre_k)
+    centre_x = tokens.mean(2, keepdim=True)
+    squares = _square(v - centre_v), _square(kappa - centre_k), _square(tokens - centre_x)
     mix = attention.mixer(scores, tokens_BGNC, size, beta)
-    mean_x, square_v, square_k = mix(torch.cat((tokens, *squares), -1)).double().split([tokens.shape[-1], 1, 1], -1)
+    moments = mix(torch.cat((tokens, *squares), -1)).double()
+    mean_x, square_v, square_k, square_x = moments.split([tokens.shape[-1], 1, 1, 1], -1)
     mean = grouped_linear(mean_x, value_HEC.double())
     mean_k = mode.score_gradients(scores, mean_x.to(tokens.dtype)).kappa.double() - centre_k
     up = 1 + ROUNDINGS * torch.finfo(v.dtype).eps
     square_v, square_k = square_v * up, square_k * up
+    of_tokens = (square_x * up - _square(mean_x - centre_x)).clamp(min=0).sqrt()
     spread = (square_v - _square(mean - centre_v)).clamp(min=0).sqrt()
     of_query = (square_k - _square(mean_k)).clamp(min=0).sqrt()
     if not mode.softmax:
@@ -89,7 +94,7 @@ def attention_moments(
         of_key = of_key - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k
     of_key = of_key.clamp(min=0).sqrt()
     steepest = _largest(alpha) + _largest(kappa - centre_k) * (1 + tied)
-    return Moments(mean_x, mean, spread[..., 0], (of_query + of_key)[..., 0], steepest)
+    return Moments(mean_x, mean, spread[..., 0], of_tokens[..., 0], (of_query + of_key)[..., 0], steepest)
 
 
 def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_BH: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from ...ops import cast_all, max_token_norm, pixel_tokens, spectral_norm_bound
 from .attention import Attention
 from .linear import Bias, GroupedLinear, grouped_linear
-from .local_bound import attention_moments, local_bound
+from .local_bound import Moments, attention_moments, local_bound
 from .options import AttentionOptions
+from .rounding import attention_rounding
 
 
 class OrdinaryWeights(NamedTuple):
@@ -62,22 +63,53 @@ class OrdinaryBranch(nn.Module):
         return g_BNC.mT.reshape(x.shape)
 
     @torch.no_grad()
-    def difference(self, x: Tensor, distance: Tensor, within: Tensor | float, weights: OrdinaryWeights) -> Tensor:
+    def difference(
+        self, x: Tensor, distance: Tensor, within: Tensor | float, weights: OrdinaryWeights, u: float | None = None
+    ) -> Tensor:
         """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
 
         The smallest of three, with row-stochastic weights and the tokens in a ball of radius R: ``sum_h |W_O| |W_V|``
-        times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound` for ``|W_V|
-        Lambda``; and ``2 R sum_h |W_O| |W_V|``, as far apart as outputs can be however steep A is.
+        times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound`; and ``2 R
+        sum_h |W_O W_V|``, as far apart as outputs can be however steep A is.
+
+        Args:
+            x: float64, shape (B, C, H, W).
+            distance: shape (B,).
+            within: likewise.
+            weights: of the forward pass, in the dtype that it computes in.
+            u: unit roundoff of two evaluations whose rounding is in the bound; None: of the exact A.
         """
         tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
-        reach = (distance + within).double()[:, None]
+        reach = (distance + within)[:, None]
         radius = (max_token_norm(x)[:, None] + reach).clamp(min=torch.finfo(x.dtype).tiny)
-        bounds = mode.bounds(cast_all(weights.scores, torch.float64), spectral_norm_bound, radius)
-        out, value = spectral_norm_bound(weights.out), spectral_norm_bound(weights.value)
+        # beta as the forward pass makes it, then the exact map with these very numbers
+        beta = cast_all(self.attention.logits(size, weights.out), torch.float64)
+        weights = cast_all(weights, torch.float64)
+        bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
+        linear = weights.out @ weights.value
+        effective = spectral_norm_bound(linear)
         slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
-        beta = self.attention.logits(size, x)
-        moments = attention_moments(self.attention, weights.scores, tokens_B1NC, size, beta, weights.value)
-        local = local_bound(moments, value, slope, reach.expand_as(slope))
-        ball = value * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
-        steep = torch.minimum((out[:, None] * local).sum(1).amax(1), (out * ball).sum(1))
-        return torch.minimum(steep * distance.double(), 2 * (out * value * radius).sum(1)).to(distance.dtype)
+        moments = attention_moments(self.attention, weights.scores, tokens_B1NC, size, beta, linear)
+        local = local_bound(moments, effective, slope, reach.expand_as(slope))
+        ball = effective * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
+        steep = torch.minimum(local.sum(1).amax(1), ball.sum(1))
+        moved = torch.minimum(steep * distance, 2 * (effective * radius).sum(1))
+        return moved if u is None else moved + 2 * self._rounding(tokens_B1NC, moments, reach, size, beta, weights, u)
+
+    def _rounding(
+        self,
+        tokens_B1NC: Tensor,
+        moments: Moments,
+        reach: Tensor,
+        size: tuple[int, int],
+        beta: Any,
+        weights: OrdinaryWeights,
+        u: float,
+    ) -> Tensor:
+        """Bound of what rounding changes in A, (B,)."""
+        heads = attention_rounding(
+            self.attention, weights.scores, weights.value, weights.out, tokens_B1NC, moments, reach, size, beta, u
+        )
+        written = torch.linalg.vector_norm(moments.mean, dim=-1).amax(-1).sum(1)
+        bias = 0 if weights.bias is None else torch.linalg.vector_norm(weights.bias)
+        return heads.sum(1) + u * (2 * written + bias)

@@ -100,7 +100,7 @@ class InvRelativeAttention2d(ResidualLayer):
     def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
         """Sums over the pixels, a row and a column after each other where P is separable, then over ``C G`` products:
 
-            u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)
+        u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)
         """
         g, n = self.branch(x, weights), sum(p.shape[-1] for p in weights.positions)
         norms = spectral_norm_bound(weights.weight)

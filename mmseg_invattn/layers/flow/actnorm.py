@@ -5,16 +5,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import at_least_float32, max_token_norm
+from ...ops import at_least_float32, max_token_norm, unit_roundoff
 from ..data_dependent import DataDependentStart, sum_of_processes
-from ..explicit import ExplicitInverse, rounding
+from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import given_out
 
 
 class Affine(NamedTuple):
-    """m and log a, (C, 1, 1) each, in float32 or higher."""
+    """m, 1 / a and log a, (C, 1, 1) each, in float32 or higher."""
 
     centre: Tensor
+    inverse_scale: Tensor
     log_scale: Tensor
 
 
@@ -37,19 +38,27 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
         DataDependentStart.start(self, at_least_float32(x))
 
     def weights(self) -> Affine:
-        return Affine(given_out(self.centre), given_out(self.log_scale))
+        log_scale = given_out(self.log_scale)
+        return Affine(given_out(self.centre), torch.exp(-log_scale), log_scale)
 
     def transform(self, x: Tensor, weights: Affine) -> Tensor:
-        return (x - weights.centre) * torch.exp(-weights.log_scale)
+        return (x - weights.centre) * weights.inverse_scale
 
     def solve(self, y: Tensor, weights: Affine) -> Tensor:
-        return y * torch.exp(weights.log_scale) + weights.centre
+        return y / weights.inverse_scale + weights.centre
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: Affine) -> tuple[Tensor, Tensor]:
-        scale, eps_here = torch.exp(weights.log_scale), torch.finfo(x.dtype).eps
-        # y as stored, times a; then the rounding of x itself and of the sum with m
-        bound = rounding(eps, y * scale) + rounding(eps_here, x, weights.centre.expand_as(x))
-        return max_token_norm(y - (x - weights.centre) / scale), bound
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Affine) -> Accuracy:
+        """Number by number: a difference and a product, ``|dx| <= a (|r| + 2 u |y|)``, and what underflows."""
+        centre, inverse_scale = weights.centre.double(), weights.inverse_scale.double()
+        exact = (x.double() - centre) * inverse_scale
+        residual = (y[0].double() - exact).abs()
+        rounding = (
+            2 * unit_roundoff(x.dtype) * exact.abs() + torch.finfo(x.dtype).tiny * (1 + inverse_scale) + stored[0]
+        )
+        # float64 evaluates itself no better
+        rounding = rounding * (1 + torch.finfo(torch.float64).eps / torch.finfo(x.dtype).eps)
+        bound = (residual + rounding) / inverse_scale
+        return Accuracy(*(max_token_norm(each) for each in (residual, rounding, bound)))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         scale = self.log_scale.detach().double().exp()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ...ops import max_token_norm
-from ..explicit import ExplicitInverse, rounding
+from ...ops import max_token_norm, unit_roundoff
+from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import parameters_of
 
 # Two outputs of one sub-network for one input that differ by more than so many rounding errors are no accident of the
@@ -84,29 +84,34 @@ class Coupling(ExplicitInverse):
         passed, changed = self.parts(y)
         return self.join(passed, self.change_back(changed, self.call_net(passed, changed)))
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        """By a second evaluation of the sub-network.
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
+        """By a second evaluation of the sub-network, at the numbers that forward evaluated it at.
+
+        Where y was stored in a lower precision the sub-network reads what passes as it was stored, which is how it was
+        given if x had that precision.
 
         Raises:
             ValueError: it gave another output than the first time.
         """
-        (passed, changed), x2 = self.parts(y), self.parts(x)[1]
-        out = self.call_net(passed, changed)
-        residual = max_token_norm(changed - self.change(x2, out))
-        stored, here = self.roundings(changed, x2, out, eps)
-        if (residual > RANDOM * here).any():
+        (passed, changed), x2 = self.parts(y[0]), self.parts(x)[1]
+        out, u = self.call_net(passed, changed), unit_roundoff(x.dtype)
+        exact, scale, rounding = self.change_exactly(x2.double(), out, u)
+        residual = (changed.double() - exact).abs()
+        rounding = rounding + self.parts(stored[0])[1]
+        # solving rounded as much once more, and a little
+        if (max_token_norm(residual) > RANDOM * max_token_norm(rounding + u * x2.abs() * scale)).any():
             raise ValueError(
                 f'the sub-network of {type(self).__name__} gave two outputs for one input, and the inverse is off by '
                 f'{float(residual.max()):.3g}: it draws random numbers (dropout, stochastic depth) or changes with '
                 'every call. Switch that off, by eval() or in the sub-network; MemoryFree draws the same numbers again '
                 'and may train it'
             )
-        # a device that sums in another order every time makes an error of its own
-        return residual, stored + here + torch.where(residual > here, residual, 0)
+        bound = (residual + rounding) / scale
+        return Accuracy(*(max_token_norm(each) for each in (residual, rounding, bound)))
 
     @abstractmethod
-    def roundings(self, y2: Tensor, x2: Tensor, out: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Bounds of what storing y2 with the precision eps, and of what the arithmetic here changes in x2, (B,)."""
+    def change_exactly(self, x2: Tensor, out: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
+        """y2 of an x2 in float64, ``d y2 / d x2``, and bounds of the rounding in y2, number by number."""
 
     def extra_repr(self) -> str:
         return f'{self.channels}, swap={self.swap}'
@@ -136,8 +141,9 @@ class AdditiveCoupling(Coupling):
     def change_back(self, changed: Tensor, out: Tensor) -> Tensor:
         return changed - out
 
-    def roundings(self, y2: Tensor, x2: Tensor, out: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return rounding(eps, y2), rounding(torch.finfo(y2.dtype).eps, out, x2)
+    def change_exactly(self, x2: Tensor, out: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
+        y2 = x2 + out.double()
+        return y2, torch.ones_like(y2), (u + 2.0**-53) * y2.abs()
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         bound = float('inf') if self.lipschitz is None else 1.0 + self.lipschitz
@@ -176,10 +182,12 @@ class AffineCoupling(Coupling):
         log_scale, shift = self.log_scale_and_shift(out)
         return (changed - shift) * (-log_scale).exp()
 
-    def roundings(self, y2: Tensor, x2: Tensor, out: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def change_exactly(self, x2: Tensor, out: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
         log_scale, shift = self.log_scale_and_shift(out)
-        shrink = (-log_scale).exp()
-        return (rounding(eps, y2 * shrink), rounding(torch.finfo(y2.dtype).eps, y2 * shrink, shift * shrink, x2))
+        scale = log_scale.exp().double()
+        product, u = x2 * scale, u + 2.0**-53
+        y2 = product + shift.double()
+        return y2, scale, u * (product.abs() + y2.abs()) + torch.finfo(out.dtype).tiny
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return float('inf'), float('inf')  # d y2 / d x1 grows with x2

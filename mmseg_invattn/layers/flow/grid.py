@@ -16,8 +16,8 @@ The fixed-point numbers of a reversible network are those of MacKay et al., http
 import torch
 from torch import Tensor
 
-from ...ops import max_token_norm
-from ..explicit import ExplicitInverse
+from ...ops import max_token_norm, unit_roundoff
+from ..explicit import Accuracy, ExplicitInverse
 from .coupling import AdditiveCoupling
 
 # Multiples of the step below LARGEST have all their bits in the mantissa of the dtype.
@@ -52,10 +52,13 @@ class ToGrid(ExplicitInverse):
     def solve(self, y: Tensor, weights: tuple) -> Tensor:
         return y
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        half = torch.full((len(y),), grid_step(y.dtype) / 2 * y.shape[1] ** 0.5, dtype=y.dtype, device=y.device)
-        # beyond LARGEST numbers are coarser than the grid, and y itself was stored in eps
-        return max_token_norm(y - to_grid(y)), half + torch.where(is_exact(y), 0, eps * max_token_norm(y))
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
+        # beyond LARGEST numbers are coarser than the grid, and rounded as all numbers are
+        rounding = torch.full_like(x, grid_step(x.dtype) / 2).double() + stored[0]
+        rounding = max_token_norm(rounding) + torch.where(
+            is_exact(y[0]), 0, 4 * unit_roundoff(x.dtype)
+        ) * max_token_norm(x)
+        return Accuracy(max_token_norm(y[0] - to_grid(y[0])), rounding, rounding)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return float('inf'), 1.0  # rounding is not continuous
@@ -72,8 +75,7 @@ class GridCoupling(AdditiveCoupling):
     def call_net(self, passed: Tensor, changed: Tensor) -> Tensor:
         return to_grid(super().call_net(passed, changed))
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        residual, bound = super().accuracy(y, x, eps, weights)
-        if eps > torch.finfo(y.dtype).eps:  # rounded when it was stored, on the grid or not
-            return residual, bound
-        return residual, torch.where(is_exact(x, y) & (residual == 0), 0, bound)
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
+        found = super().accuracy(y, x, stored, weights)
+        exact = is_exact(x, y[0]) & (found.residual == 0) & (max_token_norm(stored[0]) == 0)
+        return Accuracy(found.residual, *(torch.where(exact, 0, each) for each in found[1:]))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import max_token_norm, spectral_norm_bound
+from ...ops import max_token_norm, product_rounding, spectral_norm_bound, unit_roundoff
 from ..constant_weights import weights_of
-from ..explicit import ExplicitInverse, rounding
+from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import given_out
 
 
@@ -65,24 +65,26 @@ class InvConv1x1(ExplicitInverse):
         x_CN = torch.linalg.solve_triangular(weights.upper, x_CN, upper=True)
         return x_CN.unflatten(1, (len(y), *y.shape[2:])).transpose(0, 1).to(y.dtype)
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: Factors) -> tuple[Tensor, Tensor]:
-        # forward rounded C products and sums for every number of y: as independent errors, sqrt(C) of one
-        forward, backward = self.bi_lipschitz_bound()
-        eps_here = torch.finfo(y.dtype).eps
-        bound = backward * (rounding(eps, y) + forward * self.channels**0.5 * rounding(eps_here, x))
-        return max_token_norm(y - self.transform(x, weights)), bound + rounding(eps_here, x)
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Factors) -> Accuracy:
+        """With M the numbers of W that the forward pass multiplied by: ``|dx| <= |M^-1| (|r| + rounding)``."""
+        matrix, u = self.matrix(weights).to(x.dtype).double(), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        residual = max_token_norm(y[0].double() - torch.einsum('oc,bchw->bohw', matrix, x.double()))
+        rounding = product_rounding(matrix, u) * max_token_norm(x) + u * max_token_norm(y[0])
+        rounding = rounding + torch.finfo(x.dtype).tiny * self.channels + max_token_norm(stored[0])
+        return Accuracy(residual, rounding, _inverse_norm(self._inverse(weights), matrix) * (residual + rounding))
 
     @torch.no_grad()
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        lower, upper, _ = weights_of(self)
-        eye = torch.eye(self.channels, dtype=torch.float64, device=lower.device)
-        inverse = torch.linalg.solve_triangular(
-            upper, torch.linalg.solve_triangular(lower, eye, upper=False, unitriangular=True), upper=True
-        )
-        forward, backward = (float(spectral_norm_bound(w)) for w in (lower @ upper, inverse))
-        # the inverse in float64 has a relative error of about C eps |W| |W^-1|
-        backward *= 1 + self.channels * torch.finfo(torch.float64).eps * forward * backward
-        return forward, backward if math.isfinite(backward) else math.inf
+        weights = weights_of(self)
+        matrix = self.matrix(weights)
+        backward = float(_inverse_norm(self._inverse(weights), matrix))
+        return float(spectral_norm_bound(matrix)), backward if math.isfinite(backward) else math.inf
+
+    def _inverse(self, weights: Factors) -> Tensor:
+        """W^-1 as far as float64 knows it, shape (C, C)."""
+        eye = torch.eye(self.channels, dtype=torch.float64, device=weights.lower.device)[self.permutation.argsort()]
+        lower = torch.linalg.solve_triangular(weights.lower, eye, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(weights.upper, lower, upper=True)
 
     def log_det(self, x: Tensor, weights: Factors) -> Tensor:
         """``H W sum log_s``."""
@@ -90,3 +92,12 @@ class InvConv1x1(ExplicitInverse):
 
     def extra_repr(self) -> str:
         return f'{self.channels}'
+
+
+def _inverse_norm(approximate: Tensor, matrix: Tensor) -> Tensor:
+    """Bound of ``|M^-1|`` from an X near it: ``M^-1 = (1 - (1 - X M))^-1 X``; infinite where X is not near enough."""
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    size, norm = spectral_norm_bound(approximate), torch.linalg.matrix_norm(matrix)
+    # X M itself is rounded
+    defect = torch.linalg.matrix_norm(eye - approximate @ matrix) + len(matrix) * 2.0**-52 * size * norm
+    return torch.where(defect < 1, size / (1 - defect), torch.inf)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ...ops import full_precision, max_token_norm
-from ..explicit import ExplicitInverse
+from ...ops import full_precision, max_token_norm, unit_roundoff
+from ..certificate import unrotated
+from ..explicit import Accuracy, ExplicitInverse
 from ..orthogonal import OrthogonalMatrix, rotate
 
 
@@ -33,10 +34,11 @@ class OrthogonalConv1x1(ExplicitInverse):
     def solve(self, y: Tensor, weights: Tensor) -> Tensor:
         return rotate(y, weights, transpose=True)
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: Tensor) -> tuple[Tensor, Tensor]:
-        # U is applied twice, each time a sum of C products: as independent errors, sqrt(C) of one
-        size, eps_here = max_token_norm(y), torch.finfo(y.dtype).eps
-        return max_token_norm(y - rotate(x, weights)), 4 * (eps + self.channels**0.5 * eps_here) * size
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Tensor) -> Accuracy:
+        u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        residual, rounding = unrotated(y[0].double(), x.double(), weights.to(x.dtype).double(), u)
+        rounding = rounding + 2 * max_token_norm(stored[0])
+        return Accuracy(residual, rounding, residual + rounding)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return 1.0, 1.0

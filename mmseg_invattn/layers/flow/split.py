@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..explicit import ExplicitInverse
+from ..explicit import Accuracy, ExplicitInverse, nothing_lost
 
 
 class Split(ExplicitInverse):
@@ -43,9 +43,8 @@ class Split(ExplicitInverse):
             )
         return torch.cat((trunk, latent.to(trunk.dtype)), 1)
 
-    def accuracy(self, y: tuple[Tensor, Tensor], x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        exact = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        return exact, exact
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
+        return nothing_lost(x, torch.cat(stored, 1))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         # a pixel of x is a pixel of the trunk and one of the latent, each off by e at most

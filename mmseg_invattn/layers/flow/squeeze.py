@@ -1,11 +1,10 @@
 """Space to depth: trades resolution for channels and keeps every value."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_count
-from ..explicit import ExplicitInverse
+from ..explicit import Accuracy, ExplicitInverse, nothing_lost
 
 
 class Squeeze(ExplicitInverse):
@@ -42,9 +41,8 @@ class Squeeze(ExplicitInverse):
             )
         return F.pixel_shuffle(y, self.factor)
 
-    def accuracy(self, y: Tensor, x: Tensor, eps: float, weights: tuple) -> tuple[Tensor, Tensor]:
-        exact = torch.zeros(len(y), dtype=y.dtype, device=y.device)
-        return exact, exact
+    def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
+        return nothing_lost(x, self.solve(stored[0], weights))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return float(self.factor), 1.0

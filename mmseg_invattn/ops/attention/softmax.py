@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..second_derivative import once_differentiable, plain_operators_wanted
+from .learned_logits import learned_logits_attention
 
 MAX_PARTS = 8  # of the queries; each takes a copy of the keys and values
 MIN_WIDTH = 64  # narrower parts of the values cost more in repeated softmaxes than they save in channels of zeros
@@ -18,9 +19,9 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     """``out_i = sum_j softmax_j(q_i . k_j + beta_ij) v_j``, in O(N + M) memory where the device has a fused kernel.
 
     The scale belongs to the caller: scores are ``q . k`` as given. One group of keys serves all groups of queries. The
-    fused kernels have neither a second derivative nor a gradient of beta; inside
-    :func:`~mmseg_invattn.ops.twice_differentiable`, in forward mode, under ``torch.func``, and where beta asks for a
-    gradient, torch takes the MATH backend, which has them all and holds the N x M map.
+    kernel is chosen from shapes, dtype and device, with gradients and without. The fused ones have no second derivative;
+    inside :func:`~mmseg_invattn.ops.twice_differentiable`, in forward mode and under ``torch.func`` torch takes the
+    MATH backend, which has one and holds the N x M map.
 
     Returns:
         Tensor of shape (B, G, N, E).
@@ -33,8 +34,6 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     if plain_operators_wanted():
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(q_BGND, k_BGMD, v_BGME, attn_mask=beta, scale=1.0)
-    if beta is not None and beta.requires_grad:
-        return _attend(q_BGND, k_BGMD, v_BGME, beta)
     # The fused kernels take contiguous queries, keys and values of one width, a multiple of 8 on CUDA; with transposed
     # views or another width torch falls back to the N x M map silently. So wide values go in parts, and zeros fill up.
     size, n_values = q_BGND.shape[-1], v_BGME.shape[-1]
@@ -51,6 +50,8 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None) -> Tensor:
+    if beta is not None and beta.requires_grad:
+        return learned_logits_attention(q, k, v, beta)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
     # Where torch took plain operators the node is that of a product, and has a second derivative.
     if out.requires_grad and not torch.compiler.is_compiling() and out.grad_fn.name().startswith('ScaledDotProduct'):
@@ -60,7 +61,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None) -> Tensor:
 
 def _parts(q: Tensor) -> int:
     """In how many parts to take the queries: the CPU's backward pass gives each sample and head to one thread."""
-    if q.device.type != 'cpu' or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if q.device.type != 'cpu' or torch.compiler.is_compiling():
         return 1
     return max(min(torch.get_num_threads() // (q.shape[0] * q.shape[1]), MAX_PARTS, q.shape[2]), 1)
 

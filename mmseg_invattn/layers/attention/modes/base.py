@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....ops import product_rounding, spectral_norm_bound
+from ....ops import spectral_norm_bound
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
@@ -108,20 +108,19 @@ class Mode(nn.Module, ABC):
     def score_gradients(weights: NamedTuple, tokens_BGNC: Tensor) -> ScoreGradients:
         """How the scores follow the tokens, every token being query and key."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def rounding(weights: NamedTuple, radius: Tensor, u: float) -> Tensor:
-        """Bound of what rounding changes in a score of tokens of norm at most ``radius``.
-
-        Terms that a whole row has in common, which a softmax does not see, count only where they are added up.
+    def rounding(cls, weights: NamedTuple, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+        """Bound of what rounding changes in the scores of a query, all keys together, at tokens within the reach.
 
         Args:
             weights: of the scores, float64.
-            radius: shape (B, 1) or (B, G).
+            tokens_BGNC: float64, every token being query and key.
+            reach_BG: how far others may be from them.
             u: unit roundoff of the forward pass.
 
         Returns:
-            Tensor of shape (B, G).
+            Tensor of shape (B, H, N).
         """
 
     # Kernels (q, k, v[, beta]) -> out, static: attend is row-stochastic, log_weights gives its log-weights, ordinary is
@@ -175,21 +174,40 @@ class QueryKeyMode(Mode):
         q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
         return ScoreGradients(k @ weights.query, q @ weights.key)
 
+    @classmethod
+    def rounding(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+        """``dq . k + q . dk``, and the sum of ``q . k``: of the factors, whatever their product is."""
+        q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
+        q_reach, k_reach = (spectral_norm_bound(w) * reach_BG for w in (weights.query, weights.key))
+        size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
+        of_query = pulled_rounding(weights.query, k, k_reach, u).amax(-1, keepdim=True) * size_BGN
+        of_key = pulled_rounding(weights.key, q, q_reach, u) * size_BGN.amax(-1, keepdim=True)
+        return of_query + of_key + inner_rounding(q, k, q_reach, k_reach, u)
 
-    @staticmethod
-    def rounding(weights: QueryKeyWeights, radius: Tensor, u: float) -> Tensor:
-        """``|dq| |k| + |q| |dk|``, and the sum of ``q . k`` itself: of the factors, whatever their product is."""
-        q, dq = _projected(weights.query, weights.query_bias, radius, u)
-        k, dk = _projected(weights.key, weights.key_bias, radius, u)
-        return dq * k + q * dk + u * weights.query.shape[1] ** 0.5 * q * k
+
+def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: float) -> Tensor:
+    """Of ``(W x) . y`` for ``|x| <= 1``, what rounding in ``W x`` makes of it, shape (B, H, N).
+
+    Rows of W x round independently, by ``u sqrt(C) sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d by
+    ``u sqrt(C) sqrt(max_c sum_d W_dc^2 y_d^2)``.
+    """
+    channels = weight_HDC.shape[-1]
+    seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
+    largest = torch.linalg.vector_norm(weight_HDC, dim=-2).amax(-1)
+    return u * channels**0.5 * (seen + (largest * reach_BH)[..., None])
 
 
-def _projected(weight_GDC: Tensor, bias_GD: Tensor | None, radius: Tensor, u: float) -> tuple[Tensor, Tensor]:
-    """Bounds of ``|W x + b|`` and of its rounding, (B, G)."""
-    size = spectral_norm_bound(weight_GDC) * radius
-    if bias_GD is not None:
-        size = size + torch.linalg.vector_norm(bias_GD, dim=-1)
-    return size, product_rounding(weight_GDC, u) * radius + u * size
+def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: float) -> Tensor:
+    """Of ``q_i . k_j``, D products, and of what was rounded in the numbers of q and k; largest over j, (B, H, N).
+
+    ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2``, and the sum itself is no larger than ``|q| |k|``.
+    """
+    sizes = []
+    for order in (2, 4):
+        of_q = torch.linalg.vector_norm(q, order, -1) + q_reach[..., None]
+        of_k = torch.linalg.vector_norm(k, order, -1).amax(-1, keepdim=True) + k_reach[..., None]
+        sizes.append(of_q * of_k)
+    return u * ((q.shape[-1] / 3) ** 0.5 * sizes[0] + (q.shape[-1] ** 0.5 + 4) * sizes[1])
 
 
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:

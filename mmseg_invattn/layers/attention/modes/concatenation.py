@@ -78,11 +78,13 @@ class Concatenation(QueryKeyMode):
     def project(weights: ConcatenationWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.query, weights.bias), grouped_linear(keys_BGMC, weights.key)
 
-    @staticmethod
-    def rounding(weights: ConcatenationWeights, radius: Tensor, u: float) -> Tensor:
-        size = sum(torch.linalg.vector_norm(w[..., 0, :], dim=-1) for w in (weights.query, weights.key)) * radius
-        total = size if weights.bias is None else size + weights.bias.abs()[..., 0]
-        return u * weights.query.shape[-1] ** 0.5 * size + 2 * u * total
+    @classmethod
+    def rounding(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+        size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
+        query, key = (torch.linalg.vector_norm(w[..., 0, :], dim=-1)[:, None] for w in (weights.query, weights.key))
+        total = query * size_BGN + key * size_BGN.amax(-1, keepdim=True)
+        bias = 0 if weights.bias is None else weights.bias.abs()
+        return u * (weights.query.shape[-1] ** 0.5 + 2) * total + 2 * u * bias
 
     @classmethod
     def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Mode, Norm, ScoreBounds, ScoreGradients
+from .base import Mode, Norm, ScoreBounds, ScoreGradients, inner_rounding
 from .embedded_gaussian import softmax_factor
 
 
@@ -71,11 +71,11 @@ class Gaussian(Mode):
         scaled = _scale(tokens_BGNC, weights)
         return ScoreGradients(scaled, scaled)
 
-    @staticmethod
-    def rounding(weights: Temperature, radius: Tensor, u: float) -> Tensor:
-        """A sum of C products; C is not known here, and no more than 2^12 of them count as independent."""
-        t = torch.ones_like(radius) if weights.temperature is None else weights.temperature.abs()
-        return u * 64 * t * radius.square()
+    @classmethod
+    def rounding(cls, weights: Temperature, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+        q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
+        t = 1.0 if weights.temperature is None else weights.temperature.abs()
+        return inner_rounding(q, k, t * reach_BG, reach_BG, u)
 
 
 def _scale(tokens_BGNC: Tensor, weights: Temperature) -> Tensor:

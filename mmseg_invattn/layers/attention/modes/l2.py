@@ -20,12 +20,13 @@ which grows with the root of the sharpness and, slowly, with N: the smaller of t
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ....ops import product_rounding, spectral_norm_bound
+from ....ops import spectral_norm_bound
 from ....ops.attention import l2_attention, l2_log_weights
 from ..linear import GroupedLinear, grouped_linear
-from .base import Mode, Norm, ScoreBounds, ScoreGradients
+from .base import Mode, Norm, ScoreBounds, ScoreGradients, inner_rounding, pulled_rounding
 
 
 class DistanceWeights(NamedTuple):
@@ -88,12 +89,15 @@ class L2(Mode):
     def project(weights: DistanceWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return grouped_linear(queries_BGNC, weights.weight), grouped_linear(keys_BGMC, weights.weight)
 
-    @staticmethod
-    def rounding(weights: DistanceWeights, radius: Tensor, u: float) -> Tensor:
-        """Of ``2 <q_i, k_j> - |k_j|^2``, whose terms are summed as those of one inner product."""
-        size = spectral_norm_bound(weights.weight) * radius
-        moved = product_rounding(weights.weight, u) * radius + u * size
-        return 6 * moved * size + 3 * u * (weights.weight.shape[1] + 1) ** 0.5 * size.square()
+    @classmethod
+    def rounding(cls, weights: DistanceWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+        """Of ``2 <q_i, k_j> - |k_j|^2``, which is summed as one inner product of D + 1 terms."""
+        q, _ = cls.project(weights, tokens_BGNC, tokens_BGNC)
+        reach = spectral_norm_bound(weights.weight) * reach_BG
+        size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
+        pulled = pulled_rounding(weights.weight, q, reach, u)
+        moved = pulled.amax(-1, keepdim=True) * size_BGN + pulled * size_BGN.amax(-1, keepdim=True)
+        return 4 * moved + 3 * inner_rounding(q, q, reach, reach, u)
 
     @staticmethod
     def score_gradients(weights: DistanceWeights, tokens_BGNC: Tensor) -> ScoreGradients:

@@ -1,0 +1,81 @@
+"""How attention rounds around given features, a priori.
+
+Of ``W_O sum_j P_ij W_V b_j``, with u the unit roundoff, S and S_V the spreads of the values ``W_O W_V b_j`` and
+``W_V b_j`` under P, n keys of which none has a weight above p: for every head and pixel, in the norm of a token,
+
+    v        W_V b, in whatever order; errors of different pixels are independent, so sqrt(p) of them is left, times 2
+                                                            w_O u sqrt(C) max|W_V:k| max|b| min(1, 2 sqrt(p))
+    scores   dt of the mode; what all keys have in common does not count, the rest moves P                   S dt
+    exp      u (4 + |t - max t|) for each key, independent of the others'        S u (4 + log n) min(1, 2 sqrt(p))
+    sum      over n keys of P_ij v_j; a part of it is off from its share of the whole by half of S_V at most
+                                                            w_O u sqrt(n) (|P v| + min(S_V / 2, sqrt(p) max|v|))
+    W_O      of P v                                                             u sqrt(E) w_O |P v|
+
+with ``w_O = max_k |W_O:k|``, since errors of different channels of v are independent as well. The squares of all lines
+are added up (:mod:`~mmseg_invattn.ops.rounding`). Under P the mean of ``max t - t`` is at most the entropy of P, so
+log n.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops import product_rounding, root_of_squares, spectral_norm_bound
+from ..certificate import UNDERFLOW
+from .attention import Attention
+from .linear import grouped_linear
+from .local_bound import Moments
+
+
+def attention_rounding(
+    attention: Attention,
+    scores: Any,
+    value_HEC: Tensor,
+    out_HCE: Tensor,
+    tokens_BGNC: Tensor,
+    moments: Moments,
+    reach_BG: Tensor,
+    size: tuple[int, int],
+    beta: Any,
+    u: float,
+) -> Tensor:
+    """Bound of the rounding of each head, the largest of a pixel, (B, H), float64.
+
+    Args:
+        attention: with row-stochastic weights.
+        scores: weights of its mode, float64.
+        value_HEC: W_V.
+        out_HCE: W_O.
+        tokens_BGNC: b, float64.
+        moments: of the values ``W_O W_V b`` there.
+        reach_BG: how far others may be from them.
+        size: (H, W).
+        beta: of ``attention.logits``.
+        u: unit roundoff.
+    """
+    value, effective = spectral_norm_bound(value_HEC), spectral_norm_bound(out_HCE @ value_HEC)
+    column = torch.linalg.vector_norm(out_HCE, dim=-2).amax(-1)
+    radius_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) + reach_BG
+    n, total = attention.keys(size, beta)
+    span = 2 * attention.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
+    share = (span.exp() / total.to(span)).clamp(max=1)
+    averaged = (2 * share.sqrt()).clamp(max=1)[..., None]
+    far = (value * reach_BG)[..., None]
+    mean_BHNE = grouped_linear(moments.tokens, value_HEC)
+    mixed = torch.linalg.vector_norm(mean_BHNE, dim=-1) + far
+    v_BHNE = grouped_linear(tokens_BGNC, value_HEC)
+    largest = torch.linalg.vector_norm(v_BHNE, dim=-1).amax(-1, keepdim=True) + far
+    spread = moments.spread + (effective * 2 * reach_BG)[..., None]
+    apart = (moments.of_tokens * value[:, None] / 2 + far).minimum(share.sqrt()[..., None] * largest)
+    column = column[:, None]
+    errors = root_of_squares(
+        column * product_rounding(value_HEC, u)[:, None] * radius_BG[..., None] * averaged,
+        spread * attention.mode.rounding(scores, tokens_BGNC, reach_BG, u),
+        spread * u * (4 + math.log(n)) * averaged,
+        column * u * n**0.5 * (mixed + apart),
+        column * u * value_HEC.shape[-2] ** 0.5 * mixed,
+    )
+    underflow = UNDERFLOW * value_HEC.shape[-1] * (spectral_norm_bound(out_HCE) * (value + 1) + 1)
+    return errors.amax(-1) + underflow

@@ -1,0 +1,50 @@
+"""Softmax attention whose logits learn: the fused forward kernel, and a backward pass in blocks of queries.
+
+Torch's fused kernels have no gradient of their mask and step aside for plain operators where one is asked for. Then the
+forward pass with gradients would round otherwise than one without, and a coupling could not take back what it added.
+Here one kernel serves both, and no N x M map is held but the logits' own.
+
+With P the weights and G the gradient of ``out = P v``
+
+    D = G v^T - (G . out) 1^T,    dS = P * D,    dq = dS k,    dk = dS^T q,    dv = P^T G,    dbeta = dS
+
+Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size. beta is (B or 1, G or 1, N, M).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..second_derivative import once_differentiable
+from .blocked_positive import blocks
+
+
+def learned_logits_attention(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+    """``softmax(q k^T + beta) v``, shape (B, G, N, E), with a gradient of all four; a first derivative only."""
+    return once_differentiable(_LearnedLogits.apply(q, k, v, beta))
+
+
+class _LearnedLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, beta, out = ctx.saved_tensors
+        dq, dk, dv, dbeta = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v), torch.zeros_like(beta)
+        inner = (grad * out).sum(-1, keepdim=True)
+        for samples, rows in blocks(q.device.type, *q.shape[:3], k.shape[2]):
+            own = samples if len(beta) > 1 else slice(None)
+            q_rows, grad_rows = q[samples, :, rows], grad[samples, :, rows]
+            p = (q_rows @ k[samples].mT + beta[own, :, rows]).softmax(-1)
+            dv[samples] += p.mT @ grad_rows
+            ds = p.mul_(grad_rows @ v[samples].mT - inner[samples, :, rows])
+            dq[samples, :, rows] = ds @ k[samples]
+            dk[samples] += ds.mT @ q_rows
+            dbeta[own, :, rows] += ds.sum_to_size(dbeta[own, :, rows].shape)
+        return dq, dk, dv, dbeta
