@@ -90,7 +90,8 @@ def certified(
     rho = sums + seen.rounding(reach, local)
     own, bound = (pixel * (residual + rho + other) / (1 - local) * (1 + 1e-12) for other in (0, error))
     bound = torch.where(bound.isfinite(), bound, torch.nan)
-    converged = (own <= tol * size) | (solved.converged & (own <= USEFUL * size))
+    exhausted = solved.converged | (residual <= 4 * rho)  # rounding alone explains what is left
+    converged = (own <= tol * size) | (exhausted & (own <= USEFUL * size))
     return InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
 
 

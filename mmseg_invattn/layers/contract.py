@@ -235,6 +235,16 @@ def check_features(x: Tensor, channels: int | None, finite: bool = False) -> Non
         )
 
 
+def check_finite_weights(layer: nn.Module) -> None:
+    """Refuses a layer that is no map, since a parameter holds NaN or inf, naming it."""
+    bad = [name for name, parameter in layer.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f'the parameters {bad} of {type(layer).__name__} hold values that are not finite (NaN or inf), so it has '
+            'neither an inverse nor a bound: go back to a checkpoint from before, and lower the learning rate'
+        )
+
+
 def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
     """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
     if not info.converged.all():

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ops import Roulette, at_least_float32, full_precision, max_token_norm, storage_error
 from .certificate import USEFUL
 from .constant_weights import started_weights, weights_of
-from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, check_finite_weights, outputs
 
 
 class Accuracy(NamedTuple):
@@ -124,6 +124,8 @@ class ExplicitInverse(InvertibleModule):
             found.rounding,
             torch.zeros_like(found.bound),
         )
+        if not converged.all():
+            check_finite_weights(self)
         if strict and not converged.all():
             raise NotConvergedError(
                 f'the inverse of {type(self).__name__} overflows or is not known to any precision for '

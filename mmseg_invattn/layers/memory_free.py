@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import Roulette, Step, at_least_float32, memory_free
+from ..ops import Roulette, Step, memory_free
 from .constant_weights import weights_of
 from .contract import InverseInfo, InvertibleModule, check_features, outputs
+from .parameters import compute_dtype
 from .sequential import InvertibleSequential
 
 
@@ -56,7 +57,7 @@ class MemoryFree(InvertibleModule):
     @torch.compiler.disable
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
-        wide = at_least_float32(x)
+        wide = x.to(compute_dtype(self.module, x))
         # replicas of DataParallel have no parameters to ask for
         if (
             weights is not None

@@ -8,6 +8,7 @@ A subclass says what its weights are, what the branch is, how large its Lipschit
 branch at given features: a local bound, and how it rounds.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from ..ops import (
 )
 from .certificate import Assessment, certified, uncertified, unknown, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
-from .contract import InverseInfo, InvertibleModule, check_converged, check_features
+from .contract import InverseInfo, InvertibleModule, check_converged, check_features, check_finite_weights
 from .orthogonal import rotate
 from .parameters import compute_dtype
 
@@ -233,10 +234,20 @@ class ResidualLayer(InvertibleModule):
     def _bound(self, weights: Any, n: int | None) -> float | None:
         held = held_weights(self)
         if held is None or held.weights is not weights:
-            return self.branch_bound(weights, n)
+            return self._checked(self.branch_bound(weights, n))
         if n not in held.bounds:
-            held.bounds[n] = self.branch_bound(weights, n)
+            held.bounds[n] = self._checked(self.branch_bound(weights, n))
         return held.bounds[n]
+
+    def _checked(self, bound: float | None) -> float | None:
+        """The bound, if it is a number.
+
+        Raises:
+            ValueError: weights that are not finite.
+        """
+        if bound is not None and math.isnan(bound):
+            check_finite_weights(self)
+        return bound
 
 
 def solve_residual(

@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, at_least_float32, max_token_norm, storage_error
+from ..ops import Roulette, max_token_norm, storage_error
 from .constant_weights import holding, weights_of
 from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
+from .parameters import compute_dtype
 
 
 class InvertibleSequential(InvertibleModule):
     """``y = f_n(... f_1(x))``.
 
     With splits among the layers y is a tuple (trunk, latents in the order in which they were split off). Between the
-    layers features stay in float32 or higher; y has the dtype of x.
+    layers features have the widest dtype of x and the parameters, float32 or higher; y has the dtype of x.
 
     Args:
         layers: one or more invertible layers.
@@ -63,7 +64,7 @@ class InvertibleSequential(InvertibleModule):
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
-        trunk, extra = at_least_float32(x), []
+        trunk, extra = x.to(compute_dtype(self, x)), []
         for layer, own in zip(self.layers, self._each(weights), strict=True):
             trunk, *rest = outputs(layer(trunk, own))
             extra += rest
@@ -74,7 +75,7 @@ class InvertibleSequential(InvertibleModule):
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """The determinant is the sum over the layers, each at what the ones before it made of x."""
         check_features(x, None)
-        trunk, extra, total = at_least_float32(x), [], 0
+        trunk, extra, total = x.to(compute_dtype(self, x)), [], 0
         for layer, own in zip(self.layers, self._each(weights), strict=True):
             y, log_det = layer.forward_and_log_abs_det(trunk, n_terms, n_samples, own)
             trunk, *rest = outputs(y)
@@ -115,8 +116,12 @@ class InvertibleSequential(InvertibleModule):
             )
         for part in outputs(y):
             check_features(part, None, finite=True)
-        error, *stored = (_cast_away(part) for part in outputs(y))
-        trunk, *extra = (at_least_float32(part) for part in outputs(y))
+        wide = [part.to(compute_dtype(self, part)) for part in outputs(y)]
+        # what storing y in a lower precision than that of the layers changed at most
+        error, *stored = (
+            max_token_norm(storage_error(part, computed.dtype)) for part, computed in zip(outputs(y), wide, strict=True)
+        )
+        trunk, *extra = wide
         weights = weights_of(self, weights)
         with holding(zip(self.layers, weights, strict=True)):
             x, info, failed = self._solve(trunk, extra, error, stored, tol, max_iter, weights, certify)
@@ -169,6 +174,9 @@ class InvertibleSequential(InvertibleModule):
             own_tol = tol / (len(self.layers) * spread[k])
             trunk, info = layer.invert(y_k, error, own_tol, max_iter, weights[k], certify)
             error = layer.pixel_error(trunk, info.error_bound) if k else info.error_bound
+            # what overflowed is lost: it goes on as zeros, known to no precision
+            lost = ~trunk.isfinite().flatten(1).all(1)
+            trunk, error = trunk.masked_fill(lost[:, None, None, None], 0), error.masked_fill(lost, torch.nan)
             iterations, residual = iterations + info.iterations, info.residual
             converged &= info.converged
             known.append((info.rounding, info.lipschitz))
@@ -224,7 +232,3 @@ def _carried(within: Tensor, layer: InvertibleModule) -> Tensor:
     """How far apart two inputs of the layer that are ``within`` come out; inf where that is not known."""
     return torch.where(within == 0, within, layer.bi_lipschitz_bound()[0] * within)
 
-
-def _cast_away(y: Tensor) -> Tensor:
-    """What storing y in half precision changed at most, in the norm inf2, shape (B,), float64."""
-    return max_token_norm(storage_error(y, torch.float32))

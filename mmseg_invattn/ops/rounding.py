@@ -2,18 +2,15 @@
 
 u = eps / 2 is the unit roundoff: an operation is off by a factor 1 + d, ``|d| <= u``. Of a handful of operations the
 worst case counts, u each. Of many, the d are taken as independent with mean zero (Higham and Mary 2019,
-https://doi.org/10.1137/18M1226312). A sum of n terms then makes the errors ``d_k s_k`` with its partial sums s_k, of
-root mean square
+https://doi.org/10.1137/18M1226312). A sum of n terms t_k makes the errors ``d_k s_k`` with its partial sums s_k, and
+where the terms come in no particular order ``sum_k |s_k|^2`` is about ``n (sum t^2 / 6 + s_n^2 / 3)``, so the root mean
+square of the error is, with ``|d| <= u`` spread evenly,
 
-    u / sqrt(3) sqrt(sum_k |s_k|^2)
+    u sqrt(n) sqrt(sum t^2 / 18 + s_n^2 / 9)  <=  u sqrt(n) sqrt(sum t^2 + s_n^2) / 3
 
-and where n terms of squares t_1^2, ..., t_n^2 come in no particular order, ``sum_k |s_k|^2`` is about
-``n (sum t^2 / 6 + s_n^2 / 3)``. All rows of ``W x`` together have ``sum t^2 = sum_k |W_:k|^2 x_k^2``, at most
-``max_k |W_:k|^2 |x|^2``, so
-
-    |fl(W x) - W x|_2 <= u sqrt(n) (max_k |W_:k| |x| + |W x|)                                     (product_rounding)
-
-which leaves a factor of 2.4 and more for the largest of many errors and for sums whose order is not random.
+A vector of D such errors keeps nearer to its root mean square the larger D is: :func:`sum_rounding` allows it
+``(1 + 6 / sqrt(D))`` times that. Of a matrix product all rows together have ``sum t^2 = sum_k |W_:k|^2 x_k^2``, at most
+``max_k |W_:k|^2 |x|^2`` (:func:`product_rounding`).
 """
 
 import torch
@@ -25,8 +22,19 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
+def sum_rounding(n: int, dimensions: int, u: float) -> float:
+    """Rounding of sums of n terms, the numbers of a vector of so many dimensions, relative to ``sqrt(sum t^2)``.
+
+    Args:
+        n: terms of each sum.
+        dimensions: D.
+        u: of the dtype that is computed in.
+    """
+    return u * n**0.5 * (1 + 6 / dimensions**0.5) / 3
+
+
 def product_rounding(weight: Tensor, u: float) -> Tensor:
-    """Rounding of ``W x`` for ``|x| <= 1``, as far as it comes from its terms.
+    """Rounding of ``W x`` for ``|x| <= 1``.
 
     Args:
         weight: (..., M, K).
@@ -35,7 +43,8 @@ def product_rounding(weight: Tensor, u: float) -> Tensor:
     Returns:
         Tensor of shape (...,).
     """
-    return u * weight.shape[-1] ** 0.5 * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
+    rows, terms = weight.shape[-2:]
+    return sum_rounding(terms, rows, u) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
 
 
 def root_of_squares(*errors: Tensor) -> Tensor:

@@ -41,8 +41,10 @@ def _iterate(weight: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
     """``|G_n|_F^(1 / 2^(n+1))`` and the ``G_k / |G_k|_F``."""
     # Rescaled to Frobenius norm 1 before every product, the logarithm of the scale carried: nothing overflows.
     tiny = torch.finfo(weight.dtype).tiny
+    largest = _largest(weight)
+    weight = weight / largest[..., None, None]  # the squares of its numbers neither overflow nor vanish
     scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
-    log_norm = scale.log()
+    log_norm = largest.log() + scale.log()
     gram, grams = weight / scale[..., None, None], []
     for k in range(n_iter + 1):
         gram = gram.mT @ gram
@@ -81,12 +83,17 @@ class _GramNorm(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
             norm, grams = _iterate(weight, ctx.n_iter)
         tiny = torch.finfo(weight.dtype).tiny
-        scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
+        scale = _largest(weight)
         along = unit = weight / scale[..., None, None]
         for gram in reversed(grams):
             along = along @ gram
         inner = (along * unit).sum((-2, -1)).clamp(min=tiny)
         return along * (grad * (norm / scale) / inner)[..., None, None], None
+
+
+def _largest(weight: Tensor) -> Tensor:
+    """The largest number in size of each matrix, a constant."""
+    return weight.detach().abs().amax((-2, -1)).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @torch.no_grad()

@@ -183,8 +183,7 @@ class CertifiedAttention2d(ResidualLayer):
         """``max gain |W| Lambda`` of the weights as the branch uses them, in float64 and rounded up."""
         eps = torch.finfo(weights.out.dtype).eps
         if n is None and (self.sharpness.depends_on_n or self._factor_depends_on_n()):
-            # The gain is the contraction over upper bounds, rounding included: what is left is that of the division.
-            return self.contraction * (1 + 64 * eps)
+            return self.contraction
         scores, gain = self._at(weights, n)
         mode = self.attention.mode
         factor = mode.lipschitz_factor(
@@ -201,7 +200,9 @@ class CertifiedAttention2d(ResidualLayer):
         temperature = sharpness / weights.bounds.peak.clamp(min=SMALL)
         bounds = ScoreBounds(*(temperature * bound for bound in weights.bounds))
         factor = mode.lipschitz_factor(bounds, self.attention.whole(n_pixels))
-        gain = self.contraction / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
+        # with room for what the rounding of gain, W_O and the certificate itself adds: the bound never exceeds c
+        room = 1 - 64 * torch.finfo(weights.out.dtype).eps
+        gain = self.contraction * room / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
         return mode.scaled(weights.scores, temperature), gain
 
     def _factor_depends_on_n(self) -> bool:

@@ -73,7 +73,8 @@ class InvChannelAttention(ResidualLayer):
     def weights(self) -> ChannelWeights:
         raw = given_out(self.raw)
         s = self.sharpness.at(self.sharpness(), None, raw)
-        gain = self.contraction / (s + (1 + s.square()).sqrt())
+        room = 1 - 16 * torch.finfo(s.dtype).eps  # so that the bound never exceeds c
+        gain = self.contraction * room / (s + (1 + s.square()).sqrt())
         return ChannelWeights(self.sign * s, gain * torch.tanh(raw), self.norm())
 
     def _tokens(self, x: Tensor, weights: ChannelWeights) -> Tensor:

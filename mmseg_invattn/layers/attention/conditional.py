@@ -30,6 +30,7 @@ from ...ops import (
     root_of_squares,
     spectral_norm_bound,
     storage_error,
+    sum_rounding,
     transposed,
     twice_differentiable,
     unit_roundoff,
@@ -134,7 +135,7 @@ class ConditionalAttention2d(ResidualLayer):
                 self.attention.mode.bounds(scores, gram_norm),
                 self.sharpness(),
                 self.norm(),
-                weight * (self.contraction / total.clamp(min=SMALL)),
+                weight * (self.contraction * (1 - 64 * torch.finfo(weight.dtype).eps) / total.clamp(min=SMALL)),
             )
 
     def _total(self, norm_H: Tensor) -> Tensor:
@@ -253,8 +254,8 @@ class ConditionalAttention2d(ResidualLayer):
             b        relative, r = u (4 + sqrt(C) |b|^2 / 2)                             S (G_1 + G_2) r
             scores   dt of the mode                                                      S dt
             exp                                    S u (4 + log n) min(1, 2 sqrt(p))
-            sum      over n keys of P_ij x_1j      max|W_:k| u sqrt(n) (|P x_1| + sqrt(p) max|x_1|)
-            W        of P x_1                      max|W_:k| u sqrt(C) |P x_1|
+            sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
+            W        of P x_1                      max|W_:k| R(C, C) |P x_1|
 
         and u |g| of the sum.
         """
@@ -282,8 +283,8 @@ class ConditionalAttention2d(ResidualLayer):
         errors = root_of_squares(
             spread * moved,
             spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
-            column * u * n**0.5 * (mixed + share.sqrt() * largest),
-            column * u * width**0.5 * mixed,
+            column * sum_rounding(n, width, u) * (mixed + share.sqrt() * largest),
+            column * sum_rounding(width, width, u) * mixed,
         )
         rho = self.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, self.groups)
         rate = self._rate(weights.weight)

@@ -1,15 +1,16 @@
 """How attention rounds around given features, a priori.
 
 Of ``W_O sum_j P_ij W_V b_j``, with u the unit roundoff, S and S_V the spreads of the values ``W_O W_V b_j`` and
-``W_V b_j`` under P, n keys of which none has a weight above p: for every head and pixel, in the norm of a token,
+``W_V b_j`` under P, n keys of which none has a weight above p, and R(n, D) of :func:`~mmseg_invattn.ops.sum_rounding`:
+for every head and pixel, in the norm of a token,
 
-    v        W_V b, in whatever order; errors of different pixels are independent, so sqrt(p) of them is left, times 2
-                                                            w_O u sqrt(C) max|W_V:k| max|b| min(1, 2 sqrt(p))
-    scores   dt of the mode; what all keys have in common does not count, the rest moves P                   S dt
-    exp      u (4 + |t - max t|) for each key, independent of the others'        S u (4 + log n) min(1, 2 sqrt(p))
+    v        W_V b; errors of different pixels are independent, so sqrt(p) of them is left, times 2
+                                                             w_O R(C, E) max|W_V:k| max|b| min(1, 2 sqrt(p))
+    scores   dt of the mode; what all keys have in common does not count, the rest moves P                 S dt
+    exp      u (4 + |t - max t|) for each key, independent of the others'      S u (4 + log n) min(1, 2 sqrt(p))
     sum      over n keys of P_ij v_j; a part of it is off from its share of the whole by half of S_V at most
-                                                            w_O u sqrt(n) (|P v| + min(S_V / 2, sqrt(p) max|v|))
-    W_O      of P v                                                             u sqrt(E) w_O |P v|
+                                                         w_O R(n, E) (|P v| + min(S_V / 2, sqrt(p) max|v|))
+    W_O      of P v                                                                      R(E, C) w_O |P v|
 
 with ``w_O = max_k |W_O:k|``, since errors of different channels of v are independent as well. The squares of all lines
 are added up (:mod:`~mmseg_invattn.ops.rounding`). Under P the mean of ``max t - t`` is at most the entropy of P, so
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops import product_rounding, root_of_squares, spectral_norm_bound
+from ...ops import product_rounding, root_of_squares, spectral_norm_bound, sum_rounding
 from ..certificate import UNDERFLOW
 from .attention import Attention
 from .linear import grouped_linear
@@ -69,13 +70,13 @@ def attention_rounding(
     largest = torch.linalg.vector_norm(v_BHNE, dim=-1).amax(-1, keepdim=True) + far
     spread = moments.spread + (effective * 2 * reach_BG)[..., None]
     apart = (moments.of_tokens * value[:, None] / 2 + far).minimum(share.sqrt()[..., None] * largest)
-    column = column[:, None]
+    column, width = column[:, None], value_HEC.shape[-2]
     errors = root_of_squares(
         column * product_rounding(value_HEC, u)[:, None] * radius_BG[..., None] * averaged,
         spread * attention.mode.rounding(scores, tokens_BGNC, reach_BG, u),
         spread * u * (4 + math.log(n)) * averaged,
-        column * u * n**0.5 * (mixed + apart),
-        column * u * value_HEC.shape[-2] ** 0.5 * mixed,
+        column * sum_rounding(n, width, u) * (mixed + apart),
+        column * sum_rounding(width, out_HCE.shape[-2], u) * mixed,
     )
     underflow = UNDERFLOW * value_HEC.shape[-1] * (spectral_norm_bound(out_HCE) * (value + 1) + 1)
     return errors.amax(-1) + underflow

@@ -18,7 +18,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Roulette, full_precision, gram_norm, max_token_norm, product_rounding, spectral_norm_bound
+from ...ops import (
+    Roulette,
+    full_precision,
+    gram_norm,
+    max_token_norm,
+    product_rounding,
+    spectral_norm_bound,
+    sum_rounding,
+)
 from ...ops.conditional_log_det import joint_log_det
 from ...ops.log_det import series_coefficients
 from ..certificate import Assessment
@@ -83,7 +91,8 @@ class InvRelativeAttention2d(ResidualLayer):
         with full_precision(self.weight.device):
             weight = given_out(self.weight)
             total = gram_norm(weight).sum()
-            return BranchWeights(weight * (self.contraction / total.clamp(min=self.contraction)), given_out(self.bias))
+            most = self.contraction * (1 - 64 * torch.finfo(torch.float32).eps)  # so that the bound never exceeds c
+            return BranchWeights(weight * (most / total.clamp(min=most)), given_out(self.bias))
 
     def for_size(self, weights: BranchWeights, size: tuple[int, int]) -> BranchWeights:
         return weights._replace(positions=self.mixing.weights(size))
@@ -106,7 +115,7 @@ class InvRelativeAttention2d(ResidualLayer):
         norms = spectral_norm_bound(weights.weight)
         beside = weights.weight.transpose(0, 1).flatten(1)
         heads = len(norms) ** 0.5
-        relative = u * float(n**0.5 * norms.sum()) + heads * float(product_rounding(beside, u))
+        relative = sum_rounding(n, self.channels, u) * float(norms.sum()) + heads * float(product_rounding(beside, u))
         size = max_token_norm(x)
         last = u * (max_token_norm(g) + torch.linalg.vector_norm(weights.bias))
         bound = float(norms.sum()) * (1 + 16 * torch.finfo(torch.float32).eps)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...ops import at_least_float32, max_token_norm, unit_roundoff
 from ..data_dependent import DataDependentStart, sum_of_processes
 from ..explicit import Accuracy, ExplicitInverse
-from ..parameters import given_out
+from ..parameters import compute_dtype, given_out
 
 
 class Affine(NamedTuple):
@@ -40,6 +40,9 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
     def weights(self) -> Affine:
         log_scale = given_out(self.log_scale)
         return Affine(given_out(self.centre), torch.exp(-log_scale), log_scale)
+
+    def working_dtype(self, x: Tensor) -> torch.dtype:
+        return compute_dtype(self, x)
 
     def transform(self, x: Tensor, weights: Affine) -> Tensor:
         return (x - weights.centre) * weights.inverse_scale

@@ -17,14 +17,15 @@ phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906
 the gradient of the log-determinant needs, does not vanish where its slope is largest; or the i-ResNet's ELU.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import full_precision, gram_norm, max_token_norm
+from ...ops import full_precision, gram_norm, max_token_norm, root_of_squares, sum_rounding
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_kernel_sizes
 from ..parameters import given_out
@@ -44,12 +45,27 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {'LipSwish': _swish_slope, 'ELU'
 
 
 def conv_norm(weight_OIHW: Tensor) -> Tensor:
-    """Upper bound of the norm of a convolution in inf2, for maps of every size, rounding included."""
+    """Upper bound of the norm of a convolution in inf2, for maps of every size, rounding included.
+
+    Args:
+        weight_OIHW: shape (..., O, I, H, W).
+    """
     info = torch.finfo(weight_OIHW.dtype)
-    f_HW = torch.linalg.vector_norm(weight_OIHW, dim=(0, 1)).clamp(min=info.tiny)
+    f_HW = torch.linalg.vector_norm(weight_OIHW, dim=(-4, -3), keepdim=True).clamp(min=info.tiny)
     # dividing rounds every number of the matrix, summing every f
-    rounding = info.eps * (4 * min(weight_OIHW.shape[0], weight_OIHW[0].numel()) ** 0.5 + 2 * f_HW.numel() + 8)
-    return gram_norm((weight_OIHW / f_HW.sqrt()).flatten(1)) * f_HW.sum().sqrt() * (1 + rounding)
+    rows, taps = weight_OIHW.shape[-4], weight_OIHW.shape[-2:].numel()
+    rounding = info.eps * (4 * min(rows, weight_OIHW.shape[-3] * taps) ** 0.5 + 2 * taps + 8)
+    norm = gram_norm((weight_OIHW / f_HW.sqrt()).flatten(-3))
+    return norm * f_HW.sum((-4, -3, -2, -1)).sqrt() * (1 + rounding)
+
+
+def _division(weight: Tensor) -> float:
+    """What dividing W by a number changes in its norm, relative.
+
+    Each number was rounded twice: ``|E|_2 <= |E|_F <= 2 eps |W|_F <= 2 eps sqrt(rank) |W|_2``.
+    """
+    rank = min(weight.shape[0], weight[0].numel())
+    return torch.finfo(weight.dtype).eps * (2 * rank**0.5 + 4)
 
 
 class ConvWeights(nn.Conv2d):
@@ -107,22 +123,21 @@ class InvConvResidual(ResidualLayer):
             ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes)
         )
 
-    @property
-    def share(self) -> float:
-        """The contraction of one convolution."""
-        return self.contraction ** (1 / len(self.convs))
-
     def weights(self) -> BranchWeights:
         with full_precision(self.convs[0].weight.device):
             stored = [conv() for conv in self.convs]
             norms = tuple(conv_norm(weight) for weight, _ in stored)
             return BranchWeights(
                 tuple(
-                    (weight * (self.share / norm.clamp(min=self.share)), bias)
-                    for (weight, bias), norm in zip(stored, norms, strict=True)
+                    (weight * (share / norm.clamp(min=share)), bias)
+                    for (weight, bias), norm, share in zip(stored, norms, self._shares(stored), strict=True)
                 ),
                 norms,
             )
+
+    def _shares(self, convs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        """The contraction of each convolution, less what the division by its norm may round."""
+        return [self.contraction ** (1 / len(convs)) / (1 + _division(weight)) for weight, _ in convs]
 
     def branch(self, x: Tensor, weights: BranchWeights) -> Tensor:
         h = x
@@ -132,55 +147,48 @@ class InvConvResidual(ResidualLayer):
         return h
 
     def branch_bound(self, weights: BranchWeights, n: int | None) -> float:
-        """Product of the convolutions' bounds as the branch uses them, rounded up.
-
-        It costs nothing beyond the weights. A convolution that was divided has its share, up to the rounding of the
-        division.
-        """
-        norms = torch.stack(weights.norms)
-        product = float(norms.double().clamp(max=self.share).prod())
-        # each number of W was rounded twice: |E|_2 <= |E|_F <= 2 eps |W|_F <= 2 eps sqrt(rank) |W|_2
-        ranks = [min(weight.shape[0], weight[0].numel()) for weight, _ in weights.convs]
-        return product * (1 + torch.finfo(norms.dtype).eps * sum(2 * rank**0.5 + 4 for rank in ranks))
+        """Product of the convolutions' bounds as the branch uses them, rounded up, which costs nothing more."""
+        shares = self._shares(weights.convs)
+        norms = [min(float(norm), share) for norm, share in zip(weights.norms, shares, strict=True)]
+        return math.prod(norm * (1 + _division(weight)) for norm, (weight, _) in zip(norms, weights.convs, strict=True))
 
     def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
         """Convolution by convolution.
 
-        Steepness: the norms K of the convolutions times the largest slopes of phi around its arguments h, which move by
-        no more than what comes before makes of the reach; phi' moves by no more than they do.
+        Steepness: the norms of the convolutions, the columns of a channel times the largest slope of phi around its
+        arguments h. These move by no more than what comes before makes of the reach, and phi' by no more than they do.
 
-        Rounding: with the error e of its input, n terms a number and the slope s of the phi before it, a convolution
-        leaves
+        Rounding: with the error e of its input and n terms a number, a convolution of norm K leaves
 
-            e' = K s e + u sqrt(n) max_i sqrt(sum_k |W_:k|^2 h_ik^2) + u (2 |W h| + |b|) + K u 4 |phi(h)|
+            (e')^2 = (K e)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2,      and u (2 |W h| + |b|) + K u 4 |phi(h)| of the sums
         """
-        h, e = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        arguments, norms, slope = [], [], 1.0
+        h, e, sums = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
+        arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
         for i, (weight, bias) in enumerate(weights.convs):
-            norm, padding = conv_norm(weight), weight.shape[-1] // 2
+            norm = self._norm(weight, arguments[-1], torch.zeros_like(e)) if i else conv_norm(weight)
             if i:
-                arguments.append(h)
-                slope = self._slope(h, torch.zeros_like(e))
                 h = ACTIVATIONS[self.activation](h)
-                e = slope * e + 4 * u * max_token_norm(h)
+                sums = sums + 4 * u * max_token_norm(h)
+            padding = weight.shape[-1] // 2
             terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
+            e = root_of_squares(norm * e, products[i] * terms.flatten(1).amax(1).sqrt())
             h = F.conv2d(h, weight, bias, padding=padding)
-            products = u * weight[0].numel() ** 0.5 * terms.flatten(1).amax(1).sqrt()
-            e = norm * e + products + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
-            norms.append(norm)
-        relative = u * sum(weight[0].numel() ** 0.5 + 8 for weight, _ in weights.convs)
+            sums = norm * sums + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
+            arguments.append(h)
+        relative = sum(products) + 8 * u * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
-            gain = norms[0].expand_as(reach)
-            for h, norm in zip(arguments, norms[1:], strict=True):
-                gain = gain * self._slope(h, gain * reach) * norm
+            gain = conv_norm(weights.convs[0][0]).expand_as(reach)
+            for h, (weight, _) in zip(arguments, weights.convs[1:], strict=False):
+                gain = gain * self._norm(weight, h, gain * reach)
             return gain
 
-        return Assessment(h, lipschitz, lambda reach, _: e + relative * reach)
+        return Assessment(h, lipschitz, lambda reach, _: e + sums + relative * reach)
 
-    def _slope(self, h: Tensor, moved: Tensor) -> Tensor:
-        """Largest ``|phi'|`` at arguments that are within ``moved`` of h, shape (B,)."""
-        return (SLOPES[self.activation](h).abs().flatten(1).amax(1) + moved).clamp(max=1)
+    def _norm(self, weight: Tensor, h: Tensor, moved: Tensor) -> Tensor:
+        """Norm of a convolution behind phi, at arguments of phi that are within ``moved`` of h, shape (B,)."""
+        slope_BC = SLOPES[self.activation](h).abs().flatten(2).amax(2) + moved[:, None]
+        return conv_norm(weight * slope_BC.clamp(max=1)[:, None, :, None, None])
 
     def extra_repr(self) -> str:
         return f'{self.channels}, contraction={self.contraction}, activation={self.activation}'

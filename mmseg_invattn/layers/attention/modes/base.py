@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....ops import spectral_norm_bound
+from ....ops import spectral_norm_bound, sum_rounding
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
@@ -188,13 +188,13 @@ class QueryKeyMode(Mode):
 def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: float) -> Tensor:
     """Of ``(W x) . y`` for ``|x| <= 1``, what rounding in ``W x`` makes of it, shape (B, H, N).
 
-    Rows of W x round independently, by ``u sqrt(C) sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d by
-    ``u sqrt(C) sqrt(max_c sum_d W_dc^2 y_d^2)``.
+    Rows of W x round independently, in proportion to ``sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d in
+    proportion to ``sqrt(max_c sum_d W_dc^2 y_d^2)``.
     """
-    channels = weight_HDC.shape[-1]
+    dimensions, channels = weight_HDC.shape[-2:]
     seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
     largest = torch.linalg.vector_norm(weight_HDC, dim=-2).amax(-1)
-    return u * channels**0.5 * (seen + (largest * reach_BH)[..., None])
+    return sum_rounding(channels, dimensions, u) * (seen + (largest * reach_BH)[..., None])
 
 
 def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: float) -> Tensor:
@@ -207,7 +207,7 @@ def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: fl
         of_q = torch.linalg.vector_norm(q, order, -1) + q_reach[..., None]
         of_k = torch.linalg.vector_norm(k, order, -1).amax(-1, keepdim=True) + k_reach[..., None]
         sizes.append(of_q * of_k)
-    return u * ((q.shape[-1] / 3) ** 0.5 * sizes[0] + (q.shape[-1] ** 0.5 + 4) * sizes[1])
+    return sum_rounding(q.shape[-1], 4, u) * torch.hypot(sizes[0], sizes[1]) + 4 * u * sizes[1]
 
 
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
@@ -225,6 +225,10 @@ def product_norm(left: Tensor, right: Tensor, norm: Norm) -> Tensor:
 
     Each number of the product sums n terms, so ``|fl(L R) - L R|_F <= n eps |L|_F |R|_F``.
     """
-    cancelled = left.shape[-1] * torch.finfo(left.dtype).eps
+    # scaled by their largest numbers, so that the product neither overflows nor vanishes
+    tiny = torch.finfo(left.dtype).tiny
+    sizes = [m.detach().abs().amax((-2, -1)).clamp(min=tiny) for m in (left, right)]
+    left, right = (m / size[..., None, None] for m, size in zip((left, right), sizes, strict=True))
     factors = torch.linalg.matrix_norm(left.detach()) * torch.linalg.matrix_norm(right.detach())
-    return norm(left @ right) + cancelled * factors
+    cancelled = left.shape[-1] * torch.finfo(left.dtype).eps * factors
+    return (norm(left @ right) + cancelled) * sizes[0] * sizes[1]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ....ops import sum_rounding
 from ....ops.attention.concatenation import (
     concatenation_attention,
     concatenation_log_weights,
@@ -84,7 +85,7 @@ class Concatenation(QueryKeyMode):
         query, key = (torch.linalg.vector_norm(w[..., 0, :], dim=-1)[:, None] for w in (weights.query, weights.key))
         total = query * size_BGN + key * size_BGN.amax(-1, keepdim=True)
         bias = 0 if weights.bias is None else weights.bias.abs()
-        return u * (weights.query.shape[-1] ** 0.5 + 2) * total + 2 * u * bias
+        return (sum_rounding(weights.query.shape[-1], 1, u) + 2 * u) * total + 2 * u * bias
 
     @classmethod
     def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:
