@@ -29,6 +29,7 @@ from .orthogonal import rotate
 
 # A bound that is not small against the features says nothing about them, whatever the solver reached.
 USEFUL = 0.1
+NOTHING = 1e-22  # features of this size or below it, as those of a map of zeros, are known where the bound is below it
 # Numbers below the smallest normal one may be taken for 0: what that makes of a sum, for each of its terms.
 UNDERFLOW = torch.finfo(torch.float32).tiny
 
@@ -68,7 +69,7 @@ def certified(
     Args:
         residual: ``|y - x_hat - g(x_hat)|``, evaluated in float64, shape (B,).
         sums: bound of the rounding outside of the branch: of the residual sum, a rotation, and storage.
-        error: by how much y may differ from what the forward pass gave, (B,).
+        error: by how much y may differ from what the forward pass gave, (B,); NaN where nobody knows.
         size: of the features, ``max(|x|, |y|)``.
         seen: the branch at x_hat.
         lipschitz: bound of Lip(g) for all features; None without one.
@@ -81,13 +82,14 @@ def certified(
         # a contraction within a rounding error of 1 certifies nothing
         known = solved.converged if lipschitz is None else torch.zeros_like(solved.converged)
         return uncertified(solved._replace(residual=residual, converged=known), groups)
-    everywhere = torch.full_like(residual, lipschitz)
+    everywhere, known = torch.full_like(residual, lipschitz), error.nan_to_num()
     rho = sums + seen.rounding(torch.zeros_like(residual), everywhere)
-    reach = (residual + rho + error) / (1 - lipschitz)
+    reach = (residual + rho + known) / (1 - lipschitz)
     rho = sums + seen.rounding(reach, everywhere)
-    reach = (residual + rho + error) / (1 - lipschitz)
+    reach = (residual + rho + known) / (1 - lipschitz)
     local = seen.lipschitz(reach).nan_to_num(torch.inf).minimum(everywhere)
     rho = sums + seen.rounding(reach, local)
+    size = size.clamp(min=NOTHING)
     own, bound = (pixel * (residual + rho + other) / (1 - local) * (1 + 1e-12) for other in (0, error))
     bound = torch.where(bound.isfinite(), bound, torch.nan)
     exhausted = solved.converged | (residual <= 4 * rho)  # rounding alone explains what is left

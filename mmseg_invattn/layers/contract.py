@@ -85,6 +85,7 @@ class InvertibleModule(nn.Module, ABC):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
         """Recovers x from ``y = layer(x)``.
 
@@ -96,27 +97,13 @@ class InvertibleModule(nn.Module, ABC):
             weights: as in :meth:`forward`.
             certify: evaluate the residual in float64 and bound the error; without it ``error_bound`` is NaN, and the
                 residual is the solver's.
+            error: bound of ``|y' - y|_inf2`` where y' is given and y is what the layer made of x, shape (B,); the
+                error bound is that of the x of y. ``converged`` is of y'.
 
         Raises:
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
             ValueError: y has the wrong shape, is empty or holds a value that is not finite.
         """
-
-    def invert(
-        self,
-        y: Tensor | tuple[Tensor, ...],
-        error: Tensor,
-        tol: float,
-        max_iter: int,
-        weights: Any = None,
-        certify: bool = True,
-    ) -> tuple[Tensor, InverseInfo]:
-        """As :meth:`inverse`, of a y that is known up to ``error``, shape (B,), and without a raise: the report says all.
-
-        ``converged`` is of the y that it was given, the error bound of what that y approximates.
-        """
-        x, info = self.inverse(y, tol, max_iter, False, weights, certify)
-        return x, info._replace(error_bound=composed_error(self, x, info, error, weights))
 
     def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
         """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""

@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from ..ops import Roulette, at_least_float32, full_precision, max_token_norm, storage_error
-from .certificate import USEFUL
+from .certificate import NOTHING, USEFUL
 from .constant_weights import started_weights, weights_of
-from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, check_finite_weights, outputs
+from .contract import (
+    InverseInfo,
+    InvertibleModule,
+    NotConvergedError,
+    check_features,
+    check_finite_weights,
+    composed_error,
+    outputs,
+)
 
 
 class Accuracy(NamedTuple):
@@ -86,6 +94,7 @@ class ExplicitInverse(InvertibleModule):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
         """As in the contract; a closed form reaches the precision of the dtype whatever ``tol`` and ``max_iter`` are.
 
@@ -112,7 +121,7 @@ class ExplicitInverse(InvertibleModule):
                 found = self.accuracy(wide, x, stored, weights)
             else:
                 found = Accuracy(*[torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)] * 3)
-        size = torch.stack([max_token_norm(part) for part in (x, *wide)]).amax(0)
+        size = torch.stack([max_token_norm(part) for part in (x, *wide)]).amax(0).clamp(min=NOTHING)
         converged = x.isfinite().flatten(1).all(1) & (~found.bound.isnan() | (not certify))
         if certify:
             converged &= found.residual.isfinite() & (found.bound <= USEFUL * size)
@@ -135,6 +144,8 @@ class ExplicitInverse(InvertibleModule):
                 x,
                 info,
             )
+        if error is not None:
+            info = info._replace(error_bound=composed_error(self, x, info, error, weights))
         return x, info
 
     @torch.no_grad()

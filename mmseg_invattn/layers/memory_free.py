@@ -85,8 +85,9 @@ class MemoryFree(InvertibleModule):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
-        return self.module.inverse(y, tol, max_iter, strict, weights, certify)
+        return self.module.inverse(y, tol, max_iter, strict, weights, certify, error)
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         return self.module.lipschitz_bound(n)

@@ -109,20 +109,9 @@ class ResidualLayer(InvertibleModule):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
-        weights = weights_of(self, weights)
-        x, info = self.invert(
-            y, torch.zeros(len(y), dtype=torch.float64, device=y.device), tol, max_iter, weights, certify
-        )
-        if strict:
-            check_converged(x, info, self._bound(weights, y.shape[2] * y.shape[3]), tol, max_iter)
-        return x, info
-
-    @torch.no_grad()
-    def invert(
-        self, y: Tensor, error: Tensor, tol: float, max_iter: int, weights: Any = None, certify: bool = True
-    ) -> tuple[Tensor, InverseInfo]:
         weights = weights_of(self, weights)
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
@@ -138,8 +127,13 @@ class ResidualLayer(InvertibleModule):
                 norm=lambda x: self.branch_norm(x, self.groups),
             )
             if certify:
-                return x, self._certified(x, y, error, sized, lipschitz, tol, solved)
-            return x, uncertified(solved, self.groups)
+                error = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
+                info = self._certified(x, y, error, sized, lipschitz, tol, solved)
+            else:
+                info = uncertified(solved, self.groups)
+        if strict:
+            check_converged(x, info, lipschitz, tol, max_iter)
+        return x, info
 
     def _certified(
         self,

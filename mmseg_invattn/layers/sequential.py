@@ -99,6 +99,7 @@ class InvertibleSequential(InvertibleModule):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
         """As in the contract, with ``max_iter`` for each layer.
 
@@ -118,9 +119,10 @@ class InvertibleSequential(InvertibleModule):
             check_features(part, None, finite=True)
         wide = [part.to(compute_dtype(self, part)) for part in outputs(y)]
         # what storing y in a lower precision than that of the layers changed at most
-        error, *stored = (
+        kept, *stored = (
             max_token_norm(storage_error(part, computed.dtype)) for part, computed in zip(outputs(y), wide, strict=True)
         )
+        error = kept if error is None else kept + error
         trunk, *extra = wide
         weights = weights_of(self, weights)
         with holding(zip(self.layers, weights, strict=True)):
@@ -172,7 +174,7 @@ class InvertibleSequential(InvertibleModule):
             error = torch.stack([error, *stored[cut:]]).amax(0)
             extra, stored = extra[:cut], stored[:cut]
             own_tol = tol / (len(self.layers) * spread[k])
-            trunk, info = layer.invert(y_k, error, own_tol, max_iter, weights[k], certify)
+            trunk, info = layer.inverse(y_k, own_tol, max_iter, False, weights[k], certify, error)
             error = layer.pixel_error(trunk, info.error_bound) if k else info.error_bound
             # what overflowed is lost: it goes on as zeros, known to no precision
             lost = ~trunk.isfinite().flatten(1).all(1)
@@ -231,4 +233,3 @@ def _gain(layer: InvertibleModule) -> float:
 def _carried(within: Tensor, layer: InvertibleModule) -> Tensor:
     """How far apart two inputs of the layer that are ``within`` come out; inf where that is not known."""
     return torch.where(within == 0, within, layer.bi_lipschitz_bound()[0] * within)
-

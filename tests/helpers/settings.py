@@ -1,4 +1,4 @@
-"""Settings in which an error bound has to hold: any layer, dtype, scale and shape, ordinary ones and those made to fail.
+"""Settings in which an error bound has to hold: any layer, dtype, scale and shape, ordinary ones and extreme ones.
 
 A setting is a few words and numbers, so that a failure prints as what makes it happen again.
 """
@@ -87,7 +87,9 @@ def settings(largest: int = 12) -> st.SearchStrategy[Setting]:
         features=st.sampled_from((torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)),
         weights=st.sampled_from(WEIGHTS),
         kind=st.sampled_from(FEATURES),
-        scale=st.one_of(st.just(1.0), st.floats(-30, 30).map(lambda e: 10.0**e), st.floats(-3, 3).map(lambda e: 10.0**e)),
+        scale=st.one_of(
+            st.just(1.0), st.floats(-30, 30).map(lambda e: 10.0**e), st.floats(-3, 3).map(lambda e: 10.0**e)
+        ),
         size=st.tuples(side, side),
         started=st.booleans(),
         seed=st.integers(0, 2**31),

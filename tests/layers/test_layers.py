@@ -25,8 +25,9 @@ from mmseg_invattn.layers import (
 )
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.token_norm import TokenNorm
+from mmseg_invattn.layers.certificate import uncertified
 from mmseg_invattn.layers.contract import check_converged
-from mmseg_invattn.layers.residual import Roundings, invert_residual
+from mmseg_invattn.layers.residual import solve_residual
 from mmseg_invattn.ops import max_token_norm, solve_fixed_point, to_ball
 
 CERTIFIED = [
@@ -203,17 +204,10 @@ def test_acceleration_never_loses_the_guaranteed_rate():
 
 def test_without_a_contraction_it_says_so():
     y = torch.randn(1, 2, 3, 3)
-    x, info = invert_residual(
-        lambda x, index: 3 * x.square(),
-        y,
-        None,
-        groups=1,
-        eps=1e-7,
-        tol=1e-6,
-        max_iter=50,
-        roundings=Roundings(),
-        memory=5,
+    x, solved = solve_residual(
+        lambda x, index: 3 * x.square(), y, None, tol=1e-6, max_iter=50, memory=5, norm=max_token_norm
     )
+    info = uncertified(solved, groups=1)
     with pytest.raises(NotConvergedError):
         check_converged(x, info, None, 1e-6, 50)
     assert not info.converged.any() and info.error_bound.isnan().all() and info.residual.isfinite().all()

@@ -66,10 +66,10 @@ def test_error_of_a_residual_layer_behind_another():
         y = sequence(x)
         x_hat, info = sequence.inverse(y, tol=1e-3)
         between, own = second.inverse(y, tol=1e-3 / 2 * (1 - first.lipschitz_bound()))
-        _, residual = first.inverse(between, tol=1e-3 / 2)
-    assert own.error_bound.min() > 1e-6  # the tolerance was coarse
-    want = own.error_bound / (1 - first.lipschitz_bound()) + residual.error_bound
-    torch.testing.assert_close(info.error_bound, want)
+        _, last = first.inverse(between, tol=1e-3 / 2, error=own.error_bound)
+    assert own.error_bound.min() > 1e-9  # the tolerance was coarse
+    want = (own.error_bound + last.residual + last.rounding) / (1 - last.lipschitz)
+    torch.testing.assert_close(info.error_bound, want, rtol=1e-9, atol=0)
     assert (max_token_norm(x_hat - x) <= info.error_bound).all()
     assert (info.error_bound <= 1e-3 * 3 * max_token_norm(y)).all()
 

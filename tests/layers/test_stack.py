@@ -101,8 +101,12 @@ def test_composed_error_of_a_residual_layer_is_the_formula():
     x_hat, info = block.inverse(y + noise, tol=1e-12, max_iter=2, strict=False)
     bound = composed_error(block, x_hat, info, max_token_norm(noise))
     assert (max_token_norm(x_hat - x) <= bound).all()
-    plain = (info.residual + max_token_norm(noise)) / (1 - block.lipschitz_bound())
-    torch.testing.assert_close(bound, plain, rtol=1e-9, atol=1e-12)
+    error = max_token_norm(noise)
+    formula = (info.residual + info.rounding) / (1 - info.lipschitz) + error / (1 - block.lipschitz_bound())
+    torch.testing.assert_close(bound, formula, rtol=1e-9, atol=1e-12)
+    # inside a sequence the error is known before the local bound is taken
+    _, together = block.inverse(y + noise, tol=1e-12, max_iter=2, strict=False, error=error)
+    assert (max_token_norm(x_hat - x) <= together.error_bound).all() and (together.error_bound < bound).all()
 
 
 def test_half_precision_between_blocks_is_in_the_bound():

@@ -23,7 +23,7 @@ from ..orthogonal import OrthogonalMatrix
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
-from .certified_assessment import Seen, nearest
+from .certified_assessment import Seen
 from .heads import SMALL, HeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
@@ -167,14 +167,12 @@ class CertifiedAttention2d(ResidualLayer):
 
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         """By the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
-        b_BGNC = weights.norm.bounded(self.heads.tokens(x))
-        seen = Seen(self, b_BGNC, weights, u)
+        seen = Seen(self, self.heads.tokens(x), weights, u)
         g_BGNC = self.heads.total(seen.moments.mean)
         if weights.bias is not None:
             g_BGNC = g_BGNC + weights.bias[:, None]
         g = transposed(g_BGNC).reshape(x.shape)
-        lipschitz = partial(seen.lipschitz, nearest(weights.norm, self.heads.tokens(x)))
-        return Assessment(g, lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)))
+        return Assessment(g, seen.lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)))
 
     def rotation(self, weights: CertifiedWeights | SizedWeights) -> Tensor | None:
         return weights.rotation

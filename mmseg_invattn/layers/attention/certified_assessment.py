@@ -5,9 +5,9 @@
 Steepness. With the moments of :mod:`.local_bound` for the values W b, ``|dg| <= Lambda_loc max_j |db_j|``, and B
 shrinks: ``|db_j| <= |dx_j| / sqrt(a^2 + |x_j - m|^2)``, at the nearest that a token comes to m.
 
-Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + sqrt(C) |b|^2 / 2)`` for a difference, a sum of squares,
-a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in :mod:`.rounding`; of the last sum,
-``u (|g| + |bias|)``.
+Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + sqrt(C) |b|^2 / 2)`` for a difference, a sum of
+squares, a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in :mod:`.rounding`; of the last
+sum, ``u (|g| + |bias|)``.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,12 +18,11 @@ from torch import Tensor
 from ...ops import root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
 from .rounding import attention_rounding
-from .token_norm import NormWeights
 
 if TYPE_CHECKING:
     from .certified import CertifiedAttention2d, SizedWeights
 
-NEAR = 1 / 64  # of the radius: beyond it tokens may be anywhere in the ball
+NEAR = 2.0**-14  # of the features in the ball: beyond it tokens may be anywhere there
 
 
 class Errors(NamedTuple):
@@ -45,12 +44,13 @@ class Seen:
 
     Args:
         block: the layer.
-        b_BGNC: tokens in the ball, float64.
+        tokens_BGNC: of the features, float64.
         weights: the numbers of the forward pass, float64.
         u: its unit roundoff.
     """
 
-    def __init__(self, block: 'CertifiedAttention2d', b_BGNC: Tensor, weights: 'SizedWeights', u: float):
+    def __init__(self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: float):
+        b_BGNC = weights.norm.bounded(tokens_BGNC)
         self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
         linear = weights.out @ weights.value
         self.tokens = b_BGNC
@@ -60,18 +60,15 @@ class Seen:
         radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
         bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(radius_BG[:, :1]))
         self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(linear))
-        near = radius_BG * NEAR
+        # what rounds is as large as the features, wherever m is; a map of zeros has a reach as well
+        near = NEAR * (torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) / self.scale_G + radius_BG + 1e-20)
         # tokens of the ball are no further than 2 from each other
+        self.nearest_BG = torch.linalg.vector_norm(weights.norm.centred(tokens_BGNC), dim=-1).amin(-1)
         self.errors = self._errors(radius_BG + near, near), self._errors(torch.ones_like(radius_BG), 2 + 0 * radius_BG)
 
-    def lipschitz(self, nearest: Tensor, reach: Tensor) -> Tensor:
-        """Bound of Lip(g) in x within the reach, (B,).
-
-        Args:
-            nearest: smallest ``|x_j - m|`` of each group, shape (B, G).
-            reach: in x, (B,).
-        """
-        shrink_BG = torch.hypot(self.scale_G, (nearest - reach[:, None]).clamp(min=0)).reciprocal()
+    def lipschitz(self, reach: Tensor) -> Tensor:
+        """Bound of Lip(g) in x within the reach in x, (B,) -> (B,)."""
+        shrink_BG = torch.hypot(self.scale_G, (self.nearest_BG - reach[:, None]).clamp(min=0)).reciprocal()
         reach_BH = (reach[:, None] / self.scale_G).expand_as(self.slope_BH)
         local_BH = local_bound(self.moments, self.effective, self.slope_BH, reach_BH).amax(-1)
         return self.heads.total(local_BH * shrink_BG).amax(1)
@@ -99,8 +96,3 @@ class Seen:
         )
         tokens = u * (4 + channels**0.5 * radius_BG.square() / 2) * radius_BG * self.scale_G
         return Errors(reach_BG, tokens, self.heads.total(others))
-
-
-def nearest(norm: NormWeights, tokens_BGNC: Tensor) -> Tensor:
-    """Smallest ``|x_j - m|`` of each group, shape (B, G)."""
-    return torch.linalg.vector_norm(norm.centred(tokens_BGNC), dim=-1).amin(-1)

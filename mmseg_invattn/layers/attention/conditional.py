@@ -198,6 +198,7 @@ class ConditionalAttention2d(ResidualLayer):
         strict: bool = True,
         weights: Any = None,
         certify: bool = True,
+        error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
         check_features(y, self.channels, finite=True)
         weights = weights_of(self, weights)
@@ -223,8 +224,8 @@ class ConditionalAttention2d(ResidualLayer):
             x = torch.cat([x1, x2], 1)
             if certify:
                 info = self._certified(x, y, cast, lipschitz, tol, solved)
-                # P is that of the x2 which was stored
-                stored = max_token_norm(storage_error(y, x.dtype))
+                # P is that of the x2 which was stored, or is known up to an error
+                stored = max_token_norm(storage_error(y, x.dtype)) + (0 if error is None else error)
                 moved = self.inverse_error(x, stored, info.error_bound, weights)
                 info = info._replace(error_bound=info.error_bound + moved)
             else:

@@ -87,8 +87,8 @@ class CouplingAttention2d(ExplicitInverse):
     def accuracy(
         self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: CouplingWeights
     ) -> Accuracy:
-        """B read the very y_1 that forward made, so what it gave is what forward added, if y was not rounded when it was
-        stored. A reads an x_2 that is off by e_2 and may round otherwise there:
+        """B read the very y_1 that forward made, so what it gave is what forward added, if y was not rounded when it
+        was stored. A reads an x_2 that is off by e_2 and may round otherwise there:
 
             e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + 2 rounding of A
 

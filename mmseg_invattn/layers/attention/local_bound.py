@@ -13,8 +13,8 @@ mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as
 by Cauchy and Schwarz. K_i is the spread of kappa_j about its mean for a softmax, where that number is 1 and what a
 whole row has in common is not seen. For other kernels the number differs from 1/2 by at most 1/2, and K_i is half the
 spread about the mean and half that about 0. These are moments under P: one evaluation of the attention with
-``(x, |v|^2, |kappa|^2, |x|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled, squares
-are averaged with them, which makes no moment smaller.
+``(x, |v|^2, |kappa|^2, |x|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled,
+squares are averaged with them, which makes no moment smaller.
 
 Within the reach rho of x no log w changes by more than ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P by no
 more than the factor e^2E, while v, kappa and alpha move by at most ``|W_V| rho``, ``g rho`` and ``g rho``, with g the

@@ -92,7 +92,7 @@ class InvRelativeAttention2d(ResidualLayer):
             weight = given_out(self.weight)
             total = gram_norm(weight).sum()
             most = self.contraction * (1 - 64 * torch.finfo(torch.float32).eps)  # so that the bound never exceeds c
-            return BranchWeights(weight * (most / total.clamp(min=most)), given_out(self.bias))
+            return BranchWeights(weight * (most / total).clamp(max=1), given_out(self.bias))
 
     def for_size(self, weights: BranchWeights, size: tuple[int, int]) -> BranchWeights:
         return weights._replace(positions=self.mixing.weights(size))

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import full_precision, gram_norm, max_token_norm, root_of_squares, sum_rounding
+from ...ops import full_precision, gram_norm, max_token_norm, root_of_squares, spectral_norm_bound, sum_rounding
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_kernel_sizes
 from ..parameters import given_out
@@ -44,18 +44,19 @@ def _swish_slope(h: Tensor) -> Tensor:
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {'LipSwish': _swish_slope, 'ELU': lambda h: h.clamp(max=0).exp()}
 
 
-def conv_norm(weight_OIHW: Tensor) -> Tensor:
+def conv_norm(weight_OIHW: Tensor, matrix_norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Upper bound of the norm of a convolution in inf2, for maps of every size, rounding included.
 
     Args:
         weight_OIHW: shape (..., O, I, H, W).
+        matrix_norm: upper bound of the spectral norm; gram_norm where None, which has a gradient.
     """
     info = torch.finfo(weight_OIHW.dtype)
     f_HW = torch.linalg.vector_norm(weight_OIHW, dim=(-4, -3), keepdim=True).clamp(min=info.tiny)
     # dividing rounds every number of the matrix, summing every f
     rows, taps = weight_OIHW.shape[-4], weight_OIHW.shape[-2:].numel()
     rounding = info.eps * (4 * min(rows, weight_OIHW.shape[-3] * taps) ** 0.5 + 2 * taps + 8)
-    norm = gram_norm((weight_OIHW / f_HW.sqrt()).flatten(-3))
+    norm = (matrix_norm or gram_norm)((weight_OIHW / f_HW.sqrt()).flatten(-3))
     return norm * f_HW.sum((-4, -3, -2, -1)).sqrt() * (1 + rounding)
 
 
@@ -129,7 +130,7 @@ class InvConvResidual(ResidualLayer):
             norms = tuple(conv_norm(weight) for weight, _ in stored)
             return BranchWeights(
                 tuple(
-                    (weight * (share / norm.clamp(min=share)), bias)
+                    (weight * (share / norm).clamp(max=1), bias)
                     for (weight, bias), norm, share in zip(stored, norms, self._shares(stored), strict=True)
                 ),
                 norms,
@@ -160,12 +161,16 @@ class InvConvResidual(ResidualLayer):
 
         Rounding: with the error e of its input and n terms a number, a convolution of norm K leaves
 
-            (e')^2 = (K e)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2,      and u (2 |W h| + |b|) + K u 4 |phi(h)| of the sums
+            (e')^2 = (K e)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2
+
+        and its sums and phi ``u (2 |W h| + |b|) + 4 K u |phi(h)|``, with R of :func:`~mmseg_invattn.ops.sum_rounding`.
         """
         h, e, sums = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
         arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
         for i, (weight, bias) in enumerate(weights.convs):
-            norm = self._norm(weight, arguments[-1], torch.zeros_like(e)) if i else conv_norm(weight)
+            norm = (
+                self._norm(weight, arguments[-1], torch.zeros_like(e)) if i else conv_norm(weight, spectral_norm_bound)
+            )
             if i:
                 h = ACTIVATIONS[self.activation](h)
                 sums = sums + 4 * u * max_token_norm(h)
@@ -178,7 +183,7 @@ class InvConvResidual(ResidualLayer):
         relative = sum(products) + 8 * u * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
-            gain = conv_norm(weights.convs[0][0]).expand_as(reach)
+            gain = conv_norm(weights.convs[0][0], spectral_norm_bound).expand_as(reach)
             for h, (weight, _) in zip(arguments, weights.convs[1:], strict=False):
                 gain = gain * self._norm(weight, h, gain * reach)
             return gain
@@ -188,7 +193,7 @@ class InvConvResidual(ResidualLayer):
     def _norm(self, weight: Tensor, h: Tensor, moved: Tensor) -> Tensor:
         """Norm of a convolution behind phi, at arguments of phi that are within ``moved`` of h, shape (B,)."""
         slope_BC = SLOPES[self.activation](h).abs().flatten(2).amax(2) + moved[:, None]
-        return conv_norm(weight * slope_BC.clamp(max=1)[:, None, :, None, None])
+        return conv_norm(weight * slope_BC.clamp(max=1)[:, None, :, None, None], spectral_norm_bound)
 
     def extra_repr(self) -> str:
         return f'{self.channels}, contraction={self.contraction}, activation={self.activation}'

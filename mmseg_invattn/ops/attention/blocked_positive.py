@@ -65,7 +65,7 @@ def _triton(q: Tensor, v: Tensor, beta: Tensor | None, elu: bool) -> ModuleType 
     return triton_kernels(q.device, q.dtype, q.shape[-1], v.shape[-1], (_forward, _backward))
 
 
-def blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tuple[slice, slice]]:
     """Slices of (samples, queries): several samples where they are small, else part of the queries of one."""
     numbers = BLOCK.get(device, BLOCK['cuda'])
     samples = min(max(numbers // (groups * n * m), 1), batch)
@@ -111,7 +111,7 @@ def _forward(
     m, size = v.shape[2:]
     out, z, s = (q.new_empty(batch, groups, n, last) for last in (size, 1, 1))
     with torch.autocast(q.device.type, enabled=False):
-        for samples, rows in blocks(q.device.type, batch, groups, n, m):
+        for samples, rows in _blocks(q.device.type, batch, groups, n, m):
             t = q[samples, :, rows] @ k[samples].mT
             _, w, shift = _weigh(t, _part(beta, samples, rows), elu)
             total = w.sum(-1, keepdim=True)
@@ -166,7 +166,7 @@ def _backward(
     with torch.autocast(q.device.type, enabled=False):
         a = grad / z
         b = -(a * out).sum(-1, keepdim=True)
-        for samples, rows in blocks(q.device.type, batch, groups, n, m):
+        for samples, rows in _blocks(q.device.type, batch, groups, n, m):
             part = samples, slice(None), rows
             flat_q, flat_a, flat_b = (x[part].flatten(0, 1) for x in (q, a, b))
             flat_k, flat_v = k[samples].flatten(0, 1), v[samples].flatten(0, 1)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..second_derivative import once_differentiable
-from .blocked_positive import blocks
+
+BLOCK = 2**18  # weights of a head and sample at a time
 
 
 def learned_logits_attention(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
@@ -36,15 +37,17 @@ class _LearnedLogits(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, beta, out = ctx.saved_tensors
-        dq, dk, dv, dbeta = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v), torch.zeros_like(beta)
         inner = (grad * out).sum(-1, keepdim=True)
-        for samples, rows in blocks(q.device.type, *q.shape[:3], k.shape[2]):
-            own = samples if len(beta) > 1 else slice(None)
-            q_rows, grad_rows = q[samples, :, rows], grad[samples, :, rows]
-            p = (q_rows @ k[samples].mT + beta[own, :, rows]).softmax(-1)
-            dv[samples] += p.mT @ grad_rows
-            ds = p.mul_(grad_rows @ v[samples].mT - inner[samples, :, rows])
-            dq[samples, :, rows] = ds @ k[samples]
-            dk[samples] += ds.mT @ q_rows
-            dbeta[own, :, rows] += ds.sum_to_size(dbeta[own, :, rows].shape)
-        return dq, dk, dv, dbeta
+        rows = -(-BLOCK // k.shape[2])
+        parts: tuple[list[Tensor], ...] = ([], [], [], [])
+        # out of place, for gradients that come in batches
+        for first in range(0, q.shape[2], rows):
+            count = min(rows, q.shape[2] - first)
+            q_rows, grad_rows, beta_rows, inner_rows = (t.narrow(2, first, count) for t in (q, grad, beta, inner))
+            p = (q_rows @ k.mT + beta_rows).softmax(-1)
+            ds = p * (grad_rows @ v.mT - inner_rows)
+            new = ds @ k, ds.mT @ q_rows, p.mT @ grad_rows, ds.sum_to_size(beta_rows.shape)
+            for part, more in zip(parts, new, strict=True):
+                part.append(more)
+        dq, dk, dv, dbeta = parts
+        return torch.cat(dq, 2), sum(dk), sum(dv), torch.cat(dbeta, 2)

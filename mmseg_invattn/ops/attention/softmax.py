@@ -19,9 +19,9 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
     """``out_i = sum_j softmax_j(q_i . k_j + beta_ij) v_j``, in O(N + M) memory where the device has a fused kernel.
 
     The scale belongs to the caller: scores are ``q . k`` as given. One group of keys serves all groups of queries. The
-    kernel is chosen from shapes, dtype and device, with gradients and without. The fused ones have no second derivative;
-    inside :func:`~mmseg_invattn.ops.twice_differentiable`, in forward mode and under ``torch.func`` torch takes the
-    MATH backend, which has one and holds the N x M map.
+    kernel is chosen from shapes, dtype and device, with gradients and without. The fused ones have no second
+    derivative; inside :func:`~mmseg_invattn.ops.twice_differentiable`, in forward mode and under ``torch.func`` torch
+    takes the MATH backend, which has one and holds the N x M map.
 
     Returns:
         Tensor of shape (B, G, N, E).

@@ -188,8 +188,8 @@ class QueryKeyMode(Mode):
 def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: float) -> Tensor:
     """Of ``(W x) . y`` for ``|x| <= 1``, what rounding in ``W x`` makes of it, shape (B, H, N).
 
-    Rows of W x round independently, in proportion to ``sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d in
-    proportion to ``sqrt(max_c sum_d W_dc^2 y_d^2)``.
+    Rows of W x round independently, in proportion to ``sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d
+    in proportion to ``sqrt(max_c sum_d W_dc^2 y_d^2)``.
     """
     dimensions, channels = weight_HDC.shape[-2:]
     seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
