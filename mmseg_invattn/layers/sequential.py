@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, max_token_norm, storage_error
+from .certificate import NOTHING, USEFUL
 from .constant_weights import holding, weights_of
 from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
 from .parameters import compute_dtype
@@ -132,7 +133,10 @@ class InvertibleSequential(InvertibleModule):
             ).amax(0)
         bound = torch.where(info.error_bound.isfinite(), info.error_bound, torch.nan)
         bound = (bound * (1 + torch.finfo(residual.dtype).eps)).to(residual.dtype)
-        info = info._replace(residual=residual, error_bound=bound)
+        size = torch.stack([max_token_norm(part) for part in (x, *outputs(y))]).amax(0).clamp(min=NOTHING)
+        converged = info.converged & ~(bound > USEFUL * size)  # unknown behind a layer without a bound
+        failed += [0] if bool((info.converged & ~converged).any()) else []
+        info = info._replace(residual=residual, error_bound=bound, converged=converged)
         if strict and failed:
             raise NotConvergedError(
                 f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} in layers '

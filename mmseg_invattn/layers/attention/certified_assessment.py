@@ -5,11 +5,12 @@
 Steepness. With the moments of :mod:`.local_bound` for the values W b, ``|dg| <= Lambda_loc max_j |db_j|``, and B
 shrinks: ``|db_j| <= |dx_j| / sqrt(a^2 + |x_j - m|^2)``, at the nearest that a token comes to m.
 
-Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + sqrt(C) |b|^2 / 2)`` for a difference, a sum of
+Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + log_2(C) |b|^2 / 2)`` for a difference, a sum of
 squares, a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in :mod:`.rounding`; of the last
 sum, ``u (|g| + |bias|)``.
 """
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from .rounding import attention_rounding
 if TYPE_CHECKING:
     from .certified import CertifiedAttention2d, SizedWeights
 
-NEAR = 2.0**-14  # of the features in the ball: beyond it tokens may be anywhere there
+NEAR = 2.0**-14  # of the features in the ball: how far rounding usually reaches
 
 
 class Errors(NamedTuple):
@@ -57,14 +58,13 @@ class Seen:
         self.moments = attention_moments(block.attention, weights.scores, b_BGNC, weights.size, weights.beta, linear)
         self.effective = block.heads.norms(weights.out, weights.value, spectral_norm_bound).effective
         self.scale_G = weights.norm.scale[:, 0, 0]
-        radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
-        bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(radius_BG[:, :1]))
+        bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(b_BGNC[:, :1, 0, 0]))
         self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(linear))
-        # what rounds is as large as the features, wherever m is; a map of zeros has a reach as well
-        near = NEAR * (torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) / self.scale_G + radius_BG + 1e-20)
-        # tokens of the ball are no further than 2 from each other
         self.nearest_BG = torch.linalg.vector_norm(weights.norm.centred(tokens_BGNC), dim=-1).amin(-1)
-        self.errors = self._errors(radius_BG + near, near), self._errors(torch.ones_like(radius_BG), 2 + 0 * radius_BG)
+        self.radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
+        # what rounds is as large as the features, wherever m is
+        size_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) / self.scale_G
+        self.errors = self._errors(NEAR * (size_BG + self.radius_BG))
 
     def lipschitz(self, reach: Tensor) -> Tensor:
         """Bound of Lip(g) in x within the reach in x, (B,) -> (B,)."""
@@ -81,18 +81,21 @@ class Seen:
             reach: in x, (B,).
             lipschitz: of g in x there, (B,).
         """
-        near, far = self.errors
-        inside = reach[:, None] / self.scale_G <= near.reach
-        tokens, others = (torch.where(inside, a, b) for a, b in ((near.tokens, far.tokens), (near.others, far.others)))
+        reach_BG = reach[:, None] / self.scale_G
+        if bool((reach_BG.clamp(max=2.0) > self.errors.reach).any()):  # further than expected: once more, with room
+            self.errors = self._errors(torch.maximum(2 * reach_BG, self.errors.reach))
+        tokens, others = self.errors.tokens, self.errors.others
         bias = 0 if self.weights.bias is None else torch.linalg.vector_norm(self.weights.bias, dim=-1)
         last = self.u * (size[:, None] + 2 * bias + (lipschitz * reach)[:, None])
         return (root_of_squares(others, tokens * lipschitz[:, None]) + last).amax(1)
 
-    def _errors(self, radius_BG: Tensor, reach_BG: Tensor) -> Errors:
-        """For tokens of that radius, none of them further than the reach from where it was seen."""
+    def _errors(self, reach_BG: Tensor) -> Errors:
+        """For tokens that are no further than the reach from those seen."""
         w, u, channels = self.weights, self.u, self.weights.value.shape[-1]
+        reach_BG = reach_BG.clamp(max=2.0)  # tokens of the ball are no further than 2 from each other
+        radius_BG = (self.radius_BG + reach_BG).clamp(max=1)
         others = attention_rounding(
             self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u
         )
-        tokens = u * (4 + channels**0.5 * radius_BG.square() / 2) * radius_BG * self.scale_G
+        tokens = u * (4 + math.log2(channels + 1) * radius_BG.square() / 2) * radius_BG * self.scale_G
         return Errors(reach_BG, tokens, self.heads.total(others))

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import max_channel_norm, pixel_tokens, to_ball
+from ...ops import max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
 from ...ops.attention import softmax_attention
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_sharpness
 from ..constant_weights import weights_of
 from ..parameters import given_out
 from ..residual import ResidualLayer
+from .modes.base import inner_rounding
 from .saturation import saturated_share
 from .sharpness import Sharpness
 from .token_norm import NormWeights, TokenNorm
@@ -90,23 +91,32 @@ class InvChannelAttention(ResidualLayer):
         return (g_B1CN * back).reshape(x.shape)
 
     def assess(self, x: Tensor, weights: ChannelWeights, u: float) -> Assessment:
-        """With n pixels, r the relative error of b and beta >= |b_c|, in the norm of the channels:
+        """With n pixels, S the spread of the b_d under P_c and m their mean, in the norm of the channels:
 
-        b         r = u (5 + sqrt(n) beta^2 / 2)                              L beta r a / sqrt(C)
-        scores    u (sqrt(n) + 4) s beta^2 for each channel, and exp     gain |w| a / sqrt(C) beta (... + 8 u)
-        sum       over C channels                                        gain |w| a / sqrt(C) u sqrt(C) beta
-        last      products                                               2 u |g|
+        b         relative, r = u (4 + log_2(n) |b|^2 / 2)          L |b| r a / sqrt(C)
+        scores    dt of s b_c . b_d, and exp                        gain |w| a / sqrt(C) S (dt + u (4 + log C))
+        sum       over C channels                                   gain |w| a / sqrt(C) R(C, n) (|m| + S)
+        last      products                                          2 u |g|
         """
-        g = self.branch(x, weights)
-        radius = torch.linalg.vector_norm(self._tokens(x, weights), dim=-1).flatten(1).amax(1)
-        n, unit = x.shape[2] * x.shape[3], float(weights.norm.scale) / self.channels**0.5
-        s, gain = float(weights.sharpness.abs()), float(weights.gain.abs()) * unit
-        scores = (n**0.5 + 4) * s + 8 + 2 * s + math.log(self.channels)
+        b_B1CN, n = self._tokens(x, weights), x.shape[2] * x.shape[3]
+        q_B1CN = b_B1CN * weights.sharpness
+        p_B1CC = (q_B1CN @ b_B1CN.mT).softmax(-1)
+        mean_B1CN, square_B1C = p_B1CC @ b_B1CN, b_B1CN.square().sum(-1)
+        unit = weights.norm.scale[0, 0, 0] / self.channels**0.5
+        g = (mean_B1CN * (weights.gain * unit * n**0.5)).reshape(x.shape)
+        sizes_B1C = torch.linalg.vector_norm(mean_B1CN, dim=-1)
+        spread_B1C = ((p_B1CC @ square_B1C[..., None])[..., 0] - sizes_B1C.square()).clamp(min=0).sqrt()
+        radius, still = square_B1C.flatten(1).amax(1).sqrt(), torch.zeros_like(square_B1C[..., 0])
+        averaged = (2 * p_B1CC.amax(-1).sqrt()).clamp(max=1)  # errors of different channels are independent
+        scores = averaged * (inner_rounding(q_B1CN, b_B1CN, still, still, u) + u * (4 + math.log(self.channels)))
+        sums = sum_rounding(self.channels, n, u) * (sizes_B1C + spread_B1C)
+        others = (weights.gain.abs() * unit * root_of_squares(spread_B1C * scores, sums)).flatten(1).amax(1)
 
         def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:
             beta = (radius + reach / unit).clamp(max=1)
-            tokens = u * (5 + n**0.5 * beta.square() / 2) * lipschitz * unit * beta
-            return tokens + u * gain * beta * (scores + self.channels**0.5) + 2 * u * (max_channel_norm(g) + reach)
+            tokens = u * (4 + math.log2(n + 1) * beta.square() / 2) * lipschitz * unit * beta
+            # within the reach every size above grows by no more than the reach, or twice it
+            return root_of_squares(others, tokens) + 2 * u * max_channel_norm(g) + 64 * u * n**0.5 * reach
 
         bound = self.branch_bound(weights, None)
         return Assessment(g, lambda reach: torch.full_like(reach, bound), rounding)

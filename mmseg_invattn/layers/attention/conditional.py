@@ -40,7 +40,7 @@ from ...ops.log_det import series_coefficients
 from ..certificate import Assessment, certified, uncertified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
-from ..contract import InverseInfo, check_converged, check_features
+from ..contract import InverseInfo, check_converged, check_features, composed_error
 from ..residual import ResidualLayer, solve_residual
 from .attention import Attention, Mix
 from .heads import SMALL, build_heads
@@ -224,10 +224,8 @@ class ConditionalAttention2d(ResidualLayer):
             x = torch.cat([x1, x2], 1)
             if certify:
                 info = self._certified(x, y, cast, lipschitz, tol, solved)
-                # P is that of the x2 which was stored, or is known up to an error
-                stored = max_token_norm(storage_error(y, x.dtype)) + (0 if error is None else error)
-                moved = self.inverse_error(x, stored, info.error_bound, weights)
-                info = info._replace(error_bound=info.error_bound + moved)
+                if error is not None:
+                    info = info._replace(error_bound=composed_error(self, x, info, error, weights))
             else:
                 info = uncertified(solved, self.groups)
         if strict:
@@ -237,22 +235,20 @@ class ConditionalAttention2d(ResidualLayer):
     def _certified(
         self, x: Tensor, y: Tensor, sized: SizedWeights, lipschitz: float | None, tol: float, solved: FixedPointResult
     ) -> InverseInfo:
-        """The report of what y1 alone decides, x1."""
+        """The report of what y1 alone decides, x1; x2 passed as it was."""
         u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
-        x1, y1 = x.double().chunk(2, 1)[0], y.double().chunk(2, 1)[1]
+        x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
         seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
-        z = x1 + seen.branch
-        residual, sums = (max_token_norm(t, self.groups) for t in (y1 - z, z))
-        size = torch.maximum(max_token_norm(x), max_token_norm(y))
-        return certified(
-            residual, u * sums, torch.zeros_like(residual), size, seen, lipschitz, self.groups, tol, solved
-        )
+        z, stored = x1 + seen.branch, storage_error(y1, x.dtype)
+        residual, sums, kept = (max_token_norm(t, self.groups) for t in (y1.double() - z, z, stored))
+        size, exact = torch.maximum(max_token_norm(x), max_token_norm(y)), torch.zeros_like(residual)
+        return certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
 
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         """Of g in x_1. With u the unit roundoff, S the spread of the values W x_1 under P, n keys of which none has a
         weight above p, and the ball as in :mod:`.rounding`,
 
-            b        relative, r = u (4 + sqrt(C) |b|^2 / 2)                             S (G_1 + G_2) r
+            b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             S (G_1 + G_2) r
             scores   dt of the mode                                                      S dt
             exp                                    S u (4 + log n) min(1, 2 sqrt(p))
             sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
@@ -277,7 +273,7 @@ class ConditionalAttention2d(ResidualLayer):
         bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
         n, total = attention.keys(weights.size, weights.beta)
         share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)[..., None]
-        r = u * (4 + b_B1NC.shape[-1] ** 0.5 * radius.square() / 2)
+        r = u * (4 + math.log2(b_B1NC.shape[-1] + 1) * radius.square() / 2)
         moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
         moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
         column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]

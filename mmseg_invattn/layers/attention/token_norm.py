@@ -63,7 +63,7 @@ class TokenNorm(DataDependentStart):
             self.start(tokens(at_least_float32(x)))
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        x = x.to(torch.promote_types(self.centre.dtype, torch.float32))
+        x = x.double()  # squares of large features would overflow
         total = sum_of_processes(torch.full((), x.shape[0] * x.shape[2], dtype=x.dtype, device=x.device))
         centre = sum_of_processes(x.sum((0, 2))) / total
         square = sum_of_processes((x - centre[:, None]).square().sum((0, 2, 3))) / total

@@ -72,12 +72,12 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
         return (-x[0, 0].numel() * weights.log_scale.to(x.dtype).sum()).expand(len(x))
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        x = x.to(torch.promote_types(self.centre.dtype, torch.float32))
+        eps, x = torch.finfo(x.dtype).eps, x.double()  # squares of large features would overflow
         total = sum_of_processes(torch.full((), x.shape[0] * x[0, 0].numel(), dtype=x.dtype, device=x.device))
         centre = (sum_of_processes(x.sum((0, 2, 3))) / total)[:, None, None]
         variance = sum_of_processes((x - centre).square().sum((0, 2, 3))) / total
         # A channel that is constant has no scale of its own; nor has one whose spread is the rounding of its mean.
-        floor = (centre.flatten() * torch.finfo(x.dtype).eps * 8).square()
+        floor = (centre.flatten() * eps * 8).square()
         return dict(centre=centre, log_scale=torch.where(variance > floor, variance, 1).log()[:, None, None] / 2)
 
     def extra_repr(self) -> str:
