@@ -149,8 +149,8 @@ class InvertibleModule(nn.Module, ABC):
         return self.forward_and_log_abs_det(x, n_terms, n_samples)[1]
 
     @abstractmethod
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
-        """Bound of ``|E[log_abs_det] - log|det||`` for a sample of the shape of x, in nats; None without one."""
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
+        """Bound of ``|E[log_abs_det] - log|det||`` at x, in nats, shape (B,), float64; None without one."""
 
     @abstractmethod
     def bi_lipschitz_bound(self) -> tuple[float, float]:

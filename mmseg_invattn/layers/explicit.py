@@ -102,7 +102,7 @@ class ExplicitInverse(InvertibleModule):
 
         Raises:
             NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or is known to no
-                better than a tenth of its size.
+                better than half of its size.
         """
         parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
@@ -173,8 +173,8 @@ class ExplicitInverse(InvertibleModule):
         """Both, for layers in which they share an evaluation."""
         return self.transform(x, weights), self.log_det(x, weights)
 
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float:
-        return 0.0
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def _stored(self, y: Tensor | tuple[Tensor, ...], x: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.wide_output:

@@ -110,7 +110,7 @@ class MemoryFree(InvertibleModule):
         """As the module's; its graph is stored."""
         return self.module.forward_and_log_abs_det(x, n_terms, n_samples, weights)
 
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
         return self.module.log_abs_det_error_bound(x, n_terms)
 
 

@@ -176,13 +176,37 @@ class ResidualLayer(InvertibleModule):
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         return self._bound(weights_of(self), n)
 
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
+    @torch.no_grad()
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
+        check_features(x, self.channels)
+        exact = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if n_terms == 'exact':
-            return 0.0
-        lipschitz = self.lipschitz_bound()
+            return exact
+        weights = weights_of(self)
+        lipschitz = self._bound(weights, x.shape[2] * x.shape[3])
         if lipschitz is None or lipschitz >= 1:  # the series may diverge
             return None
-        return truncation_bound(x[0].numel(), lipschitz, n_terms) if isinstance(n_terms, int) else 0.0
+        if not isinstance(n_terms, int):
+            return exact
+        with full_precision(x.device):
+            wide, sized = self._widened(x, weights)
+            seen = self.assess(wide.double(), cast_all(sized, torch.float64), 0.0)
+        at_x = seen.lipschitz(exact).nan_to_num(torch.inf).clamp(max=lipschitz)
+        return self.series_error(wide.double(), at_x, n_terms)
+
+    def series_error(self, x: Tensor, lipschitz: Tensor, n_terms: int) -> Tensor:
+        """Bound of what the series of the determinant leaves out after n terms, shape (B,).
+
+        Args:
+            x: float64.
+            lipschitz: bound of Lip(g) at x, (B,).
+        """
+        return truncation_bound(self.rank * x.shape[2] * x.shape[3], lipschitz, n_terms)
+
+    @property
+    def rank(self) -> int:
+        """Bound of the rank of what the branch writes to a pixel."""
+        return self.channels
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """``1 + L`` and ``1 / (1 - L)``, times ``sqrt(groups)``: a pixel has so many tokens."""

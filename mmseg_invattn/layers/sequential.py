@@ -135,13 +135,14 @@ class InvertibleSequential(InvertibleModule):
         bound = (bound * (1 + torch.finfo(residual.dtype).eps)).to(residual.dtype)
         size = torch.stack([max_token_norm(part) for part in (x, *outputs(y))]).amax(0).clamp(min=NOTHING)
         converged = info.converged & ~(bound > USEFUL * size)  # unknown behind a layer without a bound
-        failed += [0] if bool((info.converged & ~converged).any()) else []
         info = info._replace(residual=residual, error_bound=bound, converged=converged)
-        if strict and failed:
+        if strict and not converged.all():
+            where = f'in layers {sorted(failed)}' if failed else 'after all of its layers together'
             raise NotConvergedError(
-                f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} in layers '
-                f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
-                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False',
+                f'the inverse of {int((~converged).sum())} of {len(x)} samples did not reach tol={tol} {where} within '
+                f'max_iter={max_iter} evaluations each (largest residual of the sequence {float(residual.max()):.3g}, '
+                f'largest error bound {float(bound.max()):.3g}): raise max_iter or tol, store y in a higher precision, '
+                'or pass strict=False',
                 x,
                 info,
             )
@@ -219,10 +220,16 @@ class InvertibleSequential(InvertibleModule):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         return self.layers[0].pixel_error(x, error)
 
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
-        """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
-        bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
-        return None if None in bounds else sum(bounds)
+    @torch.no_grad()
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
+        """The sum over the layers, each at what the ones before it make of x."""
+        x, total = x.to(compute_dtype(self, x)), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for layer in self.layers:
+            bound = layer.log_abs_det_error_bound(x, n_terms)
+            if bound is None:
+                return None
+            x, total = outputs(layer(x))[0], total + bound
+        return total
 
 
 def _gain(layer: InvertibleModule) -> float:

@@ -2,7 +2,7 @@
 
     log|det(I + J)| = sum_k (-1)^(k+1) / k tr(J^k),    tr(J^k) = E v^T J^k v   (Hutchinson, v of random signs)
 
-Truncated after n terms the expectation is off by at most ``dim L^(n+1) / ((n+1)(1-L))``, because every eigenvalue of J
+Truncated after n terms the expectation is off by at most ``rank(J) sum_(k > n) L^k / k``, because every eigenvalue of J
 is at most L in size. Russian roulette draws n at random and divides term k by P(n >= k): no bias.
 
 The gradient (Chen et al., Residual Flows, https://arxiv.org/abs/1906.02735) is not the derivative of that sum, whose
@@ -25,6 +25,7 @@ from .second_derivative import twice_differentiable
 
 # The exact form takes one backward pass for every dimension and a matrix of dim^2 numbers a sample.
 EXACT_LIMIT = 4096
+TAIL = 1000  # terms of a bound that are added up one by one
 
 
 class Roulette(NamedTuple):
@@ -97,12 +98,21 @@ def branch_and_log_abs_det(
     return (g, log_det) if differentiable else (g.detach(), log_det.detach())
 
 
-def truncation_bound(dim: int, lipschitz: float, n_terms: int) -> float:
-    """``dim L^(n+1) / ((n+1)(1-L))``: how far the expectation of the series cut after n terms is off, at most.
+def truncation_bound(rank: float, lipschitz: Tensor, n_terms: int) -> Tensor:
+    """``rank(J) sum_(k > n) L^k / k``: how far the expectation of the series cut after n terms is off, at most.
 
-    In nats a sample; the scatter of the probes comes on top.
+    J^k has no more than rank(J) eigenvalues that are not 0, each of at most L^k. In nats a sample; the scatter of the
+    probes comes on top.
+
+    Args:
+        rank: bound of the rank of J.
+        lipschitz: bound of Lip(g) at the features, below 1, shape (B,).
+        n_terms: n.
     """
-    return dim * lipschitz ** (n_terms + 1) / ((n_terms + 1) * (1 - lipschitz))
+    L = lipschitz.double()
+    k = torch.arange(n_terms + 1, n_terms + 1 + TAIL, dtype=torch.float64, device=L.device)
+    rest = L ** (n_terms + 1 + TAIL) / ((n_terms + 1 + TAIL) * (1 - L))
+    return rank * ((L[..., None] ** k / k).sum(-1) + rest) * (1 + 1e-12)
 
 
 def check_samples(n_samples: int) -> None:

@@ -76,7 +76,7 @@ def test_gradients_pass_the_rounding():
     ).double()
     assert torch.autograd.gradcheck(layers, x)
     assert torch.autograd.gradcheck(MemoryFree(layers), x)
-    assert (layers.log_abs_det(x) == 0).all() and layers.log_abs_det_error_bound(x) == 0
+    assert (layers.log_abs_det(x) == 0).all() and (layers.log_abs_det_error_bound(x) == 0).all()
 
 
 def test_orthogonal_conv():

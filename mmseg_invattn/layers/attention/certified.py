@@ -174,6 +174,10 @@ class CertifiedAttention2d(ResidualLayer):
         g = transposed(g_BGNC).reshape(x.shape)
         return Assessment(g, seen.lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)))
 
+    @property
+    def rank(self) -> int:
+        return min(self.channels, self.value.weight.shape[:2].numel())
+
     def rotation(self, weights: CertifiedWeights | SizedWeights) -> Tensor | None:
         return weights.rotation
 

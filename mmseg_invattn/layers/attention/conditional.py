@@ -32,6 +32,7 @@ from ...ops import (
     storage_error,
     sum_rounding,
     transposed,
+    truncation_bound,
     twice_differentiable,
     unit_roundoff,
 )
@@ -41,6 +42,7 @@ from ..certificate import Assessment, certified, uncertified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
 from ..contract import InverseInfo, check_converged, check_features, composed_error
+from ..parameters import compute_dtype
 from ..residual import ResidualLayer, solve_residual
 from .attention import Attention, Mix
 from .heads import SMALL, build_heads
@@ -52,6 +54,7 @@ from .sharpness import Sharpness
 from .token_norm import NormWeights, TokenNorm
 
 POWERS = 8  # of W in the bound of the inverse
+TERMS = 64  # of a bound that are added up one by one
 
 
 class ConditionalWeights(NamedTuple):
@@ -289,6 +292,30 @@ class ConditionalAttention2d(ResidualLayer):
         size = max_token_norm(x1, self.groups)
         relative = torch.where(size > 0, rho / size, 0)
         return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
+
+    def series_error(self, x: Tensor, lipschitz: Tensor, n_terms: int) -> Tensor:
+        """``sum_(k > n) |tr W^k| tr P^k / k`` where a group has one W, since the trace of a Kronecker product is one.
+
+        P^k is row-stochastic, so ``tr P^k = sum_i sum_j (P^(k-1))_ij P_ji <= sum_i max_j P_ji <= N p`` for k > 1, with
+        p the largest weight.
+        """
+        weight = cast_all(weights_of(self), torch.float64).weight
+        size, n = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
+        if self.groups != len(weight) or n_terms < 1:
+            return truncation_bound(self.channels / 2 * n, lipschitz, n_terms)
+        sized = cast_all(self._sized(weights_of(self), x.to(compute_dtype(self, x))), torch.float64)
+        keys, total = self.attention.keys(size, sized.beta)
+        b_B1NC = sized.norm.bounded(pixel_tokens(x.chunk(2, 1)[1]))
+        radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
+        span = 2 * self.attention.mode.bounds(sized.scores, spectral_norm_bound, radius).peak
+        share_BH = (span.exp() / total.to(span)).clamp(max=1)
+        power, norm, left_out = torch.linalg.matrix_power(weight, n_terms + 1), spectral_norm_bound(weight), 0.0
+        for k in range(n_terms + 1, n_terms + 1 + TERMS):
+            trace = power.diagonal(dim1=-2, dim2=-1).sum(-1).abs()
+            left_out = left_out + (trace + k * weight.shape[-1] ** 2 * 2.0**-52 * norm**k) / k  # rounding included
+            power = power @ weight
+        rest = truncation_bound(weight.shape[-1], norm, n_terms + TERMS)
+        return (n * share_BH * (left_out + rest)).sum(-1)
 
     def _rate(self, weight_HCC: Tensor) -> float:
         """L with ``|(1 + g)^-1| <= 1 / (1 - L)``, float64.

@@ -190,6 +190,10 @@ class InvConvResidual(ResidualLayer):
 
         return Assessment(h, lipschitz, lambda reach, _: e + sums + relative * reach)
 
+    @property
+    def rank(self) -> int:
+        return min(conv.out_channels for conv in self.convs)
+
     def _norm(self, weight: Tensor, h: Tensor, moved: Tensor) -> Tensor:
         """Norm of a convolution behind phi, at arguments of phi that are within ``moved`` of h, shape (B,)."""
         slope_BC = SLOPES[self.activation](h).abs().flatten(2).amax(2) + moved[:, None]

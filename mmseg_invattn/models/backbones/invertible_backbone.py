@@ -102,8 +102,8 @@ class InvertibleBackbone(BaseModule):
         self._check(x)
         return self.flow.log_abs_det(x, n_terms, n_samples)
 
-    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
-        """Bound of the truncation error of :meth:`log_abs_det`, in nats; None where there is none."""
+    def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
+        """Bound of the truncation error of :meth:`log_abs_det`, in nats, shape (B,); None where there is none."""
         return self.flow.log_abs_det_error_bound(x, n_terms)
 
     def _check(self, x: Tensor) -> None:

@@ -89,8 +89,8 @@ class InvResNetFlow(BaseModel):
             log_p = self.log_prob(inputs, labels, n_terms, self.test_cfg['n_samples'])
         bits = self.bits_per_dim(log_p, inputs).tolist()
         bound = self.backbone.log_abs_det_error_bound(inputs, n_terms)
-        bound = math.nan if bound is None else bound / (inputs[0].numel() * math.log(2))
-        results = [dict(bits_per_dim=value, bias_bound=bound) for value in bits]
+        bound = torch.full((len(bits),), math.nan) if bound is None else bound / (inputs[0].numel() * math.log(2))
+        results = [dict(bits_per_dim=a, bias_bound=b) for a, b in zip(bits, bound.tolist(), strict=True)]
         if self.test_cfg['reconstruct']:
             back = reconstruct(self.backbone.flow, inputs, self.tol, self.max_iter)
             results = [a | b for a, b in zip(results, back, strict=True)]
