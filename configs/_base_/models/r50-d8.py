@@ -1,7 +1,6 @@
-# model settings
+# model settings that all methods share: ResNet-50 at stride 8, an auxiliary head, and what every head needs
 # BN becomes SyncBN where training is distributed, see sync_bn in default_runtime.py
 norm_cfg = dict(type='BN', requires_grad=True)
-# the backbone takes images whose sides are multiples of its stride, 32
 data_preprocessor = dict(
     type='SegDataPreProcessor',
     mean=[123.675, 116.28, 103.53],
@@ -9,22 +8,27 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
-    test_cfg=dict(size_divisor=32),
 )
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
+    pretrained='open-mmlab://resnet50_v1c',
     backbone=dict(
-        type='RevNet2d', depth='18', attention=dict(form='coupling', mode='embedded_gaussian'), attention_stages=(3,)
+        type='ResNetV1c',
+        depth=50,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        dilations=(1, 1, 2, 4),
+        strides=(1, 2, 1, 1),
+        norm_cfg=norm_cfg,
+        norm_eval=False,
+        style='pytorch',
+        contract_dilation=True,
     ),
     decode_head=dict(
-        type='FCNHead',
-        in_channels=[24, 48, 96, 384],
-        in_index=[0, 1, 2, 3],
-        input_transform='resize_concat',
-        channels=256,
-        num_convs=1,
-        concat_input=False,
+        in_channels=2048,
+        in_index=3,
+        channels=512,
         dropout_ratio=0.1,
         num_classes=19,
         norm_cfg=norm_cfg,
@@ -33,9 +37,9 @@ model = dict(
     ),
     auxiliary_head=dict(
         type='FCNHead',
-        in_channels=96,
+        in_channels=1024,
         in_index=2,
-        channels=64,
+        channels=256,
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
