@@ -1,4 +1,2 @@
 _base_ = '../danet/danet_r50-d8_4xb2-80k_cityscapes-512x1024.py'
-model = dict(
-    decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian'))
-)
+model = dict(decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian')))

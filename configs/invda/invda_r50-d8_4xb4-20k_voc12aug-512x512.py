@@ -1,4 +1,2 @@
 _base_ = '../danet/danet_r50-d8_4xb4-20k_voc12aug-512x512.py'
-model = dict(
-    decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian'))
-)
+model = dict(decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian')))

@@ -1,4 +1,2 @@
 _base_ = '../nonlocal/nonlocal_r50-d8_4xb4-160k_coco-stuff164k-512x512.py'
-model = dict(
-    decode_head=dict(type='InvNLHead', attention=dict(form='certified', mode='embedded_gaussian'))
-)
+model = dict(decode_head=dict(type='InvNLHead', attention=dict(form='certified', mode='embedded_gaussian')))

@@ -13,7 +13,8 @@ class DatasetCheckHook(Hook):
 
     The validation data are checked when training starts, not hours later. Training pipelines name
     ``StrictLoadImageFromFile`` and ``StrictLoadAnnotations`` themselves: MMEngine starts the training workers before
-    any hook runs. See :func:`~mmseg_invattn.datasets.checks.make_loading_strict` for the others.
+    any hook runs. See :func:`~mmseg_invattn.datasets.checks.make_loading_strict` for the others. Data sets without a
+    file for each image, such as CIFAR-10, check their files themselves.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,8 @@ class DatasetCheckHook(Hook):
         if split != 'train':
             make_loading_strict(dataset)
         self._checked.append(dataset)
-        runner.logger.info(f'DatasetCheckHook: all {count} images of the {split} data are there with their labels')
+        if count:
+            runner.logger.info(f'DatasetCheckHook: all {count} images of the {split} data are there with their labels')
 
     def before_train(self, runner: Runner) -> None:
         """Check the training data, and the validation data where there are any."""

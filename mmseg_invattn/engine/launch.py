@@ -11,9 +11,18 @@ from torch import distributed as torch_dist
 
 from .hooks import MatchingCheckpointHook
 
+# The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
+ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+
 
 def build_runner(cfg: Config) -> Runner:
-    """Build MMEngine's Runner, or the one that the config names by ``runner_type``."""
+    """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
+
+    ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
+        del hooks[name]
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

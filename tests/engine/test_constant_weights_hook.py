@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmseg_invattn.engine.hooks import ConstantWeightsHook
 from mmseg_invattn.layers import CertifiedAttention2d
 
-OFF = 'default_hooks.constant_weights.type=EmptyCacheHook'  # which does nothing on a CPU: mmengine takes no None here
+OFF = 'default_hooks.constant_weights=None'
 
 
 def counted():
@@ -53,7 +53,12 @@ def test_a_training_derives_them_once_for_every_validation(tmp_path):
                 config,
                 '--work-dir',
                 tmp_path / name,
-                options=('train_cfg.max_iters=4', 'train_cfg.val_interval=2', 'custom_hooks=[]', *options),
+                options=(
+                    'train_cfg.max_iters=4',
+                    'train_cfg.val_interval=2',
+                    'default_hooks.certificate=None',
+                    *options,
+                ),
             )
         assert weights.call_count == 4 + validations
         lines = next((tmp_path / name).glob('*/vis_data/scalars.json')).read_text().splitlines()
@@ -76,6 +81,7 @@ def test_beside_averaged_weights(tmp_path):
     config.write_text(f"""
 _base_ = '{attention_config(tmp_path, write_case(tmp_path), form='certified')}'
 custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+default_hooks = dict(certificate=None)
 optim_wrapper = dict(optimizer=dict(lr=0.1))
 train_cfg = dict(max_iters=4, val_interval=2)
 """)

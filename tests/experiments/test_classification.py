@@ -52,7 +52,7 @@ def run(data, tmp_path_factory):
                     'train_cfg.max_iters=6',
                     'train_cfg.val_interval=6',
                     'train_dataloader.batch_size=10',
-                    'custom_hooks.3.interval=2',
+                    'custom_hooks.0.interval=2',
                 ),
             )
         return folders[name]
@@ -113,7 +113,7 @@ def test_a_resumed_run_continues_the_centres(data, tmp_path):
         'model.backbone.out_indices=(0,)',
         'train_dataloader.batch_size=4',
         'train_cfg.val_interval=100',
-        'custom_hooks.3.interval=1',
+        'custom_hooks.0.interval=1',
     )
     for steps, more in ((3, ()), (2, ()), (4, ('--resume',))):  # the second starts anew
         run_tool(

@@ -45,11 +45,6 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adamax', lr=3e-3))
 # one epoch of warm-up, then the rate stays
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=781, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=7810), logger=dict(interval=100))
-# the data set checks its files itself; validation, test and checkpoints have the averaged weights
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='CertificateHook', interval=1000),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-3),
-]
+default_hooks = dict(checkpoint=dict(interval=7810), logger=dict(interval=100), certificate=dict(interval=1000))
+# validation, test and checkpoints have the averaged weights
+custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-3)]

@@ -9,10 +9,5 @@ val_dataloader = dict(batch_size=250, dataset=dict(crop=8))
 test_dataloader = dict(batch_size=250, dataset=dict(crop=8))
 train_cfg = dict(max_iters=300, val_interval=50)
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=300))
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='CertificateHook', interval=200),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2),
-]
+default_hooks = dict(checkpoint=dict(interval=300), certificate=dict(interval=200))
+custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2)]

@@ -11,10 +11,5 @@ test_dataloader = loader
 test_evaluator = [dict(type='BitsPerDimMetric'), dict(type='ReconstructionMetric')]
 train_cfg = dict(max_iters=1500, val_interval=250)
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=100, by_epoch=False)]
-default_hooks = dict(checkpoint=dict(interval=250), logger=dict(interval=25))
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='CertificateHook', interval=500),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
-]
+default_hooks = dict(checkpoint=dict(interval=250), logger=dict(interval=25), certificate=dict(interval=500))
+custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3)]

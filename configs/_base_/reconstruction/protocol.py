@@ -21,10 +21,6 @@ epoch_length = 15
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=10**9)
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=3e-3))
-default_hooks = dict(checkpoint=dict(interval=1500, max_keep_ckpts=1), logger=dict(interval=150))
-# files of these data sets hold many images, and the data sets check them
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='CertificateHook', interval=500),
-]
+default_hooks = dict(
+    checkpoint=dict(interval=1500, max_keep_ckpts=1), logger=dict(interval=150), certificate=dict(interval=500)
+)
