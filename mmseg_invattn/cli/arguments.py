@@ -13,6 +13,9 @@ from mmengine.config import Config, DictAction
 from ..compat import prepare_distributed
 from ..datasets.checks import check_data_folders
 from ..engine.checkpoints import use_safe_checkpoint_loading
+from ..experiments.attention_choice import attention_name, choose_attention
+from ..layers import FORMS
+from ..layers.attention.modes import MODES
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -73,8 +76,17 @@ def add_loading_arguments(parser: ArgumentParser) -> None:
     add_trust_argument(parser)
 
 
+def add_attention_arguments(parser: ArgumentParser) -> None:
+    """Add ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
+    what = 'of the attention, in a config of configs/flow or configs/reconstruction'
+    parser.add_argument('--form', choices=list(FORMS), help=f"{what}; none: without attention; default: the config's")
+    parser.add_argument(
+        '--mode', choices=list(MODES), help=f"{what}; default: the config's, embedded_gaussian where it has none"
+    )
+
+
 def read_config(args: Namespace) -> Config:
-    """Read ``args.config`` and apply ``args.cfg_options`` to it.
+    """Read ``args.config`` and apply ``args.form``, ``args.mode`` (where the tool has them) and ``args.cfg_options``.
 
     Raises:
         FileNotFoundError: If there is no such config.
@@ -82,9 +94,15 @@ def read_config(args: Namespace) -> Config:
     if not osp.isfile(args.config):
         raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
     cfg = Config.fromfile(args.config)
+    if _attention_chosen(args):
+        choose_attention(cfg, args.form, args.mode)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     return cfg
+
+
+def _attention_chosen(args: Namespace) -> bool:
+    return bool(getattr(args, 'form', None) or getattr(args, 'mode', None))
 
 
 def load_config(args: Namespace, splits: Sequence[str]) -> Config:
@@ -106,7 +124,8 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('./work_dirs', name + (f'_{attention_name(cfg)}' if _attention_chosen(args) else ''))
     check_data_folders(cfg, splits)
     use_safe_checkpoint_loading(args.trust_checkpoint)
     prepare_distributed(cfg, args.launcher)

@@ -12,12 +12,13 @@ from mmseg.registry import MODELS
 from ..engine.launch import check_checkpoint_file
 from ..engine.matching import load_file
 from ..models import InvResNetFlow
-from .arguments import add_config_arguments, add_loading_arguments, read_config
+from .arguments import add_attention_arguments, add_config_arguments, add_loading_arguments, read_config
 
 
 def add_flow_arguments(parser: ArgumentParser, out: str) -> None:
     """Add config, checkpoint and the options of a tool that draws one picture, ``out`` by default."""
     add_config_arguments(parser)
+    add_attention_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', type=Path, default=Path(out), help=f'PNG file to write, {out} by default')
     add_loading_arguments(parser)

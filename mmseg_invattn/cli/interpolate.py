@@ -1,6 +1,6 @@
 """Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair.
 
-python tools/interpolate.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --pairs 0 1 2 3
+python tools/interpolate.py configs/flow/cifar10_8x8.py work_dirs/cifar10_8x8/iter_300.pth --pairs 0 1 2 3
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw images from a trained flow, as one picture.
 
-python tools/sample.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --out samples.png
+python tools/sample.py configs/flow/cifar10_8x8.py work_dirs/cifar10_8x8/iter_300.pth --out samples.png
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmseg.registry import METRICS
 
 from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
-from .arguments import add_common_arguments, add_model_arguments, load_config
+from .arguments import add_attention_arguments, add_common_arguments, add_model_arguments, load_config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -21,6 +21,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='DIR', help='folder for the painted predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image for')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    add_attention_arguments(parser)
     add_common_arguments(parser)
     return parser.parse_args(arguments)
 

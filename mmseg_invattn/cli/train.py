@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from ..compat import mixed_precision_available
 from ..engine.launch import build_runner, leave_distributed
 from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
-from .arguments import add_common_arguments, load_config
+from .arguments import add_attention_arguments, add_common_arguments, load_config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +28,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate to the batch size, by the config's auto_scale_lr.base_batch_size",
     )
+    add_attention_arguments(parser)
     add_common_arguments(parser)
     return parser.parse_args(arguments)
 

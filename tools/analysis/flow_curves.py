@@ -1,6 +1,6 @@
 """Bits per dimension of several runs of a flow against the iterations, as one picture and one table.
 
-python tools/analysis/flow_curves.py work_dirs/invresnet work_dirs/invresnet_certified_embedded_gaussian
+python tools/analysis/flow_curves.py work_dirs/cifar10_small work_dirs/cifar10_small_certified_embedded_gaussian
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Memory that training a flow takes: measured at small batches, extrapolated by a straight line to a larger one.
 
-python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 2 16
+python tools/analysis/flow_memory.py configs/flow/cifar10.py --form certified --batches 2 16
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmengine.config import Config
-
+from mmseg_invattn.cli.arguments import add_attention_arguments, add_config_arguments, read_config
 from mmseg_invattn.experiments.flow.training_memory import GIB, extrapolate, step_memory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of a flow')
+    add_config_arguments(parser)
+    add_attention_arguments(parser)
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 3], help='batches to measure')
     parser.add_argument('--target', type=int, default=64, help='batch to extrapolate to')
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args)
     print(
         '| activations | '
         + ' | '.join(f'batch {b}, measured' for b in args.batches)

@@ -1,7 +1,7 @@
-# The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10, without attention:
-# the i-ResNet of Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781
-# batches.
-_base_ = '../default_runtime.py'
+# The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10: the i-ResNet of
+# Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781 batches. --form and
+# --mode of the command put attention behind the blocks of the first scale.
+_base_ = '../_base_/default_runtime.py'
 model = dict(
     type='InvResNetFlow',
     backbone=dict(
