@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-SHIPPED = ('configs', 'tools', 'model-index.yml')
+SHIPPED = ('configs', 'tools')
 
 
 class BuildWithConfigs(build_py):
@@ -21,10 +21,7 @@ class BuildWithConfigs(build_py):
         mim = Path(self.build_lib, 'mmseg_invattn', '.mim')
         shutil.rmtree(mim, ignore_errors=True)
         for name in SHIPPED:
-            if (HERE / name).is_dir():
-                shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
-            else:
-                shutil.copy2(HERE / name, mim / name)
+            shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
 
 
 setup(cmdclass={'build_py': BuildWithConfigs})

@@ -16,6 +16,7 @@ from ..engine.checkpoints import use_safe_checkpoint_loading
 from ..experiments.attention_choice import attention_name, choose_attention
 from ..layers import FORMS
 from ..layers.attention.modes import MODES
+from ..paths import find_config
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -91,9 +92,7 @@ def read_config(args: Namespace) -> Config:
     Raises:
         FileNotFoundError: If there is no such config.
     """
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(find_config(args.config))
     if _attention_chosen(args):
         choose_attention(cfg, args.form, args.mode)
     if args.cfg_options:

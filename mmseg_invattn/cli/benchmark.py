@@ -50,7 +50,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='models to measure, the first of several being the peer of the others; by default the '
         'Cityscapes ResNet-50 with NLHead and with InvNLHead',
     )
-    parser.add_argument('--crop', nargs=2, type=int, metavar=('H', 'W'), help='of the models; 512 1024')
+    parser.add_argument(
+        '--crop', nargs=2, type=int, metavar=('H', 'W'), help='of the models; default: what the first config trains on'
+    )
     parser.add_argument('--batch', type=int, default=2, help='of the models; 1 is taken where it does not fit')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
     parser.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, measures nothing')
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         quick=args.quick,
         dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu else ('float32',))),
         configs=tuple(args.configs),
-        crop=tuple(args.crop or ((64, 64) if args.quick else (512, 1024))),
+        crop=tuple(args.crop) if args.crop else (64, 64) if args.quick else None,
         batch=args.batch,
     )
     for name, run in PARTS.items():

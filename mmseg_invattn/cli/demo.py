@@ -27,7 +27,7 @@ from ..engine.inference import init_model
 from ..engine.scalars import find_logs, read_entries
 from ..layers import constant_weights
 from ..ops import max_token_norm
-from ..paths import config_folder
+from ..paths import find_config
 from . import convert_context_shapes
 
 CONFIGS = {
@@ -49,7 +49,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_config(name: str, iters: int | None) -> Config:
-    cfg = Config.fromfile(config_folder() / 'demo' / CONFIGS[name])
+    cfg = Config.fromfile(find_config(f'demo/{CONFIGS[name]}'))
     if iters is not None:
         for scheduler in cfg.param_scheduler:  # the same course in fewer or more iterations
             for edge in ('begin', 'end'):

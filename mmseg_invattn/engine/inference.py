@@ -14,6 +14,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
+from ..datasets.image_size import image_size
+from ..paths import find_config
 from .launch import check_checkpoint_file
 from .matching import load_file
 
@@ -30,7 +32,7 @@ def init_model(
     fit. Classes and palette are the checkpoint's, or else those of the config's data set.
 
     Args:
-        config: Config file or config.
+        config: Config file, the name of one of the project's own, or config.
         checkpoint: Checkpoint file or URL; None leaves the weights as they are initialised.
         device: Where the model goes; None takes the GPU where there is one.
         trust_checkpoint: Load this checkpoint even where that runs code which it contains.
@@ -39,14 +41,14 @@ def init_model(
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint; before anything is built.
+        FileNotFoundError: There is no such config or checkpoint; before anything is built.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
     if checkpoint is not None:
         check_checkpoint_file(str(checkpoint))
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    model = mmseg.apis.init_model(config, device=device)
+    model = mmseg.apis.init_model(config if isinstance(config, Config) else find_config(config), device=device)
     meta = None
     if checkpoint is not None:
         meta = load_file(model, str(checkpoint), trust_checkpoint).get('meta', {}).get('dataset_meta')
@@ -79,13 +81,12 @@ def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor
 
     Args:
         model: Of :func:`init_model`.
-        shape: (H, W); None takes the crops that the config trains on.
+        shape: (H, W); None takes what the config trains on, see
+            :func:`~mmseg_invattn.datasets.image_size.image_size`.
 
     Raises:
-        ValueError: No shape is given and the config names no crop size.
+        ValueError: No shape is given and the config names none.
     """
-    shape = shape or model.cfg.get('crop_size') or model.cfg.model.data_preprocessor.get('size')
-    if not shape:
-        raise ValueError('the config names no crop size: give --shape H W or --image FILE')
+    shape = shape or image_size(model.cfg)
     pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return preprocess(model, pixels)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...paths import config_folder
+from ...paths import find_config
 from .memory import Side, available
 from .session import Session
 from .timing import Step
@@ -84,13 +84,21 @@ def fitting_batch(session: Session, side: Side) -> int:
     return session.batch if need < 0.8 * available(session.device) else 1
 
 
+def _trained_size(config: str) -> tuple[int, int]:
+    from mmengine.config import Config
+
+    from ...datasets.image_size import image_size
+
+    return image_size(Config.fromfile(config))
+
+
 def run(session: Session) -> None:
-    configs = session.configs or tuple(str(config_folder() / config) for config in CONFIGS)
+    configs = tuple(str(find_config(config)) for config in session.configs or CONFIGS)
     limits = {} if session.configs else dict(time_limit=1, memory_limit=1)
-    height, width = session.crop
+    height, width = crop = session.crop or _trained_size(configs[0])
     tiny = dict(crop=(64, 64), batch=2)
     for dtype in session.dtypes:
-        options = dict(crop=session.crop, dtype=dtype, device=session.device)
+        options = dict(crop=crop, dtype=dtype, device=session.device)
         batch = fitting_batch(session, Side(train, options | dict(config=configs[0]), tiny))
         note = '' if batch == session.batch else f'{session.batch} images do not fit'
         for what, builder in (('training step', train), ('inference', infer)):

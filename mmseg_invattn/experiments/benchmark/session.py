@@ -24,7 +24,7 @@ class Session:
     repeats: int | None = None
     quick: bool = False
     configs: tuple[str, ...] = ()
-    crop: tuple[int, int] = (512, 1024)
+    crop: tuple[int, int] | None = None
     batch: int = 2
 
     def rounds(self, usual: int) -> int:

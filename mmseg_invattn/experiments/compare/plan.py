@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...engine.launch import check_checkpoint_file
+from ...paths import find_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +72,7 @@ def plan_runs(
     """
     _refuse_repeated('config', [Path(path).stem for path in configs])
     _refuse_repeated('seed', seeds)
-    for path in configs:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'{path}: there is no such config file')
+    configs = [str(find_config(path)) for path in configs]
     if any(seed < 0 for seed in seeds):
         raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
