@@ -49,16 +49,16 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=lr, weight_decay=1e-4))
 auto_scale_lr = dict(enable=False, base_batch_size=batch_size)
-# a tenth of the iterations to warm up; ten validations, each with a checkpoint
+tenth = max(max_iters // 10, 1)
+# a tenth of the iterations to warm up; ten validations, each with a checkpoint; a hundred lines in the log
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=max_iters // 10, by_epoch=False),
-    dict(type='PolyLR', eta_min=lr / 100, power=0.9, begin=max_iters // 10, end=max_iters, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=tenth, by_epoch=False),
+    dict(type='PolyLR', eta_min=lr / 100, power=0.9, begin=0, end=max_iters, by_epoch=False),
 ]
-interval = max(max_iters // 10, 1)
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=interval)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=tenth)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(checkpoint=dict(interval=interval), logger=dict(interval=min(interval, 50)))
+default_hooks = dict(checkpoint=dict(interval=tenth), logger=dict(interval=max(max_iters // 100, 1)))
 
 # they have done their work: --cfg-options max_iters=... would change nothing that follows from it
-del data_root, classes, palette, size, batch_size, max_iters, lr, interval, data
+del data_root, classes, palette, size, batch_size, max_iters, lr, tenth, data
