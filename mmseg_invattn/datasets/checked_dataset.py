@@ -36,7 +36,7 @@ class CheckedSegDataset(BaseSegDataset):
                 f'{type(self).__name__} got metainfo={metainfo}, but it needs the names of the classes. Fix: '
                 "metainfo=dict(classes=('road', 'car'), palette=[[128, 64, 128], [0, 0, 142]]) in the config."
             )
-        if metainfo and 'palette' in metainfo and len(palette) != len(classes):
+        if not self.METAINFO and palette and len(palette) != len(classes):
             raise ValueError(
                 f'The palette of {type(self).__name__} has {len(palette)} colours for {len(classes)} classes '
                 f'({", ".join(classes)}). Every class has one colour. Fix: make palette and classes equally long.'
