@@ -38,7 +38,10 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
     form = form or before.get('form', 'none')
     if form == 'none':
         if mode:
-            raise ValueError(f'--mode {mode} is the mode of an attention, and there is none without --form FORM')
+            raise ValueError(
+                f'--mode {mode} is the mode of an attention, and this flow has none: add --form FORM, one of '
+                f'{", ".join(INVERTIBLE_FORMS)}, or leave out --mode'
+            )
         if kind == 'InvReconstruction':
             raise ValueError('--form none has no inverse to reconstruct with: choose another form')
         place.pop('attention', None)

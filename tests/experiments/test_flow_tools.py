@@ -88,9 +88,9 @@ def test_the_attention_stands_where_the_paper_places_it(form, mode):
 
 
 def test_choices_that_do_not_exist():
-    with pytest.raises(ValueError, match='--mode l2 .* none without --form FORM'):
+    with pytest.raises(ValueError, match='--mode l2 .* this flow has none: add --form FORM, one of certified, '):
         flow_config('cifar10', mode='l2')
-    with pytest.raises(ValueError, match='--mode l2 .* none without --form FORM'):
+    with pytest.raises(ValueError, match='--mode l2 .* this flow has none: add --form FORM, one of certified, '):
         flow_config('cifar10', 'none', 'l2')
     with pytest.raises(ValueError, match='has the model EncoderDecoder: .*model.decode_head.attention.form'):
         choose_attention(Config(dict(model=dict(type='EncoderDecoder'))), 'certified')
