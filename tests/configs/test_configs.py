@@ -4,13 +4,12 @@ All configs are read, and every different model is built. test_configs_steps.py 
 test_configs_said_once.py compares them with each other.
 """
 
+import copy
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.config_cases import CONFIGS, FOLDER, NAME
+from helpers.config_cases import CONFIGS, FOLDER, NAME, load
 from helpers.config_steps import shrink
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -35,11 +34,6 @@ DATA = {
 @pytest.fixture(autouse=True)
 def scope():
     init_default_scope('mmseg')
-
-
-@cache
-def load(path: Path) -> Config:
-    return Config.fromfile(path)
 
 
 def number_of_classes(cfg: Config) -> int:
@@ -88,7 +82,7 @@ def test_every_model_builds():
     """On the meta device, where weights take neither time nor memory."""
     models = {str(load(path).model): path for path in CONFIGS}
     for path in models.values():
-        model = shrink(load(path).model.copy())
+        model = shrink(copy.deepcopy(load(path).model))
         with torch.device('meta'):
             built = MODELS.build(model)
         assert built.decode_head.conv_seg.out_channels == number_of_classes(load(path)), path.stem

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers.config_cases import CONFIGS, FOLDER
+from helpers.config_cases import CONFIGS, FOLDER, load
 from mmengine.config import Config, ConfigDict
 
 ALL = sorted(FOLDER.rglob('*.py'))
@@ -31,8 +31,8 @@ INVERTIBLE = {path for path in CONFIGS if re.match('inv|rev_net|demo/invnl', pat
 
 
 @cache
-def load(path: Path) -> dict:
-    return Config.fromfile(path).to_dict()
+def as_dict(path: Path) -> dict:
+    return load(path).to_dict()
 
 
 def differences(one: dict, other: dict, where: str = '') -> Iterator[str]:
@@ -60,7 +60,7 @@ def test_an_invertible_config_differs_from_its_twin_in_the_attention_alone():
     for path, (twin, allowed) in pairs.items():
         found = {
             next((name for name in allowed if f'{difference}.'.startswith(f'{name}.')), difference)
-            for difference in differences(load(twin), load(path))
+            for difference in differences(as_dict(twin), as_dict(path))
         }
         assert found and found <= allowed, f'{path}: {sorted(found - allowed)}'
 
@@ -74,7 +74,7 @@ def parts(path: Path) -> tuple[dict, dict]:
     bases = ast.literal_eval(named[0].value) if named else []
     base = {}
     for name in [bases] if isinstance(bases, str) else bases:
-        base |= load((path.parent / name).resolve())
+        base |= as_dict((path.parent / name).resolve())
     tree.body = [node for node in tree.body if node not in named]
     scope = {'_base_': ConfigDict(copy.deepcopy(base))}
     exec(compile(tree, str(path), 'exec'), scope)
@@ -113,7 +113,7 @@ def repeated(path: Path) -> list[str]:
     """Entries of a config that change nothing, since its bases say them."""
     base, own = parts(path)
     whole = {key: merged(base, own, key) for key in own}
-    assert whole == {key: load(path)[key] for key in own}, f'{path} is read in another way than MMEngine does'
+    assert whole == {key: as_dict(path)[key] for key in own}, f'{path} is read in another way than MMEngine does'
     found = [
         '.'.join(place)
         for place in entries(own)

@@ -5,8 +5,11 @@ test_flow_tools.py build and train them. Those of classification lie one folder 
 """
 
 import re
+from functools import cache
+from pathlib import Path
 
 from helpers.checkout import ROOT
+from mmengine.config import Config
 
 FOLDER = ROOT / 'configs'
 OTHERS = ('_base_', 'flow', 'reconstruction')
@@ -17,3 +20,9 @@ NAME = re.compile(
     r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'
     r'(?P<data>[a-z0-9-]+?)-(?P<height>\d+)x(?P<width>\d+)'
 )
+
+
+@cache
+def load(path: Path) -> Config:
+    """A config, read once a process; copy what you change."""
+    return Config.fromfile(path)
