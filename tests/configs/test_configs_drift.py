@@ -7,6 +7,7 @@ from pathlib import Path
 import mmseg
 import pytest
 from helpers.checkout import ROOT
+from helpers.config_cases import load
 from mmengine.config import Config
 from mmseg.models.decode_heads import NLHead
 
@@ -60,7 +61,7 @@ def expected(path: Path, num_classes: int | None) -> dict:
 
 
 def check(ours: Path, theirs: Path) -> None:
-    config = Config.fromfile(ours).to_dict()
+    config = load(ours).to_dict()
     wanted = expected(theirs, config.get('num_classes'))
     if 'train_pipeline' in wanted and 'tta_pipeline' not in wanted:
         config.pop('tta_pipeline'), config.pop('img_ratios')  # ours can all be tested with --tta

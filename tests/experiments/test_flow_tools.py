@@ -1,5 +1,6 @@
 """The flow's configs and tools: training, bits per dimension, samples, walks in latent space."""
 
+import copy
 import json
 import math
 import runpy
@@ -12,6 +13,7 @@ import cv2
 import pytest
 import torch
 from helpers.checkout import ROOT
+from helpers.config_cases import load
 from helpers.generative_data import write_cifar10
 from helpers.runtime_case import run_tool
 from mmengine.config import Config
@@ -51,7 +53,7 @@ def scope():
 
 
 def flow_config(name: str, form: str | None = None, mode: str | None = None) -> Config:
-    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg = copy.deepcopy(load(CONFIGS / f'{name}.py'))
     choose_attention(cfg, form, mode)
     return cfg
 

@@ -1,5 +1,6 @@
 """The reconstruction experiment: its configs, model, metric, pictures, table and tool."""
 
+import copy
 import csv
 import json
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkout import ROOT
+from helpers.config_cases import load
 from helpers.generative_data import write_celeba, write_cifar10
 from helpers.runtime_case import run_tool
 from mmengine.config import Config
@@ -55,7 +57,7 @@ def test_every_config_follows_the_protocol_and_trains(data):
     """With every form and mode; each takes a step, on small images."""
     name, size = DATA[data]
     for form, mode in product(INVERTIBLE_FORMS, MODES):
-        cfg = Config.fromfile(CONFIGS / f'{data}.py')
+        cfg = copy.deepcopy(load(CONFIGS / f'{data}.py'))
         choose_attention(cfg, form, mode)
         assert (cfg.model.attention.form, cfg.model.attention.mode) == (form, mode)
         assert cfg.model.attention.get('reduction') == (4 if form == 'paper' else None)
