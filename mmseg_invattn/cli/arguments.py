@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from ..compat import prepare_distributed
 from ..datasets.checks import check_data_folders
 from ..engine.checkpoints import use_safe_checkpoint_loading
+from ..engine.config_checks import check_config
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -107,6 +108,7 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    check_config(cfg)
     check_data_folders(cfg, splits)
     use_safe_checkpoint_loading(args.trust_checkpoint)
     prepare_distributed(cfg, args.launcher)

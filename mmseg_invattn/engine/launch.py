@@ -9,12 +9,27 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
-from .hooks import MatchingCheckpointHook
+from .config_checks import check_config, explained
+from .hooks import ConfigCheckHook, MatchingCheckpointHook
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build MMEngine's Runner, or the one that the config names by ``runner_type``."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
+
+    Mistakes in the config are named: before anything is built, where something is built from it, here and when the
+    Runner starts, and by :class:`ConfigCheckHook`.
+
+    Raises:
+        ConfigError: Names the path in the config, the value, the rule and the fix.
+    """
+    check_config(cfg)
+    with explained(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
+        runner.register_hook(ConfigCheckHook())
+    for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
+        setattr(runner, name, explained(cfg)(getattr(runner, name)))
+    return runner
 
 
 def check_checkpoint_file(checkpoint: str) -> None:
