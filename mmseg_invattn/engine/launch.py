@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
+from ..compat import silence_log
 from .config_checks import check_config, explained
 from .hooks import ConfigCheckHook, MatchingCheckpointHook
 
@@ -27,6 +28,7 @@ def build_runner(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
         runner.register_hook(ConfigCheckHook())
+    silence_log(runner.logger)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
         setattr(runner, name, explained(cfg)(getattr(runner, name)))
     return runner
