@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
+from ..wording import counted
 from .checks import check_dataset_files, make_loading_strict
 
 
@@ -33,7 +34,7 @@ class DatasetCheckHook(Hook):
         if split != 'train':
             make_loading_strict(dataset)
         self._checked.append(dataset)
-        runner.logger.info(f'DatasetCheckHook: all {count} images of the {split} data are there with their labels')
+        runner.logger.info(f'DatasetCheckHook: {counted(count, "image")} of the {split} data, every file is there')
 
     def before_run(self, runner: Runner) -> None:
         """Check the data of every loop that the Runner has built."""

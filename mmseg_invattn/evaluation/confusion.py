@@ -37,14 +37,14 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_inde
             f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
             f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape'
         )
-    counted = label != ignore_index
-    prediction, label = prediction[counted].long(), label[counted].long()
+    counts_here = label != ignore_index
+    prediction, label = prediction[counts_here].long(), label[counts_here].long()
     for what, values in (('ground truth', label), ('prediction', prediction)):
         outside = (values < 0) | (values >= num_classes)
         if outside.any():
             found = values[outside].unique().tolist()
             raise ValueError(
-                f'the {what} holds {", ".join(map(str, found[:8]))} in {int(outside.sum())} pixels, but '
+                f'the {what} holds {", ".join(map(str, found[:8]))} in {counted(int(outside.sum()), "pixel")}, but '
                 f'the {num_classes} classes are 0 to {num_classes - 1}, and {ignore_index} is ignored: '
                 'run tools/check_dataset.py, and compare num_classes of the model and the data set'
             )

@@ -10,6 +10,7 @@ from mmengine.evaluator import Evaluator
 from torch import nn
 
 from ...datasets.checks import label_classes, leaf_datasets, pipelines
+from ...wording import counted
 from .tree import ConfigError, dicts, dotted
 
 
@@ -37,7 +38,8 @@ def check_class_names(config: Mapping) -> None:
             )
         if palette is not None and len(palette) != len(classes):
             raise ConfigError(
-                f'{path}.palette has {len(palette)} colours for {len(classes)} classes, and needs one for each'
+                f'{path}.palette has {counted(len(palette), "colour")} for {counted(len(classes), "class")}, and '
+                'needs one for each'
             )
 
 
@@ -62,7 +64,7 @@ def check_heads(model: nn.Module, classes: Sequence[str], where: str) -> None:
         count = getattr(head, 'num_classes', None)
         if classes and isinstance(count, int) and count != len(classes):
             raise ConfigError(
-                f'{path}.num_classes is {count}, and {where} has {len(classes)} classes '
+                f'{path}.num_classes is {count}, and {where} has {counted(len(classes), "class")} '
                 f'({_listed(classes)}): set num_classes={len(classes)} in every head, or choose the classes with '
                 'metainfo=dict(classes=...)'
             )
@@ -111,8 +113,8 @@ def _check_loader(leaf: BaseDataset, split: str) -> None:
             count = getattr(transform, 'num_classes', None)
             if isinstance(count, int) and names and count != len(names):
                 raise ConfigError(
-                    f'{path} has num_classes={count}, and the label files of {type(leaf).__name__} have {len(names)} '
-                    f'classes ({_listed(names)}): set num_classes={len(names)}'
+                    f'{path} has num_classes={count}, and the label files of {type(leaf).__name__} have '
+                    f'{counted(len(names), "class")} ({_listed(names)}): set num_classes={len(names)}'
                 )
             reduce = getattr(transform, 'reduce_zero_label', None)
             if reduce is not None and hasattr(leaf, 'reduce_zero_label') and bool(reduce) != leaf.reduce_zero_label:

@@ -13,6 +13,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from ...wording import counted
 from .building import what
 from .classes import heads_of
 from .tree import ConfigError
@@ -108,8 +109,8 @@ def _image_channels(model: nn.Module) -> int:
 def _described(part: str, features: Sequence[Tensor]) -> str:
     if isinstance(features, Tensor) or not isinstance(features, Sequence):
         raise ConfigError(f'model.{part} gives a {type(features).__name__}, and heads read a list of feature maps')
-    listed = ', '.join(f'{index}: {feature.shape[1]} channels' for index, feature in enumerate(features))
-    return f'The {part} gives {len(features)} feature map{"s" * (len(features) != 1)} ({listed})'
+    listed = ', '.join(f'{index}: {counted(feature.shape[1], "channel")}' for index, feature in enumerate(features))
+    return f'The {part} gives {counted(len(features), "feature map")} ({listed})'
 
 
 def _check_inputs(path: str, head: nn.Module, features: Sequence[Tensor], given: str) -> None:

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...datasets.check_hook import built_loops
+from ...wording import counted
 from ..config_checks.classes import check_classes
 from ..config_checks.metrics import check_metrics, check_save_best
 from ..config_checks.model import check_model
@@ -40,8 +41,9 @@ class ConfigCheckHook(Hook):
         for split, loop in built.items():
             if len(loop.dataloader) == 0:
                 raise ConfigError(
-                    f'{split}_dataloader gives no batch: its data set has {len(datasets[split])} images, batch_size is '
-                    f'{loop.dataloader.batch_size} and drop_last leaves out what is less: lower batch_size'
+                    f'{split}_dataloader gives no batch: its data set has {counted(len(datasets[split]), "image")}, '
+                    f'batch_size is {loop.dataloader.batch_size} and drop_last leaves out what is less: lower '
+                    'batch_size'
                 )
         evaluators = {split: getattr(loop, 'evaluator', None) for split, loop in built.items()}
         check_classes(model, datasets, evaluators)

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...engine.launch import check_checkpoint_file
+from ...wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,9 @@ def plan_runs(
         raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
         raise ValueError(
-            f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
-            f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second'
+            f'--checkpoints names {counted(len(checkpoints), "file")}, and '
+            f'{counted(len(configs), "config")} with {counted(len(seeds), "seed")} need '
+            f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
         )
     loaded = [load_with_options(path, options) for path in configs]
     runs = []
