@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..wording import counted
+
 SUFFIXES = ('.npy', '.csv')
 
 
@@ -37,8 +39,8 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_inde
             f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
             f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape'
         )
-    counts_here = label != ignore_index
-    prediction, label = prediction[counts_here].long(), label[counts_here].long()
+    inside = label != ignore_index
+    prediction, label = prediction[inside].long(), label[inside].long()
     for what, values in (('ground truth', label), ('prediction', prediction)):
         outside = (values < 0) | (values >= num_classes)
         if outside.any():

@@ -13,6 +13,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from ...layers import constant_weights
 from ...wording import counted
 from .building import what
 from .classes import heads_of
@@ -41,7 +42,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), random_state_kept():
+        with torch.no_grad(), random_state_kept(), constant_weights(model):
             yield
     finally:
         for module, mode in modes:

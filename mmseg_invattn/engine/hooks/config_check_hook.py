@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
@@ -15,6 +14,7 @@ from ..config_checks.model import check_model
 from ..config_checks.sample import check_sample
 from ..config_checks.schedule import remarks
 from ..config_checks.tree import ConfigError
+from ..matching import unwrapped
 from ..sharding import is_sharded
 
 
@@ -35,7 +35,7 @@ class ConfigCheckHook(Hook):
         Raises:
             ConfigError: Names the first mistake.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         built = built_loops(runner)
         datasets = {split: loop.dataloader.dataset for split, loop in built.items()}
         for split, loop in built.items():

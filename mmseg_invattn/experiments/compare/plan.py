@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ...engine.config_checks import ConfigError, check_config
 from ...engine.launch import check_checkpoint_file
 from ...wording import counted
 
@@ -69,6 +70,7 @@ def plan_runs(
     Raises:
         FileNotFoundError: a config or checkpoint is missing.
         ValueError: a config or seed appears twice, or an option does not fit a config.
+        ConfigError: a config has a mistake.
     """
     _refuse_repeated('config', [Path(path).stem for path in configs])
     _refuse_repeated('seed', seeds)
@@ -84,6 +86,11 @@ def plan_runs(
             f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
         )
     loaded = [load_with_options(path, options) for path in configs]
+    for path, cfg in zip(configs, loaded, strict=True):
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(f'{path}: {error}') from error
     runs = []
     for place, seed in enumerate(seeds):
         for number, (path, cfg) in enumerate(zip(configs, loaded, strict=True)):
