@@ -10,7 +10,8 @@ from mmseg_invattn.wording import counted
     [
         (1, 'image', '1 image'),
         (0, 'image', '0 images'),
-        (1200, 'class', '1,200 classes'),
+        (1200, 'class', '1200 classes'),
+        (12_000, 'pixel', '12,000 pixels'),
         (2, 'entry', '2 entries'),
         (2, 'ray', '2 rays'),
     ],

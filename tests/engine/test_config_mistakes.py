@@ -11,13 +11,17 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers.checkout import ROOT
 
 from mmseg_invattn.cli.main import main
+from mmseg_invattn.engine.config_checks import ConfigError
+from mmseg_invattn.experiments.compare.plan import plan_runs
 
 QUICK = """
 train_dataloader = dict(num_workers=0, persistent_workers=False, batch_size=2, dataset=dict(data_root='{data}'))
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}'))
+test_dataloader = val_dataloader
 train_cfg = dict(max_iters=4, val_interval=4)
 param_scheduler = [dict(type='PolyLR', begin=0, end=4, by_epoch=False)]
 env_cfg = dict(cudnn_benchmark=False)
@@ -75,7 +79,23 @@ def test_a_mistake_in_a_camvid_config(text, words, camvid, tmp_path, capsys):
 
 def is_explained(status, words, folder, capsys):
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    print(last)
     assert status == 2 and last.startswith('mmseg-invattn train: ')
     assert all(word in last for word in words), last
     assert not list((folder / 'work').glob('*.pth'))
+
+
+def test_testing_names_them_too(demo, tmp_path, capsys):
+    config, checkpoint = tmp_path / 'variant.py', tmp_path / 'weights.pth'
+    config.write_text(f"_base_ = '{demo}'\nmodel = dict(decode_head=dict(num_classes=4))\n")
+    torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), checkpoint)
+    with mock.patch.object(sys, 'argv', ['mmseg-invattn']), mock.patch('mmengine.runner.Runner._log_env'):
+        assert main(['test', str(config), str(checkpoint), '--work-dir', str(tmp_path / 'work')]) == 2
+    assert 'model.decode_head.num_classes is 4, and test_dataloader.dataset' in capsys.readouterr().err
+
+
+def test_a_comparison_names_them_before_its_first_run(demo, tmp_path):
+    config = tmp_path / 'variant.py'
+    config.write_text(f"_base_ = '{demo}'\noptim_wrapper = dict(optimizer=dict(lr='0.1'))\n")
+    with pytest.raises(ConfigError, match="variant.py: optim_wrapper.optimizer.lr of Adam is '0.1'"):
+        plan_runs([str(config)], [0], tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
