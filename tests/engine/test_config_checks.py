@@ -106,3 +106,16 @@ def test_inference_names_what_does_not_fit(tmp_path):
     data = dict(dataset=dict(type='CamVidDataset'))
     with pytest.raises(ConfigError, match='num_classes is 3, and the data set has 11 classes'):
         init_model(Config(dict(model=model, test_dataloader=data)), device='cpu')
+
+
+@pytest.mark.parametrize('name', ['conv_cfg', 'norm_cfg', 'tta_cfg', 'act_cfg', 'train_pipeline', 'optimizer', 'data'])
+def test_variables_of_a_config_are_no_misspelt_parts(name):
+    check_config({name: dict(type='X'), 'model': dict(type='EncoderDecoder')})
+
+
+def test_a_class_that_takes_any_argument_refuses_a_slip_alone():
+    model, hooks = dict(type='EncoderDecoder'), dict(checkpoint=dict(type='CheckpointHook', safe_serialization=True))
+    check_config(dict(model=model, default_hooks=hooks))
+    hooks['checkpoint'].update(max_keep_ckpt=3)
+    with pytest.raises(ConfigError, match="default_hooks.checkpoint.max_keep_ckpt is 3.*did you mean 'max_keep_ckpts'"):
+        check_config(dict(model=model, default_hooks=hooks))

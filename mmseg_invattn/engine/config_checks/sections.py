@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from .signatures import near
+from .signatures import SLIP, near
 from .tree import ConfigError, shown
 
 TOGETHER = (
@@ -29,7 +29,7 @@ def check_sections(config: Mapping) -> None:
     """
     known = [name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')]
     for name in config:
-        meant = [one for one in near(name, known) if config.get(one) is None]
+        meant = [one for one in near(name, known, SLIP) if config.get(one) is None]
         if name not in known and meant:
             raise ConfigError(
                 f'{name} is set, and nothing reads an entry of that name: {meant[0]!r} is probably meant, which is not '

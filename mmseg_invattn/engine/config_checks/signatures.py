@@ -12,7 +12,8 @@ from typing import NamedTuple
 TEXT = re.compile(r'\b(str|Path|Any|PathLike|Literal|Callable)\b')
 NUMBER = re.compile(r'\b(int|float)\b')
 OPTIONAL = re.compile(r'\b(None|Optional|Any)\b')
-LIKE = 0.75  # difflib's ratio of a slip of the pen
+LIKE = 0.75  # difflib's ratio of a name that may have been meant
+SLIP = 0.85  # of one that can only be a slip of the pen
 
 
 class Signature(NamedTuple):
@@ -51,9 +52,9 @@ def _named(function: Callable) -> tuple[dict[str, Parameter], bool]:
     return named, any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
 
 
-def near(name: str, names: Collection[str]) -> list[str]:
+def near(name: str, names: Collection[str], like: float = LIKE) -> list[str]:
     """The names that were probably meant, the likeliest first."""
-    return difflib.get_close_matches(name, [one for one in names if one != name], 3, LIKE)
+    return difflib.get_close_matches(name, [one for one in names if one != name], 3, like)
 
 
 def did_you_mean(name: str, names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .kinds import Kind, kind_at
-from .signatures import did_you_mean, near, signature_of, wrong_kind
+from .signatures import SLIP, did_you_mean, near, signature_of, wrong_kind
 from .tree import ConfigError, dicts, dotted, shown
 
 # whose plain dicts hold no strings that read as numbers
@@ -67,7 +67,7 @@ def _check_arguments(path: str, node: Mapping, kind: Kind, target: Callable) -> 
             continue
         parameter = signature.arguments.get(key)
         # where it may take others, a misspelt argument is one that looks like one of these
-        if parameter is None and (not signature.open or near(key, names)):
+        if parameter is None and (not signature.open or near(key, names, SLIP)):
             meant = did_you_mean(key, names) or '.'
             raise ConfigError(
                 f'{path}.{key} is {shown(value)}, and {title} takes no argument {key!r}{meant} '
