@@ -41,6 +41,7 @@ def _prepare() -> None:
 
     compat.provide_mmcv_ops_stub()
     compat.provide_in1d()
+    compat.silence_warnings()
 
 
 class _AfterMmseg(MetaPathFinder):

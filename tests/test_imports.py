@@ -9,6 +9,7 @@ PACKAGE = ROOT / 'mmseg_invattn'
 ORDER = [
     'version',
     'paths',
+    'wording',
     'compat',
     'ops',
     'layers',

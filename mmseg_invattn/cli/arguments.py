@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from ..compat import prepare_distributed
 from ..datasets.checks import check_data_folders
 from ..engine.checkpoints import use_safe_checkpoint_loading
+from ..engine.config_checks import check_config
 from ..experiments.attention_choice import attention_name, choose_attention
 from ..layers import FORMS
 from ..layers.attention.modes import MODES
@@ -125,6 +126,7 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('./work_dirs', name + (f'_{attention_name(cfg)}' if _attention_chosen(args) else ''))
+    check_config(cfg)
     check_data_folders(cfg, splits)
     use_safe_checkpoint_loading(args.trust_checkpoint)
     prepare_distributed(cfg, args.launcher)

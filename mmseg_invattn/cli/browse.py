@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..datasets import ResumableInfiniteSampler, check_data_folders
 from ..visualization.media import write_image
 from ..visualization.overlay import beside, class_colours, paint, with_legend
+from ..wording import counted
 from .arguments import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
 
 
@@ -73,4 +74,4 @@ def main(arguments: list[str] | None = None) -> None:
             shown = [k for k in np.unique(labels).tolist() if k < len(names)]
             picture = with_legend(beside(image, paint(image, labels, colours, args.opacity)), names, colours, shown)
         write_image(file, picture)
-    print(f'{args.num} samples: {args.out}')
+    print(f'{counted(args.num, "sample")}: {args.out}')

@@ -19,6 +19,7 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
+from ..wording import counted
 from .arguments import add_config_arguments, read_config
 
 SPLITS = ('train', 'val', 'test')
@@ -63,7 +64,7 @@ def report(survey: Survey, shown: int) -> None:
     if survey.images:
         print(histogram(survey))
     for value, (pixels, files) in sorted(survey.values.items()):
-        print(f'the value {value} is no class: {pixels:,} pixels in {files:,} files')
+        print(f'the value {value} is no class: {counted(pixels, "pixel")} in {counted(files, "file")}')
     for kind in sorted({fault.kind for fault in survey.faults}):
         faults = [fault for fault in survey.faults if fault.kind == kind]
         print(f'{kind}: {len(faults)}')
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         seen[split] = dataset
         survey = survey_split(cfg, split)
-        print(f'== {split}: {survey.images:,} images, {len(survey.faults)} faults')
+        print(f'== {split}: {counted(survey.images, "image")}, {counted(len(survey.faults), "fault")}')
         report(survey, args.shown)
         faulty += len(survey.faults)
     return 1 if faulty else 0

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..datasets.camvid import CamVidDataset
 from ..datasets.checks import IMAGE_SUFFIXES
 from ..datasets.image_files import check_label, decode
+from ..wording import counted
 from .output_folder import refuse_existing, whole_folder
 
 SPLITS = ('train', 'val', 'test')
@@ -158,4 +159,4 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line entry."""
     args = parse_args(arguments)
     counts = convert(args.source, args.out, args.overwrite)
-    print(f'Wrote {args.out}: ' + ', '.join(f'{count} {split} images' for split, count in counts.items()))
+    print(f'Wrote {args.out}: ' + ', '.join(counted(count, f'{split} image') for split, count in counts.items()))

@@ -13,6 +13,7 @@ from ..datasets.generative import read_images
 from ..experiments.flow.latent_walk import interpolate
 from ..visualization.image_grid import image_grid
 from ..visualization.media import write_image
+from ..wording import counted
 from .flow_arguments import add_flow_arguments, load_flow
 
 
@@ -42,6 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
     walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
     write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
     print(
-        f'{args.out}: {len(walks)} walks of {args.steps} images; the ends come back with errors of up to '
-        f'{float(errors.max()):.1e}'
+        f'{args.out}: {counted(len(walks), "walk")} of {counted(args.steps, "image")}; the ends come back with '
+        f'errors of up to {float(errors.max()):.1e}'
     )

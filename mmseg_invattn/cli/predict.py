@@ -17,6 +17,7 @@ from ..engine.inference import init_model
 from ..layers import constant_weights
 from ..visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
 from ..visualization.prediction import Painter
+from ..wording import counted
 from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
 
 
@@ -52,10 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     painter = Painter(model, args.out, args.opacity, args.confidence)
     with constant_weights(model):
         if video:
-            print(f'{painter.paint_video(video, args.input.stem)} frames: {args.out}')
+            print(f'{counted(painter.paint_video(video, args.input.stem), "frame")}: {args.out}')
             return 0
         faults = painter.paint_images(images)
-    print(f'{len(images) - len(faults)} of {len(images)} images: {args.out}')
+    print(f'{len(images) - len(faults)} of {counted(len(images), "image")}: {args.out}')
     for fault in faults:
         print(f'NOT READ: {fault}', file=sys.stderr)
     return 1 if faults else 0

@@ -9,6 +9,7 @@ import argparse
 
 from ..visualization.image_grid import image_grid
 from ..visualization.media import write_image
+from ..wording import counted
 from .flow_arguments import add_flow_arguments, load_flow
 
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     images, info = model.sample(args.num, args.temperature, seed=args.seed)
     write_image(args.out, image_grid(images, args.columns))
     print(
-        f'{args.out}: {args.num} images at temperature {args.temperature:g}; {int((~info.converged).sum())} of their '
-        f'inverses did not converge, largest residual {float(info.residual.max()):.1e}'
+        f'{args.out}: {counted(args.num, "image")} at temperature {args.temperature:g}; '
+        f'{int((~info.converged).sum())} of their inverses did not converge, '
+        f'largest residual {float(info.residual.max()):.1e}'
     )

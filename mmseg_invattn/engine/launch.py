@@ -9,7 +9,9 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
-from .hooks import MatchingCheckpointHook
+from ..compat import silence_log
+from .config_checks import check_config, explained
+from .hooks import ConfigCheckHook, MatchingCheckpointHook
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -18,12 +20,25 @@ ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_schedul
 def build_runner(cfg: Config) -> Runner:
     """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
 
-    ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only.
+    ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only. Mistakes in the
+    config are named: before anything is built, where something is built from it, here and when the Runner starts, and
+    by :class:`ConfigCheckHook`.
+
+    Raises:
+        ConfigError: Names the path in the config, the value, the rule and the fix.
     """
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
         del hooks[name]
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_config(cfg)
+    with explained(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
+        runner.register_hook(ConfigCheckHook())
+    silence_log(runner.logger)
+    for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
+        setattr(runner, name, explained(cfg)(getattr(runner, name)))
+    return runner
 
 
 def check_checkpoint_file(checkpoint: str) -> None:

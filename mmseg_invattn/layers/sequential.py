@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, at_least_float32, max_token_norm
+from ..wording import counted
 from .constant_weights import holding, weights_of
 from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, composed_error, outputs
 
@@ -109,7 +110,7 @@ class InvertibleSequential(InvertibleModule):
         shapes = [tuple(part.shape) for part in outputs(y)]
         if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
             raise ValueError(
-                f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
+                f'the inverse of this InvertibleSequential got {counted(len(shapes), "tensor")}; it takes the '
                 f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})'
             )
         for part in outputs(y):
@@ -127,9 +128,10 @@ class InvertibleSequential(InvertibleModule):
         info = info._replace(residual=residual, error_bound=bound)
         if strict and failed:
             raise NotConvergedError(
-                f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} in layers '
-                f'{sorted(failed)} within max_iter={max_iter} evaluations each (largest residual of the sequence '
-                f'{float(residual.max()):.3g}): raise max_iter or tol, or pass strict=False',
+                f'the inverse of {int((~info.converged).sum())} of {counted(len(x), "sample")} did not reach '
+                f'tol={tol} in layers {sorted(failed)} within max_iter={max_iter} evaluation{"s" * (max_iter != 1)} '
+                f'each (largest residual of the sequence {float(residual.max()):.3g}): raise max_iter or tol, or pass '
+                'strict=False',
                 x,
                 info,
             )

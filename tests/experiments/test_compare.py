@@ -179,8 +179,8 @@ def test_a_failed_run_is_reported_and_the_others_go_on(case, tmp_path):
     assert other['difference'] is None
     run = failed['runs'][0]
     assert run['status'] == 'failed' and run['failure']['message'] == 'training ended with exit status 1'
-    assert 'RuntimeError' in run['failure']['tail'][-1] and run['miou'] is None
-    assert 'to have 7 channels' in (out / 'report.html').read_text()
+    assert 'model.decode_head.in_channels is 7' in run['failure']['tail'][-1] and run['miou'] is None
+    assert 'set in_channels=8' in (out / 'report.html').read_text()
     assert '| broken | 0 | training ended with exit status 1 | - |' in (out / 'report.md').read_text()
     run_compare(broken, certified, out=out, resume=True)
     assert STEPS == [('train', 'broken', 'seed_0')]  # tried again, and nothing else

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...datasets.checks import check_data_folders
+from ...wording import counted
 from .environment import device_name
 from .evaluation import ignored_label
 from .folder import check_folder, locked, read_json, write_json
@@ -96,7 +97,7 @@ def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
     known = read_json(out / 'speed.json')
     if known and known['of'] == identity:
         return known
-    print(f'measuring the speed of {len(done)} heads', flush=True)
+    print(f'measuring the speed of {counted(len(done), "head")}', flush=True)
     fresh = out / '.speed.part'
     command = [sys.executable, '-m', 'mmseg_invattn.experiments.compare.speed', str(fresh)]
     try:

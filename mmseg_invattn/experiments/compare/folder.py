@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...engine.atomic_backend import AtomicLocalBackend
+from ...wording import counted
 from .plan import Run
 
 WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log', '.lock'}
@@ -83,5 +84,5 @@ def check_folder(out: Path, runs: Sequence[Run], resume: bool) -> None:
             )
     if found and not resume:
         raise ValueError(
-            f'--out {out} holds {len(found)} runs of this comparison: --resume goes on with them, or {hint}'
+            f'--out {out} holds {counted(len(found), "run")} of this comparison: --resume goes on, or {hint}'
         )

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ...engine.config_checks import ConfigError, check_config
 from ...engine.launch import check_checkpoint_file
 from ...paths import find_config
+from ...wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ def plan_runs(
     Raises:
         FileNotFoundError: a config or checkpoint is missing.
         ValueError: a config or seed appears twice, or an option does not fit a config.
+        ConfigError: a config has a mistake.
     """
     _refuse_repeated('config', [Path(path).stem for path in configs])
     _refuse_repeated('seed', seeds)
@@ -77,10 +80,16 @@ def plan_runs(
         raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
         raise ValueError(
-            f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
-            f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second'
+            f'--checkpoints names {counted(len(checkpoints), "file")}, and '
+            f'{counted(len(configs), "config")} with {counted(len(seeds), "seed")} need '
+            f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
         )
     loaded = [load_with_options(path, options) for path in configs]
+    for path, cfg in zip(configs, loaded, strict=True):
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(f'{path}: {error}') from error
     runs = []
     for place, seed in enumerate(seeds):
         for number, (path, cfg) in enumerate(zip(configs, loaded, strict=True)):
