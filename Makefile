@@ -26,17 +26,18 @@ test-openmmlab: $(VENV_OPENMMLAB)/.ready
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml setup.py requirements/onedl.txt
+$(VENV)/.ready: pyproject.toml setup.py requirements/common.txt requirements/onedl.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt torch
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt -e '.[onedl,dev]'
 	$(VENV)/bin/python -m mmseg_invattn.doctor
 	touch $@
 
-$(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/openmmlab.txt
+$(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/common.txt requirements/openmmlab.txt
 	$(PYTHON) -m venv $(VENV_OPENMMLAB)
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt torch
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt -e '.[openmmlab,dev]'
