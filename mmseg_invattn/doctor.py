@@ -64,7 +64,7 @@ def examine_python() -> Finding:
     found = '.'.join(map(str, numbers))
     if numbers < (3, 10):
         return Finding('Python', found, 'Python 3.10 or newer is needed', 'python3.12 -m venv .venv')
-    return Finding('Python', found if numbers < (3, 13) else f'{found} (tested: 3.10 to 3.12)')
+    return Finding('Python', found if numbers < (3, 14) else f'{found} (tested: 3.10 to 3.13)')
 
 
 def examine_torch() -> Iterator[Finding]:

@@ -1,6 +1,8 @@
 """Layers whose inverse and determinant have a closed form."""
 
 from abc import abstractmethod
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -139,4 +141,4 @@ class ExplicitInverse(InvertibleModule):
 
 def rounding(eps: float, *terms: Tensor) -> Tensor:
     """What rounding sums of a few such feature maps can change, in the norm inf2, shape (B,)."""
-    return 4 * eps * sum(max_token_norm(term) for term in terms)
+    return 4 * eps * reduce(add, (max_token_norm(term) for term in terms))

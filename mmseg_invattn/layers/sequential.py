@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class InvertibleSequential(InvertibleModule):
                     f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
                     'invertible: every layer must be an InvertibleModule'
                 )
-        self.layers = nn.ModuleList(layers)
+        # a ModuleList does not say what it is a list of
+        self.layers = cast(Sequence[InvertibleModule], nn.ModuleList(layers))
         self.extra_outputs = sum(layer.extra_outputs for layer in layers)
 
     def __len__(self) -> int:
@@ -75,7 +76,8 @@ class InvertibleSequential(InvertibleModule):
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """The determinant is the sum over the layers, each at what the ones before it made of x."""
         check_features(x, None)
-        trunk, extra, total = at_least_float32(x), [], 0
+        trunk, extra = at_least_float32(x), []
+        total = trunk.new_zeros(())
         for layer, own in zip(self.layers, self._each(weights), strict=True):
             y, log_det = layer.forward_and_log_abs_det(trunk, n_terms, n_samples, own)
             trunk, *rest = outputs(y)
@@ -158,8 +160,9 @@ class InvertibleSequential(InvertibleModule):
         """
         # what the layers before layer k make of its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
-        iterations, failed, residual = 0, [], error
-        converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
+        failed, residual = [], error
+        iterations = torch.zeros(len(trunk), dtype=torch.long, device=trunk.device)
+        converged = torch.ones_like(iterations, dtype=torch.bool)
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
             cut = len(extra) - layer.extra_outputs
@@ -177,7 +180,8 @@ class InvertibleSequential(InvertibleModule):
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""
         bounds = [layer.lipschitz_bound(n) for layer in self.layers]
-        return None if None in bounds else max(bounds)
+        known = [bound for bound in bounds if bound is not None]
+        return max(known) if len(known) == len(bounds) else None
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """The products over the layers."""
@@ -191,9 +195,10 @@ class InvertibleSequential(InvertibleModule):
         pairs = list(zip(self.layers, weights, strict=True))
         with holding(pairs):
             inputs = list(accumulate(pairs[:-1], lambda x, pair: outputs(pair[0](x, pair[1]))[0], initial=x))
-            within = list(accumulate(self.layers[:-1], _carried, initial=torch.as_tensor(within).expand_as(error)))
+            reach = torch.as_tensor(within).expand_as(error)
+            reaches = list(accumulate(self.layers[:-1], _carried, initial=reach))
             for k in reversed(range(len(self.layers))):
-                error = self.layers[k].inverse_error(inputs[k], error, within[k], weights[k])
+                error = self.layers[k].inverse_error(inputs[k], error, reaches[k], weights[k])
                 error = self.layers[k].pixel_error(inputs[k], error) if k else error
         return error
 
@@ -206,7 +211,8 @@ class InvertibleSequential(InvertibleModule):
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> float | None:
         """The sum over the layers, each counted with the dimension of x (behind a split it is smaller)."""
         bounds = [layer.log_abs_det_error_bound(x, n_terms) for layer in self.layers]
-        return None if None in bounds else sum(bounds)
+        known = [bound for bound in bounds if bound is not None]
+        return sum(known) if len(known) == len(bounds) else None
 
 
 def _gain(layer: InvertibleModule) -> float:

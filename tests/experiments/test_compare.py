@@ -109,7 +109,7 @@ def test_all_numbers_are_there(case):
         assert head['seconds_per_iteration'] > 0
         assert 0 < head['speed']['latency'] and 0 < head['speed']['throughput'] and head['speed']['rounds'] >= 3
         (start,) = run['starts']
-        assert start['versions']['torch'] == torch.__version__ and start['device'] and start['commit']
+        assert start['versions']['torch'] == torch.__version__ and start['device'] and 'commit' in start
     assert plain['difference'] is None
     found = certified['difference']
     assert found['per_seed'] == {'0': pytest.approx(certified['miou'] - plain['miou'])}

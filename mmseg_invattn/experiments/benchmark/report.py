@@ -3,8 +3,6 @@
 import json
 import os
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -12,9 +10,7 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-from mmseg_invattn.experiments.compare.environment import processor_name
-
-from ...paths import ROOT
+from ..compare.environment import commit, processor_name
 
 HEADER = (
     '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
@@ -109,16 +105,11 @@ def verdict(met: bool | None) -> str:
 
 def environment(device: str) -> dict:
     """Versions and machine."""
-    commit = ''
-    if shutil.which('git'):
-        commit = subprocess.run(
-            ['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True, text=True
-        ).stdout.strip()
     return dict(
         torch=torch.__version__,
         numpy=np.__version__,
         python=platform.python_version(),
-        commit=commit or None,
+        commit=commit(),
         cpu=processor_name(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),

@@ -21,7 +21,7 @@ from ..orthogonal import OrthogonalMatrix
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
-from .heads import SMALL, HeadNorms, build_heads
+from .heads import SMALL, HeadNorms, SharedHeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
 from .options import LocalAttentionOptions, read_options
@@ -51,7 +51,7 @@ class CertifiedWeights(NamedTuple):
     norm: NormWeights
     value: Tensor
     out: Tensor
-    norms: HeadNorms
+    norms: HeadNorms | SharedHeadNorms
     bias: Tensor | None
     rotation: Tensor | None
 

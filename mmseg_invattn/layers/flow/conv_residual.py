@@ -17,8 +17,8 @@ phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906
 the gradient of the log-determinant needs, does not vanish where its slope is largest; or the i-ResNet's ELU.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ def conv_norm(weight_OIHW: Tensor) -> Tensor:
 
 class ConvWeights(nn.Conv2d):
     """The weight and bias of a convolution that others evaluate: calling the module gives (W, b)."""
+
+    bias: nn.Parameter
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return given_out(self.weight), given_out(self.bias)
@@ -93,9 +95,9 @@ class InvConvResidual(ResidualLayer):
             check_count(name, value)
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
-        self.convs = nn.ModuleList(
-            ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes)
-        )
+        convs = (ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
+        # a ModuleList does not say what it is a list of
+        self.convs = cast(Sequence[ConvWeights], nn.ModuleList(convs))
 
     @property
     def share(self) -> float:
