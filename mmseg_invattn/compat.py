@@ -4,6 +4,7 @@
 - MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
+- onedl-mmsegmentation prints twice that an optional package is missing -> :func:`quiet_import_of_mmseg`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -61,6 +63,24 @@ def provide_in1d() -> None:
 
     if not hasattr(np, 'in1d'):
         np.in1d = lambda a, b, **options: np.isin(np.ravel(a), b, **options)
+
+
+@contextmanager
+def quiet_import_of_mmseg() -> Iterator[None]:
+    """Leave out the line that mmseg prints twice where the optional package ``onedl`` is missing."""
+    from mmengine import logging
+
+    print_log = logging.print_log
+
+    def print_other_lines(message: Any, *args: Any, **kwargs: Any) -> None:
+        if message != 'Could not import OneDL':
+            print_log(message, *args, **kwargs)
+
+    logging.print_log = print_other_lines
+    try:
+        yield
+    finally:
+        logging.print_log = print_log
 
 
 # ------------------------------------------------------------------------------------------------------ distributed

@@ -1,33 +1,31 @@
-"""Print a config with all that it inherits, and --cfg-options applied.
-
-python tools/analysis/print_config.py CONFIG [--out FILE] [--cfg-options KEY=VALUE ...]
-"""
+"""Print a config with all that it inherits, and --cfg-options applied."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from .arguments import add_config_arguments, add_overwrite_argument, check_suffix, read_config, refuse_existing
+from .arguments import add_config_arguments, read_config
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'CONFIG --out whole.py', 'CONFIG --cfg-options train_cfg.max_iters=100')
     add_config_arguments(parser)
-    parser.add_argument('--out', type=Path, metavar='FILE', help=f'also write it here ({", ".join(SUFFIXES)})')
-    add_overwrite_argument(parser)
+    add_output_arguments(parser, f'also write it here ({", ".join(SUFFIXES)}); default: nowhere')
     args = parser.parse_args(arguments)
-    check_suffix(parser, args.out, SUFFIXES, 'a config')
+    parser.check_suffix(args.out, SUFFIXES, 'a config')
     return args
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    cfg = read_config(args)
     if args.out:
         refuse_existing([args.out], args.overwrite)
+    cfg = read_config(args)
+    if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.out)
     print(cfg.pretty_text)

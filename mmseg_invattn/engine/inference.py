@@ -14,6 +14,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
+from .config_file import read_config
 from .launch import check_checkpoint_file
 from .matching import load_file
 
@@ -39,12 +40,14 @@ def init_model(
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint; before anything is built.
+        FileNotFoundError: There is no such config or checkpoint; before anything is built.
+        ValueError: The config cannot be read.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
     if checkpoint is not None:
         check_checkpoint_file(str(checkpoint))
+    config = config if isinstance(config, Config) else read_config(config)
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     model = mmseg.apis.init_model(config, device=device)
     meta = None

@@ -9,12 +9,20 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
+from .brief_runner import BriefRunner, introduce
 from .hooks import MatchingCheckpointHook
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build MMEngine's Runner, or the one that the config names by ``runner_type``."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+def build_runner(cfg: Config, what: str) -> Runner:
+    """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
+
+    Args:
+        cfg: The config.
+        what: The Runner is for, as the log says it.
+    """
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
+    introduce(runner, what)
+    return runner
 
 
 def check_checkpoint_file(checkpoint: str) -> None:
@@ -30,7 +38,7 @@ def check_checkpoint_file(checkpoint: str) -> None:
 def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build the Runner that evaluates a checkpoint, and that refuses one which belongs to another model."""
     cfg.load_from, cfg.resume = checkpoint, False
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, 'testing')
     if isinstance(runner, Runner):  # another one may have spread the weights over the processes
         runner.register_hook(MatchingCheckpointHook())
     return runner

@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM: a command ends with one line that says how to go on, and takes its processes along."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+# the command that started the processes of a distributed run, which tools/dist_*.sh sets
+COMMAND = 'MMSEG_INVATTN_COMMAND'
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; everything that cleans up after Ctrl-C does so after this."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into :class:`Terminated` within the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once: a second one must not break into the cleaning up
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def command_line() -> str:
+    """What the user has typed."""
+    return os.environ.get(COMMAND) or f'{sys.argv[0]} {shlex.join(sys.argv[1:])}'.strip()
+
+
+def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> int:
+    """Say how to go on, in the first process of a distributed run; the exit status.
+
+    Args:
+        stop: What ended the command.
+        program: The command's name.
+        module: Of the subcommand; its ``resume_advice()`` says how to go on. None: it was not yet loaded.
+    """
+    terminated = isinstance(stop, Terminated)
+    if os.environ.get('RANK', '0') == '0':
+        advice = getattr(module, 'resume_advice', None)
+        try:
+            said = advice() if advice else 'Nothing of it can be resumed: start it again'
+        except Exception:  # the config or the work directory may be what the user stopped it for
+            said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
+        print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
+    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
