@@ -38,7 +38,7 @@ def cause(failure: ProcessFailure) -> str:
         out_of_memory = ' (perhaps for lack of memory)' if failure.exitcode == -signal.SIGKILL else ''
         return f'killed by {failure.signal_name()}{out_of_memory}'
     if failure.error_file_data:
-        return failure.message.partition(': ')[2]
+        return failure.message['message'].partition(': ')[2]
     return f'it ended with exit status {failure.exitcode} and left no message'
 
 

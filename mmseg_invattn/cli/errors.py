@@ -4,6 +4,7 @@ An error is taken for a mistake where somebody has written its text for a user:
 
 - a ``raise`` of this package is the innermost line of its traceback, in this process or in a worker of a data loader;
 - MMEngine was reading or building what the config says;
+- a loader of mmcv or mmseg was reading an image or a label;
 - the system refused a file, a port or memory.
 
 A ``TypeError`` or ``ValueError`` that Python, torch or another package raises elsewhere is none of these.
@@ -47,11 +48,13 @@ BUILDING_KINDS = (
 )
 BUILDING_FILES = re.compile(r'mmengine/(registry|config)/\w+\.py$')
 BUILDING_CALLS = re.compile(r'__init__|from_cfg|build_\w+')  # of MMEngine's Runner
+LOADING_FILES = re.compile(r'(mmcv|mmseg/datasets)/transforms/loading\.py$')
 # errors of torch, by name so that torch need not be imported, and what the user can do
 OF_TORCH = {
     'OutOfMemoryError': 'The device has too little memory: make the batches or the images smaller',
     'DistNetworkError': 'Choose a free port: PORT=29501 tools/dist_train.sh ..., or --master_port of torchrun',
 }
+PEER_GONE = re.compile(r'Connection (closed|reset) by peer|remote process exited')  # gloo, NCCL
 WORKER = re.compile(r'Caught \w+ in (DataLoader worker process \d+|pin memory thread[^.]*)\.\nOriginal Traceback')
 FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<call>.+)$', re.MULTILINE)
 LAST_LINE = re.compile(r'^(?P<kind>[A-Za-z_][\w.]*)(: (?P<text>.*))?$', re.MULTILINE | re.DOTALL)
@@ -100,6 +103,8 @@ def is_mistake(error: BaseException) -> bool:
     cause = cause_of(error)
     if cause.kind in OF_TORCH or (cause.frames and _raised_here(*cause.frames[-1])):
         return True
+    if any(LOADING_FILES.search(file) for file, _, _ in cause.frames):
+        return True
     return isinstance(error, BUILDING_KINDS) and any(_builds(file, call) for file, _, call in cause.frames)
 
 
@@ -115,6 +120,11 @@ def _builds(file: str, call: str) -> bool:
     return file.endswith('mmengine/runner/runner.py') and BUILDING_CALLS.fullmatch(call) is not None
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Whether a process fails for no other reason than that another process of a distributed run is gone."""
+    return isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
+
+
 def explanation(error: BaseException) -> str:
     """The paragraph that the user reads."""
     if isinstance(error, ModuleNotFoundError) and error.name in STACK:
@@ -128,6 +138,6 @@ def explanation(error: BaseException) -> str:
         text = f'{error.filename}: {error.strerror}' if error.filename else error.strerror
     elif cause.kind in OF_TORCH:
         text = f'{text.splitlines()[0] if text else cause.kind}. {OF_TORCH[cause.kind]}'
-    elif not (cause.frames and _raised_here(*cause.frames[-1])):
+    elif cause.kind != 'AssertionError' and not (cause.frames and _raised_here(*cause.frames[-1])):
         text = f'{cause.kind}: {text}'
     return text + (f' (in {cause.worker})' if cause.worker else '')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
 import signal
@@ -21,20 +22,32 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into :class:`Terminated` within the block."""
+    """Let Ctrl-C and SIGTERM end the workers first, and then the block by ``KeyboardInterrupt``."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    process = os.getpid()
 
-    def terminate(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once: a second one must not break into the cleaning up
-        raise Terminated
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != process:  # a fork, which has inherited this function: it ends as if it had not
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        for other in handled:  # a second signal must not break into the cleaning up
+            signal.signal(other, signal.SIG_IGN)
+        # workers that find their parent gone print tracebacks; torch takes the end of a worker for an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    # a shell has background jobs ignore Ctrl-C
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command_line() -> str:
@@ -58,4 +71,4 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
         except Exception:  # the config or the work directory may be what the user stopped it for
             said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
         print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
-    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    return 128 + int(signal.SIGTERM if terminated else signal.SIGINT)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 
-from .errors import explanation, is_mistake
+from .errors import explanation, is_mistake, lost_peer
 from .interruption import report, terminable
 
 SUBCOMMANDS = {
@@ -123,6 +123,9 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
     except Exception as error:
         mistake = is_mistake(error)
         said = f'{program}: {explanation(error)}'
+        if lost_peer(error) and '--debug' not in arguments:
+            print(f'{program}: another process of this run has ended, and has said why', file=sys.stderr, flush=True)
+            return 1
         _tell_launcher(said if mistake else f'{type(error).__name__}: {error}')
         if not mistake or '--debug' in arguments:
             raise

@@ -49,7 +49,7 @@ def refuse_existing(paths: Iterable[str | Path], overwrite: bool, other: str = '
     """
     there = [] if overwrite else [_shown(path) for path in paths if _holds_something(path)]
     if there:
-        more = f' and {len(there) - 1} more' if len(there) > 1 else ''
+        more = f' and {len(there) - 1} more files' if len(there) > 1 else ''
         raise FileExistsError(
             f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, or choose {other}'
         )

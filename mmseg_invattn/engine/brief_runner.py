@@ -37,6 +37,12 @@ def introduce(runner: Runner, what: str) -> None:
     """
     config = osp.basename(runner.cfg.filename or runner.experiment_name)
     processes = f', {runner.world_size} processes' if runner.world_size > 1 else ''
-    runner.logger.info(f'{what} {config} on {get_device()}{processes}; work directory: {osp.relpath(runner.work_dir)}')
+    runner.logger.info(f'{what} {config} on {get_device()}{processes}; work directory: {_short(runner.work_dir)}')
     if runner.logger.log_file:
-        runner.logger.info(f'environment, config and hooks: {osp.relpath(runner.logger.log_file)}')
+        runner.logger.info(f'environment, config and hooks: {_short(runner.logger.log_file)}')
+
+
+def _short(path: str) -> str:
+    """The path from the current folder, where it lies below that."""
+    relative = osp.relpath(path)
+    return path if relative.startswith('..') else relative
