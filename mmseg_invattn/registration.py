@@ -35,6 +35,7 @@ def register() -> None:
 
     _prepare()
     with quiet_import_of_mmseg():
+        importlib.import_module('mmseg.datasets')
         for part in PARTS:
             importlib.import_module(f'mmseg_invattn.{part}')
 

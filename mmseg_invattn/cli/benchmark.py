@@ -12,6 +12,7 @@ import sys
 
 import torch
 
+from ..engine.config_file import read_config
 from ..experiments.benchmark import blocks, inverse, kernels, models, stacks
 from ..experiments.benchmark.report import WRITTEN, Report
 from ..experiments.benchmark.session import Session
@@ -87,6 +88,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     refuse_existing([args.out / name for name in WRITTEN], args.overwrite)
+    for config in args.configs or ():  # before anything is measured
+        read_config(config, args.cfg_options)
     on_gpu = args.device.startswith('cuda')
     if on_gpu:
         torch.cuda.set_device(args.device)

@@ -43,8 +43,8 @@ def cause(failure: ProcessFailure) -> str:
 
 
 def resume_advice() -> str:
-    """The first process says it."""
-    return 'All processes have ended'
+    """Nothing: the first process has said it."""
+    return ''
 
 
 if __name__ == '__main__':

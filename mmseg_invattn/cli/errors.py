@@ -18,6 +18,7 @@ import re
 import traceback
 from dataclasses import dataclass
 
+from ..doctor import INSTALL_ONEDL
 from ..paths import PACKAGE
 
 STACK = (
@@ -129,8 +130,8 @@ def explanation(error: BaseException) -> str:
     """The paragraph that the user reads."""
     if isinstance(error, ModuleNotFoundError) and error.name in STACK:
         return (
-            f'{error.name} is not installed. Subcommands need MMSegmentation: install this package with its extra '
-            '[onedl], or with [openmmlab]; mmseg-invattn doctor tells what is missing'
+            f'{error.name} is not installed, and subcommands need MMSegmentation: {INSTALL_ONEDL} '
+            '(mmseg-invattn doctor tells all that is missing)'
         )
     cause = cause_of(error)
     text = cause.text

@@ -70,5 +70,6 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
             said = advice() if advice else 'Nothing of it can be resumed: start it again'
         except Exception:  # the config or the work directory may be what the user stopped it for
             said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
-        print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
+        if said:
+            print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
     return 128 + int(signal.SIGTERM if terminated else signal.SIGINT)

@@ -53,7 +53,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can raise anything
-        files = list(_files(error.__traceback__)) or [str(path)]
+        files = list(dict.fromkeys(_files(error.__traceback__))) or [str(path)]
         if isinstance(error, FileNotFoundError) and len(files) > 1 and not os.path.exists(files[-1]):
             raise FileNotFoundError(
                 f'{files[-2]}: its _base_ names {files[-1]}, and there is no such file. Paths of bases count from the '

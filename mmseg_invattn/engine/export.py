@@ -63,8 +63,7 @@ def export_onnx(model: nn.Module, image: Tensor, path: Path) -> Callable[[Tensor
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
         raise ImportError(
-            f'--format onnx needs {error.name}, which is not installed: pip install '
-            "'mmseg_invattn[export]' (onnx, onnxscript and onnxruntime)"
+            f'--format onnx needs {error.name}, which is not installed: pip install onnx onnxscript onnxruntime'
         ) from error
     torch.onnx.export(
         _traced(model, image),

@@ -25,7 +25,7 @@ def bits_table(runs: dict[str, Curve]) -> str:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'work_dirs/plain work_dirs/attention --out bits.png')
+    parser = CommandParser(__doc__, 'work_dirs/plain work_dirs/attention')
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directory of a training')
     add_output_arguments(parser, 'PNG file to write', 'bits_per_dim.png')
     return parser.parse_args(arguments)
