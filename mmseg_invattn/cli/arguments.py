@@ -72,6 +72,11 @@ def add_trust_argument(parser: ArgumentParser) -> None:
     )
 
 
+def add_shape_argument(parser: ArgumentParser, what: str) -> None:
+    """Add ``--shape H W``; ``what`` is its help."""
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help=what)
+
+
 def add_run_arguments(parser: ArgumentParser, *, work_dir: bool = True) -> None:
     """Add the arguments that training and testing share, named as in MMSegmentation, for :func:`load_config`.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..engine.inference import random_image
 from ..evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
 from ..layers import constant_weights
-from .arguments import add_config_arguments, add_loading_arguments, load_model
+from .arguments import add_config_arguments, add_loading_arguments, add_shape_argument, load_model
 from .parser import CommandParser
 
 
@@ -26,13 +26,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: weights as they are initialised'
     )
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='image size in pixels; default: that of the training crops',
-    )
+    add_shape_argument(parser, 'image size in pixels; default: that of the training crops')
     parser.add_argument('--tol', type=float, default=1e-6, metavar='TOL', help='tolerance of the inverse, relative')
     add_loading_arguments(parser)
     return parser.parse_args(arguments)

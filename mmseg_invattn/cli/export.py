@@ -11,7 +11,7 @@ from pathlib import Path
 from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
 from ..engine.inference import random_image
 from ..visualization.model_input import read_image
-from .arguments import add_model_arguments, add_trust_argument, load_model
+from .arguments import add_model_arguments, add_shape_argument, add_trust_argument, load_model
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
 
@@ -20,12 +20,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --format onnx --shape 512 1024')
     add_model_arguments(parser)
     parser.add_argument('--format', choices=FORMATS, required=True, help='kind of the file')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='size in pixels of the images that the file takes; default: that of --image, else of the crops',
+    add_shape_argument(
+        parser, 'size in pixels of the images that the file takes; default: that of --image, else of the crops'
     )
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
     add_output_arguments(parser, 'file to write; default: named after the checkpoint, in the current folder')

@@ -40,6 +40,8 @@ def test_the_line_resumes(number, tmp_path, capsys, monkeypatch):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     word = 'terminated' if number == signal.SIGTERM else 'interrupted'
     assert last.startswith(f'mmseg-invattn train: {word}. To go on from {work / "iter_2.pth"}: mmseg-invattn train ')
+    for worker in multiprocessing.active_children():
+        worker.join(10)
     assert not multiprocessing.active_children()
     line = shlex.split(last.split(': ', 2)[2])
     assert line[-1] == '--resume' and run_command('train', *line[2:]) == 0

@@ -201,7 +201,10 @@ def test_a_difference_above_the_tolerance_is_a_failure(case, tmp_path, capsys):
 
 
 def test_missing_packages_are_named(case, tmp_path):
-    with mock.patch.dict(sys.modules, onnxruntime=None), pytest.raises(ImportError, match='mmseg_invattn.export'):
+    with (
+        mock.patch.dict(sys.modules, onnxruntime=None),
+        pytest.raises(ImportError, match='pip install onnx onnxscript onnxruntime'),
+    ):
         run_export(case, '--format', 'onnx', '--out', tmp_path / 'model.onnx')
 
 
