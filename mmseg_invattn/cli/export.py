@@ -20,9 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --format onnx --shape 512 1024')
     add_model_arguments(parser)
     parser.add_argument('--format', choices=FORMATS, required=True, help='kind of the file')
-    add_shape_argument(
-        parser, 'size in pixels of the images that the file takes; default: that of --image, else of the crops'
-    )
+    add_shape_argument(parser, 'size in pixels of the images of the file; default: that of --image, else of the crops')
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
     add_output_arguments(parser, 'file to write; default: named after the checkpoint, in the current folder')
     parser.add_argument(

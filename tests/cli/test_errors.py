@@ -3,6 +3,7 @@
 import linecache
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -232,3 +233,15 @@ def test_the_cause_in_another_process_stands_last(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and 'process 1 failed: ' in last and 'gone.py: there is no such config file' in last
     assert 'Traceback' not in done.stderr
+
+
+def test_a_port_in_use_is_one_paragraph():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+        launcher = [sys.executable, '-m', 'mmseg_invattn.cli.distributed', '--nproc_per_node=1', 'script.py']
+        launcher[3:3] = ['--master_addr=127.0.0.1', f'--master_port={port}']
+        done = subprocess.run(launcher, env=tool_environment(), cwd=ROOT, text=True, capture_output=True)
+    said = done.stderr.strip().splitlines()[-1]
+    assert (
+        done.returncode == 2 and str(port) in said and 'Choose a free port' in said and 'Traceback' not in done.stderr
+    )

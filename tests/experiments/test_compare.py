@@ -206,6 +206,22 @@ def test_given_checkpoints(case, tmp_path):
         run_compare(plain, out=tmp_path / 'gone', checkpoints=['gone.pth'])
 
 
+def test_overwrite_starts_anew(case, tmp_path):
+    plain, _, whole = case
+    for name in ('tiny', 'gone'):
+        folder = tmp_path / name / 'seed_0'
+        folder.mkdir(parents=True)
+        (folder / 'run.json').write_text('{"fingerprint": ""}')
+        (folder / 'evaluation.json').write_text('{"old": true}')
+    arguments = dict(out=tmp_path, checkpoints=[str(whole / 'tiny' / 'seed_0' / 'iter_6.pth')])
+    with pytest.raises(ValueError, match='with the config gone: .* or --overwrite to remove'):
+        run_compare(plain, **arguments)
+    assert (tmp_path / 'gone').exists()
+    assert run_compare(plain, overwrite=True, **arguments) == 0
+    assert not (tmp_path / 'gone').exists() and STEPS[0] == ('evaluate', 'tiny', 'seed_0')
+    assert 'miou' in json.loads((tmp_path / 'tiny' / 'seed_0' / 'evaluation.json').read_text())
+
+
 def test_refusals(case, tmp_path):
     plain, certified, out = case
 

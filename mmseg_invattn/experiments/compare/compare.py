@@ -45,7 +45,7 @@ def compare(args: Namespace) -> int:
     check_folder(args.out, runs, args.resume, args.overwrite)
     with locked(args.out) as lock:
         if args.overwrite:
-            for folder in run_folders(args.out):
+            for folder in {folder.parent for folder in run_folders(args.out)}:
                 shutil.rmtree(folder)
         for number, run in enumerate(runs, 1):
             _work_on(run, processes, f'[{number}/{len(runs)}] {run.title}', lock)
