@@ -42,3 +42,8 @@ def test_as_a_module_and_as_a_tool(tmp_path):
         done = subprocess.run([sys.executable, *line, tmp_path / 'none.py'], cwd=ROOT, text=True, capture_output=True)
         assert done.returncode == 2 and 'no such config file' in done.stderr and 'Traceback' not in done.stderr
         assert 'OneDL' not in done.stdout + done.stderr and done.stdout == ''
+
+
+def test_a_command_that_begins_with_pictures():
+    """In a process of its own, where nothing has imported mmseg: what is imported first is imported whole."""
+    subprocess.run([sys.executable, '-c', 'import mmseg_invattn.visualization.media'], cwd=ROOT, check=True)
