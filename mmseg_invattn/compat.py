@@ -5,6 +5,7 @@
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
 - They warn of what their own code does, which no user can change -> :func:`silence_warnings`, :func:`silence_log`.
+- onedl-mmsegmentation prints twice that an optional package is missing -> :func:`quiet_import_of_mmseg`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -95,6 +97,24 @@ def silence_warnings() -> None:
 def silence_log(logger: logging.Logger) -> None:
     """Leave such lines out of the log of a Runner."""
     logger.addFilter(lambda record: not str(record.msg).startswith(LINES))
+
+
+@contextmanager
+def quiet_import_of_mmseg() -> Iterator[None]:
+    """Leave out the line that mmseg prints twice where the optional package ``onedl`` is missing."""
+    from mmengine import logging
+
+    print_log = logging.print_log
+
+    def print_other_lines(message: Any, *args: Any, **kwargs: Any) -> None:
+        if message != 'Could not import OneDL':
+            print_log(message, *args, **kwargs)
+
+    logging.print_log = print_other_lines
+    try:
+        yield
+    finally:
+        logging.print_log = print_log
 
 
 # ------------------------------------------------------------------------------------------------------ distributed

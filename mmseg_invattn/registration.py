@@ -31,9 +31,13 @@ def follow_mmengine() -> None:
 
 def register() -> None:
     """Imports what registers itself, behind the quirks of the packages that it is registered with."""
+    from .compat import quiet_import_of_mmseg
+
     _prepare()
-    for part in PARTS:
-        importlib.import_module(f'mmseg_invattn.{part}')
+    with quiet_import_of_mmseg():
+        importlib.import_module('mmseg.datasets')
+        for part in PARTS:
+            importlib.import_module(f'mmseg_invattn.{part}')
 
 
 def _prepare() -> None:

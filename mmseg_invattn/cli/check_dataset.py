@@ -1,7 +1,5 @@
 """Look through the data sets of a config: every file, every label value.
 
-    python tools/check_dataset.py CONFIG [--splits train val test]
-
 It reports images without label and labels without image, files that cannot be read, sizes that differ and labels
 outside the classes, and prints how often each class occurs. It does not stop at a fault; the exit status is 1 where
 there was one.
@@ -21,20 +19,24 @@ from tqdm import tqdm
 from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
 from ..wording import counted
 from .arguments import add_config_arguments, read_config
+from .parser import CommandParser
 
 SPLITS = ('train', 'val', 'test')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'CONFIG', 'CONFIG --splits train val --shown 0')
     add_config_arguments(parser)
-    parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS, help='default: all that the config has')
     parser.add_argument(
-        '--shown',
-        type=int,
-        default=20,
-        metavar='N',
-        help='files to list of each kind of fault, 0 for all; default: %(default)s',
+        '--splits',
+        nargs='+',
+        choices=SPLITS,
+        default=SPLITS,
+        metavar='SPLIT',
+        help='splits to look through, as far as the config has them',
+    )
+    parser.add_argument(
+        '--shown', type=int, default=20, metavar='N', help='files to list of each kind of fault, 0 for all'
     )
     return parser.parse_args(arguments)
 

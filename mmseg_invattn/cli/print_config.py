@@ -1,11 +1,4 @@
-"""Print a config with all that it inherits, and --cfg-options applied; or copy one to be edited.
-
-    python tools/analysis/print_config.py CONFIG [--out FILE] [--cfg-options KEY=VALUE ...]
-    python tools/analysis/print_config.py CONFIG --copy FILE
-
-CONFIG is a file, or the name of one of the project's own below configs, such as
-own_data/invnl_r18_1xb8-2k_own-data-256x256.py.
-"""
+"""Print a config with all that it inherits, and --cfg-options applied; or copy one to be edited."""
 
 from __future__ import annotations
 
@@ -14,24 +7,31 @@ import ast
 from pathlib import Path
 
 from ..paths import find_config
-from .arguments import add_config_arguments, add_overwrite_argument, check_suffix, read_config, refuse_existing
+from .arguments import add_config_arguments, read_config
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(
+        __doc__,
+        'CONFIG --out whole.py',
+        'CONFIG --cfg-options train_cfg.max_iters=100',
+        'own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py',
+    )
     add_config_arguments(parser)
-    parser.add_argument('--out', type=Path, metavar='FILE', help=f'also write it here ({", ".join(SUFFIXES)})')
+    add_output_arguments(parser, f'also write it here ({", ".join(SUFFIXES)}); default: nowhere')
     parser.add_argument(
         '--copy',
         type=Path,
         metavar='FILE',
-        help='copy the file as it is written, to be edited; the configs that it builds on are then named by full paths',
+        help='copy the file as it is written, to be edited; the configs that it builds on are then named by full '
+        'paths; default: no copy',
     )
-    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
-    check_suffix(parser, args.out, SUFFIXES, 'a config')
+    parser.check_suffix(args.out, SUFFIXES, 'a config')
     if args.copy and args.copy.suffix != '.py':
         parser.error(f'--copy {args.copy}: a config that is written in Python ends in .py')
     if args.copy and (args.out or args.cfg_options):
@@ -55,14 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     if args.copy:
         source = find_config(args.config)
-        refuse_existing([args.copy], args.overwrite)
+        refuse_existing([args.copy], args.overwrite, 'another --copy')
         args.copy.parent.mkdir(parents=True, exist_ok=True)
         args.copy.write_text(moved(source), encoding='utf-8')
         print(f'{args.copy}: a copy of {source}')
         return
-    cfg = read_config(args)
     if args.out:
         refuse_existing([args.out], args.overwrite)
+    cfg = read_config(args)
+    if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.out)
     print(cfg.pretty_text)

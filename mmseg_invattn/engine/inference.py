@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
 from ..datasets.image_size import image_size
-from ..paths import find_config
 from .config_checks import check_config, explained
 from .config_checks.classes import check_heads
 from .config_checks.model import check_model
+from .config_file import read_config
 from .launch import check_checkpoint_file
 from .matching import load_file
 
@@ -46,13 +46,14 @@ def init_model(
     Raises:
         FileNotFoundError: There is no such config or checkpoint; before anything is built.
         ConfigError: The config has a mistake, or its heads tell another number of classes apart.
+        ValueError: The config cannot be read.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
     if checkpoint is not None:
         check_checkpoint_file(str(checkpoint))
+    config = config if isinstance(config, Config) else read_config(config)
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    config = config if isinstance(config, Config) else Config.fromfile(find_config(config))
     check_config(dict(model=config.get('model')))
     with explained(config):
         model = mmseg.apis.init_model(config, device=device)

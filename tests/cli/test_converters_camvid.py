@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.checkout import ROOT
 
-from mmseg_invattn.cli import convert_camvid as tool
+from mmseg_invattn.cli.convert import camvid as tool
 
 TOOLS = ROOT / 'tools' / 'dataset_converters'
 

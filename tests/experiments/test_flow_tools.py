@@ -3,11 +3,8 @@
 import copy
 import json
 import math
-import runpy
-import sys
 from argparse import Namespace
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import pytest
@@ -15,7 +12,7 @@ import torch
 from helpers.checkout import ROOT
 from helpers.config_cases import load
 from helpers.generative_data import write_cifar10
-from helpers.runtime_case import run_tool
+from helpers.runtime_case import load_tool, run_tool
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -170,8 +167,7 @@ def test_curves_and_memory_tools(trained, capsys):
 
 
 def run_analysis(name: str, *arguments: object) -> None:
-    with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
-        runpy.run_path(str(ROOT / 'tools' / 'analysis' / f'{name}.py'), run_name='__main__')
+    load_tool(f'analysis/{name}').main([str(argument) for argument in arguments])
 
 
 def test_test_tool_reports_bits_and_reconstruction(trained):

@@ -175,11 +175,11 @@ def test_grid_of_one_row():
 
 
 OPTIONS = (
-    'model.max_iter=30',
+    '+model.max_iter=30',
     'train_dataloader.dataset.num_images=8',
     'test_dataloader.dataset.num_images=8',
-    'train_dataloader.dataset.verify=False',
-    'test_dataloader.dataset.verify=False',
+    '+train_dataloader.dataset.verify=False',
+    '+test_dataloader.dataset.verify=False',
     'train_dataloader.batch_size=4',
     'model.target_shape=4,12,16,16',
     'env_cfg.cudnn_benchmark=False',

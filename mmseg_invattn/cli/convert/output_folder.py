@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, shared by the converters in this folder."""
+"""The folder of a converter, which appears whole or not at all, and which replaces no other's."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ..output import refuse_existing
 
 META_FILE = 'meta.json'
 
@@ -29,7 +31,7 @@ def read_meta(folder: Path) -> dict | None:
         ) from error
 
 
-def refuse_existing(folder: Path, overwrite: bool) -> None:
+def check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse to touch a folder that is there already, unless it is a converter's and may be replaced.
 
     Args:
@@ -46,11 +48,7 @@ def refuse_existing(folder: Path, overwrite: bool) -> None:
             f'{folder} exists and was not written by this converter (it has no {META_FILE}), so it '
             'is never replaced. Fix: choose another --out, or move the folder away.'
         )
-    if not overwrite:
-        raise FileExistsError(
-            f'{folder} exists with other contents than asked for. It is replaced only on request. '
-            'Fix: add --overwrite, or choose another --out.'
-        )
+    refuse_existing([folder], overwrite)
 
 
 @contextmanager
@@ -66,9 +64,9 @@ def whole_folder(folder: Path, meta: dict, overwrite: bool = False) -> Iterator[
         overwrite: Replace an earlier output.
 
     Raises:
-        FileExistsError: As for :func:`refuse_existing`.
+        FileExistsError: As for :func:`check_folder`.
     """
-    refuse_existing(folder, overwrite)
+    check_folder(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.partial-', dir=folder.parent))
     try:
