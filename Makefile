@@ -8,7 +8,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 # Small tensors everywhere: threads within an operation would only wait for each other.
 test test-slow test-openmmlab: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow test-openmmlab lint setup clean
+.PHONY: demo test test-slow test-openmmlab lint wheel check-wheel setup clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
@@ -26,17 +26,26 @@ test-openmmlab: $(VENV_OPENMMLAB)/.ready
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+# The wheel and the source distribution, in dist/.
+wheel: $(VENV)/.ready
+	$(VENV)/bin/python -m build
+
+# Builds them and uses the wheel in bare environments: with torch alone, and with MMSegmentation.
+check-wheel:
+	PYTHON=$(PYTHON) .ci/check_wheel.sh
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml setup.py requirements/onedl.txt
+$(VENV)/.ready: pyproject.toml setup.py requirements/common.txt requirements/onedl.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt torch
 	$(VENV)/bin/python -m pip install -c requirements/onedl.txt -e '.[onedl,dev]'
 	$(VENV)/bin/python -m mmseg_invattn.doctor
 	touch $@
 
-$(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/openmmlab.txt
+$(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/common.txt requirements/openmmlab.txt
 	$(PYTHON) -m venv $(VENV_OPENMMLAB)
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt torch
 	$(VENV_OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab.txt -e '.[openmmlab,dev]'
@@ -44,4 +53,4 @@ $(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/openmmlab.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs data/context_shapes
+	rm -rf $(VENV) $(VENV_OPENMMLAB) build dist work_dirs data/context_shapes

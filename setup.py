@@ -1,6 +1,8 @@
-"""Puts configs and tools into the wheel as OpenMMLab's extensions do, under ``mmseg_invattn/.mim``; everything else is
-in pyproject.toml. Importing torch here is avoided on purpose: pip runs this file before torch is there."""
+"""Puts configs and tools into the wheel as OpenMMLab's extensions do, under ``mmseg_invattn/.mim``, and the README into
+its metadata. Everything else is in pyproject.toml. Importing torch here is avoided on purpose: pip runs this file
+before torch is there."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-SHIPPED = ('configs', 'tools', 'model-index.yml')
+SHIPPED = ('configs', 'tools')
 
 
 class BuildWithConfigs(build_py):
@@ -21,10 +23,24 @@ class BuildWithConfigs(build_py):
         mim = Path(self.build_lib, 'mmseg_invattn', '.mim')
         shutil.rmtree(mim, ignore_errors=True)
         for name in SHIPPED:
-            if (HERE / name).is_dir():
-                shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
-            else:
-                shutil.copy2(HERE / name, mim / name)
+            shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
 
 
-setup(cmdclass={'build_py': BuildWithConfigs})
+def long_description(readme: str) -> str:
+    """The README for the page of a package index, where relative links lead nowhere: the path stands in their place.
+
+    The paths are those of the source distribution. Pictures are left out.
+    """
+    relative = r'\((?!https?://|#|mailto:)([^)\s]+)\)'
+    text = re.sub(rf'!\[[^\]]*\]{relative}', '', readme)
+    text = re.sub(rf'\[\s*\]{relative}\n*', '', text)  # what was a picture in a link
+    text = re.sub(rf'\[([^\]]+)\]{relative}', lambda m: m[2] if m[1] == m[2] else f'{m[1]} (`{m[2]}`)', text)
+    return re.sub(r'\n{3,}', '\n\n', text)
+
+
+if __name__ == '__main__':
+    setup(
+        cmdclass={'build_py': BuildWithConfigs},
+        long_description=long_description((HERE / 'README.md').read_text(encoding='utf-8')),
+        long_description_content_type='text/markdown',
+    )

@@ -4,14 +4,20 @@
 - MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
+- They warn of what their own code does, which no user can change -> :func:`silence_warnings`, :func:`silence_log`.
+- onedl-mmsegmentation prints twice that an optional package is missing -> :func:`quiet_import_of_mmseg`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -61,6 +67,54 @@ def provide_in1d() -> None:
 
     if not hasattr(np, 'in1d'):
         np.in1d = lambda a, b, **options: np.isin(np.ravel(a), b, **options)
+
+
+# --------------------------------------------------------------------------------------------------------- warnings
+
+# beginnings of warnings, and the module that gives each
+WARNINGS = (
+    ('The draw is False, it means that the hook for visualization', 'mmseg.engine.hooks.visualization_hook'),
+    ('Default ``avg_non_ignore`` is False', 'mmseg.models.losses.cross_entropy_loss'),
+    ('``build_loss`` would be deprecated soon', 'mmseg.models.builder'),
+    ('`reduce_zero_label` will be deprecated', 'mmseg.datasets.transforms.loading'),
+    ('Fail to import ``MultiScaleDeformableAttention``', 'mmseg'),
+    ('The shape of value will convert from', 'mmengine.structures.pixel_data'),
+)
+# beginnings of lines in the log
+LINES = (
+    'The prefix is not set in metric class',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias of "LocalBackend"',
+)
+
+
+def silence_warnings() -> None:
+    """Leave out warnings of mmseg and mmengine about their own code; no others of them."""
+    for message, module in WARNINGS:
+        warnings.filterwarnings('ignore', re.escape(message), module=re.escape(module))
+
+
+def silence_log(logger: logging.Logger) -> None:
+    """Leave such lines out of the log of a Runner."""
+    logger.addFilter(lambda record: not str(record.msg).startswith(LINES))
+
+
+@contextmanager
+def quiet_import_of_mmseg() -> Iterator[None]:
+    """Leave out the line that mmseg prints twice where the optional package ``onedl`` is missing."""
+    from mmengine import logging
+
+    print_log = logging.print_log
+
+    def print_other_lines(message: Any, *args: Any, **kwargs: Any) -> None:
+        if message != 'Could not import OneDL':
+            print_log(message, *args, **kwargs)
+
+    logging.print_log = print_other_lines
+    try:
+        yield
+    finally:
+        logging.print_log = print_log
 
 
 # ------------------------------------------------------------------------------------------------------ distributed

@@ -6,13 +6,14 @@ It runs on a broken installation too: nothing but the standard library is import
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from .compat import provide_mmcv_ops_stub
+from .compat import provide_mmcv_ops_stub, quiet_import_of_mmseg
+from .version import TESTED, __version__
 
 # module: its distribution on the maintained line, those on the original line
 STACK = {
@@ -28,6 +29,11 @@ UNINSTALL = 'pip uninstall -y mmengine mmcv mmcv-lite mmsegmentation onedl-mmeng
 OTHERS = {
     'numpy': 'numpy',
     'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'matplotlib': 'matplotlib',
+    'scipy': 'scipy',
+    'jinja2': 'jinja2',
+    'tqdm': 'tqdm',
     'prettytable': 'prettytable',
     'cityscapesscripts': 'cityscapesscripts',
 }
@@ -58,13 +64,19 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def tested(distributions: Iterable[str]) -> str:
+    """The versions of these that the tests run with, in brackets; empty where they run without them."""
+    numbers = {line[name]: None for line in TESTED.values() for name in distributions if name in line}
+    return f' (tested: {", ".join(numbers)})' if numbers else ''
+
+
 def examine_python() -> Finding:
     """Look at the Python version."""
     numbers = tuple(sys.version_info[:3])
     found = '.'.join(map(str, numbers))
     if numbers < (3, 10):
         return Finding('Python', found, 'Python 3.10 or newer is needed', 'python3.12 -m venv .venv')
-    return Finding('Python', found if numbers < (3, 13) else f'{found} (tested: 3.10 to 3.12)')
+    return Finding('Python', found if numbers < (3, 14) else f'{found} (tested: 3.10 to 3.13)')
 
 
 def examine_torch() -> Iterator[Finding]:
@@ -77,7 +89,7 @@ def examine_torch() -> Iterator[Finding]:
         return
     numbers = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
     built_for = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU only'
-    found = f'{torch.__version__} ({built_for})'
+    found = f'{torch.__version__}, {built_for}{tested(["torch"])}'
     if numbers < (2, 4):
         yield Finding('torch', found, 'torch 2.4 or newer is needed', 'pip install -U "torch>=2.4"')
     else:
@@ -98,7 +110,7 @@ def examine_stack() -> Iterator[Finding]:
     install = INSTALL_OPENMMLAB if lines == {False} else INSTALL_ONEDL
     sound = True
     for module, found in installed.items():
-        provided = ', '.join(f'{name} {number}' for name, number in found.items())
+        provided = ', '.join(f'{name} {number}{tested([name])}' for name, number in found.items())
         problem, fix = '', ''
         if not found and find_spec(module):
             provided = 'importable, from no known distribution'
@@ -129,8 +141,9 @@ def examine_imports(install: str) -> Iterator[Finding]:
     """
     try:
         stubbed = provide_mmcv_ops_stub()
-        for module in ('mmengine', 'mmcv', 'mmseg.models', 'mmseg.datasets'):
-            import_module(module)
+        with quiet_import_of_mmseg():
+            for module in ('mmengine', 'mmcv', 'mmseg.models', 'mmseg.datasets'):
+                import_module(module)
     except Exception as error:  # mmseg asserts versions, others raise whatever they like
         missing = getattr(error, 'name', None) if isinstance(error, ModuleNotFoundError) else None
         known = missing and missing.split('.')[0] not in STACK
@@ -159,7 +172,8 @@ def examine_others() -> Iterator[Finding]:
 
 def examine() -> list[Finding]:
     """Look at everything."""
-    return [examine_python(), *examine_torch(), *examine_stack(), *examine_others()]
+    own = Finding('mmseg_invattn', __version__)
+    return [own, examine_python(), *examine_torch(), *examine_stack(), *examine_others()]
 
 
 def main() -> int:

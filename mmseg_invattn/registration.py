@@ -31,9 +31,13 @@ def follow_mmengine() -> None:
 
 def register() -> None:
     """Imports what registers itself, behind the quirks of the packages that it is registered with."""
+    from .compat import quiet_import_of_mmseg
+
     _prepare()
-    for part in PARTS:
-        importlib.import_module(f'mmseg_invattn.{part}')
+    with quiet_import_of_mmseg():
+        importlib.import_module('mmseg.datasets')
+        for part in PARTS:
+            importlib.import_module(f'mmseg_invattn.{part}')
 
 
 def _prepare() -> None:
@@ -41,6 +45,7 @@ def _prepare() -> None:
 
     compat.provide_mmcv_ops_stub()
     compat.provide_in1d()
+    compat.silence_warnings()
 
 
 class _AfterMmseg(MetaPathFinder):

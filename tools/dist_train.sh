@@ -11,8 +11,11 @@ CONFIG=$1
 GPUS=$2
 TOOLS=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$(dirname "$TOOLS")" # not installed: run from the checkout
+MMSEG_INVATTN_COMMAND=$(printf '%q ' "$0" "$@") # for the line that says how to resume
+export MMSEG_INVATTN_COMMAND=${MMSEG_INVATTN_COMMAND% }
 
-exec python -m torch.distributed.run \
+exec python -m mmseg_invattn.cli.distributed \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -1,5 +1,6 @@
 # What every config shares. A leaf config changes single entries, for example
-#   default_hooks = dict(checkpoint=dict(interval=8000), logger=dict(interval=100))
+#   default_hooks = dict(checkpoint=dict(interval=8000), certificate=dict(interval=1000))
+# The project's own hooks stand there too, since these entries merge: custom_hooks = [...] in a config adds to them.
 custom_imports = dict(imports=['mmseg_invattn'], allow_failed_imports=False)
 default_scope = 'mmseg'
 env_cfg = dict(
@@ -7,7 +8,7 @@ env_cfg = dict(
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(by_epoch=False)
+log_processor = dict(type='SignificantLogProcessor', by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
@@ -26,10 +27,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     constant_weights=dict(type='ConstantWeightsHook'),
     visualization=dict(type='SegVisualizationHook'),
+    iteration_seed=dict(type='IterationSeedHook'),
+    non_finite_loss=dict(type='NonFiniteLossHook'),
+    dataset_check=dict(type='DatasetCheckHook'),
+    certificate=dict(type='CertificateHook', interval=200, max_val_images=8),
 )
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='DatasetCheckHook'),
-    dict(type='CertificateHook', interval=200, max_val_images=8),
-]

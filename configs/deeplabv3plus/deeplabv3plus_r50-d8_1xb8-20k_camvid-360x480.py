@@ -4,6 +4,9 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_20k.py',
 ]
-crop_size = (360, 480)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11), auxiliary_head=dict(num_classes=11))
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

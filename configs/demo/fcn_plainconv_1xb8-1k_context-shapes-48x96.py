@@ -4,4 +4,4 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_demo.py',
 ]
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=500, max_keep_ckpts=1))

@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/models/fcn_r50-d8.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_80k.py',
-]
-crop_size = (512, 1024)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor)
+_base_ = './fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+param_scheduler = [dict(_base_.param_scheduler[0], end=80000)]
+train_cfg = dict(max_iters=80000, val_interval=8000)

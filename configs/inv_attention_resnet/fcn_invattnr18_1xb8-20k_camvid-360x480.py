@@ -1,6 +1,8 @@
 # attention behind the last two stages of a network whose blocks take no plugins
 _base_ = '../fcn/fcn_r18-d8_1xb8-20k_camvid-360x480.py'
-attention = dict(form='certified', mode='embedded_gaussian')
 model = dict(
-    backbone=dict(type='InvAttentionResNet', attention=[dict(stage=2, **attention), dict(stage=3, **attention)])
+    backbone=dict(
+        type='InvAttentionResNet',
+        attention=[dict(stage=stage, form='certified', mode='embedded_gaussian') for stage in (2, 3)],
+    )
 )

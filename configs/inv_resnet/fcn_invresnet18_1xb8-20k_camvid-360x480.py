@@ -4,7 +4,10 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_20k.py',
 ]
-crop_size = (360, 480)
 # the next multiple of 32
 data_preprocessor = dict(size=(384, 480))
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11), auxiliary_head=dict(num_classes=11))
+model = dict(
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

@@ -1,9 +1,2 @@
-_base_ = [
-    '../_base_/models/invda_r50-d8.py',
-    '../_base_/datasets/camvid_360x480.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_20k.py',
-]
-crop_size = (360, 480)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11), auxiliary_head=dict(num_classes=11))
+_base_ = '../danet/danet_r50-d8_1xb8-20k_camvid-360x480.py'
+model = dict(decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian')))

@@ -1,12 +1,2 @@
-_base_ = [
-    '../_base_/models/invda_r50-d8.py',
-    '../_base_/datasets/coco-stuff164k.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_80k.py',
-]
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
-model = dict(
-    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=171), auxiliary_head=dict(num_classes=171)
-)
-auto_scale_lr = dict(base_batch_size=16)
+_base_ = '../danet/danet_r50-d8_4xb4-80k_coco-stuff164k-512x512.py'
+model = dict(decode_head=dict(type='InvDAHead', attention=dict(form='certified', mode='embedded_gaussian')))

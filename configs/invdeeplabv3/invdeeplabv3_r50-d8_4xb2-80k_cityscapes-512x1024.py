@@ -1,9 +1,2 @@
-_base_ = [
-    '../_base_/models/invdeeplabv3_r50-d8.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_80k.py',
-]
-crop_size = (512, 1024)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor)
+_base_ = '../deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py'
+model = dict(decode_head=dict(type='InvASPPHead', attention=dict(form='certified', mode='embedded_gaussian')))

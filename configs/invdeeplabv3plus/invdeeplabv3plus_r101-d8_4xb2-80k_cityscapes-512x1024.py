@@ -1,2 +1,4 @@
-_base_ = './invdeeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py'
-model = dict(pretrained='open-mmlab://resnet101_v1c', backbone=dict(depth=101))
+_base_ = '../deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py'
+model = dict(
+    decode_head=dict(type='InvDepthwiseSeparableASPPHead', attention=dict(form='certified', mode='embedded_gaussian'))
+)

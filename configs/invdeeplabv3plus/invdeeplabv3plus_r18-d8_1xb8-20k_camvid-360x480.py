@@ -1,7 +1,4 @@
-_base_ = './invdeeplabv3plus_r50-d8_1xb8-20k_camvid-360x480.py'
+_base_ = '../deeplabv3plus/deeplabv3plus_r18-d8_1xb8-20k_camvid-360x480.py'
 model = dict(
-    pretrained='open-mmlab://resnet18_v1c',
-    backbone=dict(depth=18),
-    decode_head=dict(in_channels=512, channels=128, c1_in_channels=64, c1_channels=12),
-    auxiliary_head=dict(in_channels=256, channels=64),
+    decode_head=dict(type='InvDepthwiseSeparableASPPHead', attention=dict(form='certified', mode='embedded_gaussian'))
 )

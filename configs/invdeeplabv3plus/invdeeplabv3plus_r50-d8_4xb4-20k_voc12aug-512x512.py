@@ -1,10 +1,4 @@
-_base_ = [
-    '../_base_/models/invdeeplabv3plus_r50-d8.py',
-    '../_base_/datasets/pascal_voc12_aug.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_20k.py',
-]
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=21), auxiliary_head=dict(num_classes=21))
-auto_scale_lr = dict(base_batch_size=16)
+_base_ = '../deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py'
+model = dict(
+    decode_head=dict(type='InvDepthwiseSeparableASPPHead', attention=dict(form='certified', mode='embedded_gaussian'))
+)

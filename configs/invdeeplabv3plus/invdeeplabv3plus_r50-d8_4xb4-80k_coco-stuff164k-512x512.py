@@ -1,12 +1,4 @@
-_base_ = [
-    '../_base_/models/invdeeplabv3plus_r50-d8.py',
-    '../_base_/datasets/coco-stuff164k.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_80k.py',
-]
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
+_base_ = '../deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_coco-stuff164k-512x512.py'
 model = dict(
-    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=171), auxiliary_head=dict(num_classes=171)
+    decode_head=dict(type='InvDepthwiseSeparableASPPHead', attention=dict(form='certified', mode='embedded_gaussian'))
 )
-auto_scale_lr = dict(base_batch_size=16)

@@ -1,7 +1,2 @@
-_base_ = './invnl_r50-d8_1xb8-20k_camvid-360x480.py'
-model = dict(
-    pretrained='open-mmlab://resnet18_v1c',
-    backbone=dict(depth=18),
-    decode_head=dict(in_channels=512, channels=128),
-    auxiliary_head=dict(in_channels=256, channels=64),
-)
+_base_ = '../nonlocal/nonlocal_r18-d8_1xb8-20k_camvid-360x480.py'
+model = dict(decode_head=dict(type='InvNLHead', attention=dict(form='certified', mode='embedded_gaussian')))

@@ -1,2 +1,2 @@
-_base_ = './invpspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
-model = dict(pretrained='open-mmlab://resnet101_v1c', backbone=dict(depth=101))
+_base_ = '../pspnet/pspnet_r101-d8_4xb2-40k_cityscapes-512x1024.py'
+model = dict(decode_head=dict(type='InvPSPHead', attention=dict(form='certified', mode='embedded_gaussian')))

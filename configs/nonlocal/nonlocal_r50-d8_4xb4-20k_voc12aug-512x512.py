@@ -4,7 +4,10 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_20k.py',
 ]
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=21), auxiliary_head=dict(num_classes=21))
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)
 auto_scale_lr = dict(base_batch_size=16)

@@ -2,16 +2,13 @@ _base_ = [
     '../_base_/models/nonlocal_r50-d8.py',
     '../_base_/datasets/pascal_context.py',
     '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_40k.py',
+    '../_base_/schedules/schedule_40k_pascal_context.py',
 ]
-crop_size = (480, 480)
-data_preprocessor = dict(size=crop_size)
+data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
     data_preprocessor=data_preprocessor,
-    decode_head=dict(num_classes=60),
-    auxiliary_head=dict(num_classes=60),
-    test_cfg=dict(mode='slide', crop_size=(480, 480), stride=(320, 320)),
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+    test_cfg=dict(mode='slide', crop_size=_base_.crop_size, stride=(320, 320)),
 )
-optimizer = dict(type='SGD', lr=0.004, momentum=0.9, weight_decay=0.0001)
-optim_wrapper = dict(type='OptimWrapper', optimizer=optimizer)
 auto_scale_lr = dict(base_batch_size=16)

@@ -4,9 +4,10 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_80k.py',
 ]
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
+data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
-    data_preprocessor=data_preprocessor, decode_head=dict(num_classes=171), auxiliary_head=dict(num_classes=171)
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
 )
 auto_scale_lr = dict(base_batch_size=16)

@@ -1,10 +1,2 @@
-_base_ = [
-    '../_base_/models/fcn_revnet18.py',
-    '../_base_/datasets/camvid_360x480.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_20k.py',
-]
-crop_size = (360, 480)
-# the next multiple of 32
-data_preprocessor = dict(size=(384, 480))
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11), auxiliary_head=dict(num_classes=11))
+_base_ = '../inv_resnet/fcn_invresnet18_1xb8-20k_camvid-360x480.py'
+model = dict(backbone=dict(type='RevNet2d', attention=dict(form='coupling')))

@@ -1,9 +1,2 @@
-_base_ = [
-    '../_base_/models/fcn_revnet18.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/default_runtime.py',
-    '../_base_/schedules/schedule_80k.py',
-]
-crop_size = (512, 1024)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor)
+_base_ = '../inv_resnet/fcn_invresnet18_4xb2-80k_cityscapes-512x1024.py'
+model = dict(backbone=dict(type='RevNet2d', attention=dict(form='coupling')))

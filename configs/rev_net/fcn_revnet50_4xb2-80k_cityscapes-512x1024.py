@@ -1,2 +1,2 @@
-_base_ = './fcn_revnet18_4xb2-80k_cityscapes-512x1024.py'
-model = dict(backbone=dict(depth='50'))
+_base_ = '../inv_resnet/fcn_invresnet50_4xb2-80k_cityscapes-512x1024.py'
+model = dict(backbone=dict(type='RevNet2d', attention=dict(form='coupling')))

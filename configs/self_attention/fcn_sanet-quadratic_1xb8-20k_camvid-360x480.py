@@ -4,9 +4,8 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_20k.py',
 ]
-crop_size = (360, 480)
-data_preprocessor = dict(size=crop_size)
-model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=11))
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=_base_.num_classes))
 # attention centres and widths are not decayed
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'encoding.centre': dict(decay_mult=0.0), 'encoding.root': dict(decay_mult=0.0)})

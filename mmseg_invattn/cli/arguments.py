@@ -1,97 +1,162 @@
-"""What subcommands share: arguments, the config and what of it the command line changes, files that are in the way."""
+"""What subcommands share: arguments, and the config and the model that they stand for."""
 
 from __future__ import annotations
 
 import os
 import os.path as osp
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from argparse import ArgumentError, ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config, DictAction
+from torch import nn
 
 from ..compat import prepare_distributed
 from ..datasets.checks import check_data_folders
+from ..engine import config_file
 from ..engine.checkpoints import use_safe_checkpoint_loading
+from ..engine.config_checks import check_config
+from ..engine.inference import init_model
+from ..experiments.attention_choice import attention_name, choose_attention
+from ..layers import FORMS
+from ..layers.attention.modes import MODES
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that training and testing share, named as in MMSegmentation."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints; ./work_dirs/<config name> by default')
-    _add_cfg_options(parser)
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
-    parser.add_argument(
-        '--trust-checkpoint', action='store_true', help='load checkpoints even where that runs code which they contain'
-    )
-    # some launchers still pass it; torchrun sets LOCAL_RANK itself
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+class OptionsAction(DictAction):
+    """MMEngine's ``KEY=VALUE``; what is none of these ends with the usage."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None):
+        for text in values:
+            if not text.partition('=')[0] or '=' not in text:
+                raise ArgumentError(self, f'{text!r} is no KEY=VALUE, such as train_cfg.max_iters=100')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # of brackets
+            raise ArgumentError(self, f'{" ".join(values)}: {error}') from error
 
 
-def _add_cfg_options(parser: ArgumentParser) -> None:
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Add ``--cfg-options``, for :func:`read_config`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested ones as '
-        'key="[(a,b),(c,d)]" (with the quotation marks, without blanks)',
+        help='change settings of the config: train_cfg.max_iters=100, in a list train_pipeline.0.type=X, a whole list '
+        'key="[a,b]", nested key="[(a,b),(c,d)]" without blanks. The config must have the key; a new one takes a '
+        'plus: +model.backbone.with_cp=True; default: none',
+    )
+
+
+def _add_config(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        'config', metavar='CONFIG', help="config file, or one of the project's own, named below configs"
     )
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
-    """Add ``config`` and ``--cfg-options``, for :func:`read_config`: the arguments of tools that run no Runner."""
-    parser.add_argument('config', help='config file')
-    _add_cfg_options(parser)
+    """Add ``config`` and ``--cfg-options``, for :func:`read_config`."""
+    _add_config(parser)
+    add_cfg_options(parser)
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:
-    """Add ``config`` and ``checkpoint``: a trained model."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-
-
-def add_trust_argument(parser: ArgumentParser) -> None:
-    """Add ``--trust-checkpoint``, for a single checkpoint."""
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load the checkpoint even where that runs code which it contains',
-    )
-
-
-def check_suffix(parser: ArgumentParser, out: Path | None, suffixes: Sequence[str], what: str) -> None:
-    """End with the usage where ``--out`` names a file of another kind."""
-    if out and out.suffix not in suffixes:
-        parser.error(f'--out {out}: {what} ends in {", ".join(suffixes)}')
+    """Add ``config``, ``checkpoint`` and ``--cfg-options``: a trained model."""
+    _add_config(parser)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint file or URL')
+    add_cfg_options(parser)
 
 
 def add_loading_arguments(parser: ArgumentParser) -> None:
     """Add ``--device`` and ``--trust-checkpoint``: the arguments of tools that load a model and train none."""
-    parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU where there is one')
+    parser.add_argument('--device', metavar='DEVICE', help='cpu, cuda or cuda:1; default: the GPU where there is one')
     add_trust_argument(parser)
 
 
+def add_attention_arguments(parser: ArgumentParser) -> None:
+    """Add ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
+    where = 'of the attention, in a config of configs/flow or configs/reconstruction'
+    parser.add_argument(
+        '--form', choices=list(FORMS), help=f"form {where}, where none is without attention; default: the config's"
+    )
+    parser.add_argument(
+        '--mode', choices=list(MODES), help=f"mode {where}; default: the config's, embedded_gaussian where it has none"
+    )
+
+
+def add_trust_argument(parser: ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='load a checkpoint even where that runs code which it contains'
+    )
+
+
+def add_shape_argument(parser: ArgumentParser, what: str) -> None:
+    """Add ``--shape H W``; ``what`` is its help."""
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help=what)
+
+
+def add_run_arguments(parser: ArgumentParser, *, work_dir: bool = True) -> None:
+    """Add the arguments that training and testing share, named as in MMSegmentation, for :func:`load_config`.
+
+    Args:
+        parser: Gets them.
+        work_dir: Whether the user chooses the work directory.
+    """
+    if work_dir:
+        parser.add_argument(
+            '--work-dir', metavar='DIR', help='folder of logs and checkpoints; default: work_dirs/<name of the config>'
+        )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='how the processes of a distributed run were started'
+    )
+    add_trust_argument(parser)
+    # some launchers still pass it; torchrun sets LOCAL_RANK itself
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        metavar='N',
+        help='number of the process on its machine, set by the launcher',
+    )
+
+
 def read_config(args: Namespace) -> Config:
-    """Read ``args.config`` and apply ``args.cfg_options`` to it.
+    """Read ``args.config`` and apply ``args.form``, ``args.mode`` (where the tool has them) and ``args.cfg_options``.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: There is no such config.
+        ValueError: It cannot be read, or an option is refused.
     """
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'{args.config}: there is no such config file (current folder: {os.getcwd()})')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = config_file.read_config(args.config)
+    if _attention_chosen(args):
+        choose_attention(cfg, args.form, args.mode)
+    config_file.apply_options(cfg, args.cfg_options or {}, args.config)
     return cfg
+
+
+def load_model(args: Namespace, device: str | None = None) -> nn.Module:
+    """The model of :func:`add_model_arguments` and :func:`add_loading_arguments`, with its weights.
+
+    Args:
+        args: Parsed arguments.
+        device: Where it goes; None: where the arguments say.
+    """
+    return init_model(read_config(args), args.checkpoint, device or args.device, args.trust_checkpoint)
+
+
+def _attention_chosen(args: Namespace) -> bool:
+    return bool(getattr(args, 'form', None) or getattr(args, 'mode', None))
 
 
 def load_config(args: Namespace, splits: Sequence[str]) -> Config:
     """Read the config and apply the command line to it; from here on checkpoints load safely.
 
     Args:
-        args: Parsed arguments, ``config`` and those of :func:`add_common_arguments`.
+        args: Parsed arguments, ``config`` and those of :func:`add_run_arguments`.
         splits: The dataloaders that the tool will use, of ``train``, ``val`` and ``test``.
 
     Returns:
@@ -99,39 +164,20 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config, or its data are missing.
+        ValueError: The config cannot be read, or an option is refused.
     """
     cfg = read_config(args)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg.work_dir = work_folder(args, cfg)
+    check_config(cfg)
     check_data_folders(cfg, splits)
     use_safe_checkpoint_loading(args.trust_checkpoint)
     prepare_distributed(cfg, args.launcher)
     return cfg
 
 
-def add_overwrite_argument(parser: ArgumentParser) -> None:
-    """Add ``--overwrite``, for :func:`refuse_existing`."""
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there already')
-
-
-def refuse_existing(files: Iterable[str | Path], overwrite: bool) -> None:
-    """Refuse to write over files, before any work is done.
-
-    Args:
-        files: What the tool is going to write.
-        overwrite: The user has asked for it.
-
-    Raises:
-        FileExistsError: Some of them are there; names the first.
-    """
-    there = [] if overwrite else [str(file) for file in files if osp.lexists(file)]
-    if there:
-        more = f' and {len(there) - 1} more files' * (len(there) > 1)
-        raise FileExistsError(
-            f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, '
-            'or choose another --out'
-        )
+def work_folder(args: Namespace, cfg: Config) -> str:
+    """The work directory: of the command line, of the config, or by the names of the config and a chosen attention."""
+    name = osp.splitext(osp.basename(args.config))[0] + (f'_{attention_name(cfg)}' if _attention_chosen(args) else '')
+    return args.work_dir or cfg.get('work_dir') or osp.join('./work_dirs', name)

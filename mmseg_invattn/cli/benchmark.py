@@ -1,9 +1,5 @@
 """Measures time, memory and evaluations against their peers, in one process and by turns.
 
-    python tools/analysis/benchmark.py --what kernels blocks            # some of it
-    python tools/analysis/benchmark.py --what all --device cuda         # everything, on a GPU
-    python tools/analysis/benchmark.py --what models --configs PEER.py MINE.py --crop 512 1024 --batch 2
-
 It prints a table and writes benchmark.md and benchmark.json. Every ratio is ours over the peer's: the median of the
 rounds, or the worst of the samples where the line says so, with the quartiles in brackets. Memory is what a step
 needs beyond its inputs. OMP_NUM_THREADS sets the threads.
@@ -13,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 
+from ..engine.config_file import read_config
 from ..experiments.benchmark import blocks, inverse, kernels, models, stacks
-from ..experiments.benchmark.report import Report
+from ..experiments.benchmark.report import WRITTEN, Report
 from ..experiments.benchmark.session import Session
+from .arguments import add_cfg_options
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 PARTS = {
     'kernels': kernels.run,
@@ -32,55 +31,81 @@ PARTS = {
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--what', nargs='+', default=['all'], choices=[*PARTS, 'all'])
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:1')
+    parser = CommandParser(
+        __doc__,
+        '--what kernels blocks',
+        '--what all --device cuda',
+        '--what models --configs PEER.py MINE.py --batch 2',
+    )
+    parser.add_argument(
+        '--what', nargs='+', default=['all'], choices=[*PARTS, 'all'], metavar='PART', help='what is measured'
+    )
+    parser.add_argument('--device', default='cpu', metavar='DEVICE', help='cpu, cuda or cuda:1')
     parser.add_argument(
         '--dtypes',
         nargs='+',
+        metavar='DTYPE',
         choices=['float32', 'bfloat16'],
-        help='float32 on the CPU, both on a GPU; the inverse is always measured in float32',
+        help='precisions (the inverse is always measured in float32); default: float32 on the CPU, both on a GPU',
     )
-    parser.add_argument('--repeats', type=int, help='rounds of every comparison; 3 to 7 by its length')
+    parser.add_argument(
+        '--repeats', type=int, metavar='N', help='rounds of every comparison; default: 3 to 7 by its length'
+    )
     parser.add_argument(
         '--configs',
         nargs='+',
-        default=[],
         metavar='CONFIG',
-        help='models to measure, the first of several being the peer of the others; by default the '
+        help='models to measure, the first of several being the peer of the others; default: the '
         'Cityscapes ResNet-50 with NLHead and with InvNLHead',
     )
-    parser.add_argument('--crop', nargs=2, type=int, metavar=('H', 'W'), help='of the models; 512 1024')
-    parser.add_argument('--batch', type=int, default=2, help='of the models; 1 is taken where it does not fit')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
+    parser.add_argument(
+        '--crop',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='size in pixels of the images of the models; default: what the first config trains on',
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        default=2,
+        metavar='N',
+        help='images in a batch of the models; 1 is taken where they do not fit',
+    )
+    add_cfg_options(parser)
+    add_output_arguments(parser, 'folder of benchmark.md and benchmark.json', 'work_dirs/benchmark', folder=True)
     parser.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, measures nothing')
     args = parser.parse_args(arguments)
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(
-            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `python -m mmseg_invattn.doctor`'
+            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `mmseg-invattn doctor`'
         )
     return args
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_existing([args.out / name for name in WRITTEN], args.overwrite)
+    for config in args.configs or ():  # before anything is measured
+        read_config(config, args.cfg_options)
     on_gpu = args.device.startswith('cuda')
     if on_gpu:
         torch.cuda.set_device(args.device)
-    report = Report(args.out, args.device, ' '.join(['benchmark.py', *sys.argv[1:]]))
+    report = Report(args.out, args.device, ' '.join(sys.argv))
     session = Session(
         add=report.add,
         device=args.device,
         repeats=args.repeats,
         quick=args.quick,
         dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu else ('float32',))),
-        configs=tuple(args.configs),
-        crop=tuple(args.crop or ((64, 64) if args.quick else (512, 1024))),
+        configs=tuple(args.configs or ()),
+        cfg_options=args.cfg_options,
+        crop=tuple(args.crop) if args.crop else (64, 64) if args.quick else None,
         batch=args.batch,
     )
     for name, run in PARTS.items():
         if name in args.what or 'all' in args.what:
             run(session)
-    print(f'wrote {args.out / "benchmark.md"} and {args.out / "benchmark.json"}')
+    print('wrote ' + ' and '.join(str(args.out / name) for name in WRITTEN))

@@ -1,13 +1,9 @@
-"""Write samples as the model gets them, after augmentation, beside their painted labels.
-
-python tools/analysis/browse_dataset.py CONFIG --out DIR [--split train] [--num 20]
-"""
+"""Write samples as the model gets them, after augmentation, beside their painted labels."""
 
 from __future__ import annotations
 
 import argparse
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from mmengine.registry import init_default_scope
@@ -18,18 +14,22 @@ from tqdm import tqdm
 from ..datasets import ResumableInfiniteSampler, check_data_folders
 from ..visualization.media import write_image
 from ..visualization.overlay import beside, class_colours, paint, with_legend
-from .arguments import add_config_arguments, add_overwrite_argument, read_config, refuse_existing
+from ..wording import counted
+from .arguments import add_config_arguments, read_config
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'CONFIG --out samples --split train --num 20')
     add_config_arguments(parser)
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the pictures')
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default: %(default)s')
-    parser.add_argument('--num', type=int, default=20, help='samples; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='of choice and augmentation; default: %(default)s')
-    parser.add_argument('--opacity', type=float, default=0.5, help='of the colours; default: %(default)s')
-    add_overwrite_argument(parser)
+    add_output_arguments(parser, 'folder of the pictures', folder=True, required=True)
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='split of the data')
+    parser.add_argument('--num', type=int, default=20, metavar='N', help='number of samples')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of choice and augmentation')
+    parser.add_argument(
+        '--opacity', type=float, default=0.5, metavar='SHARE', help='opacity of the colours over the image, 0 to 1'
+    )
     args = parser.parse_args(arguments)
     if args.num < 1:
         parser.error(f'--num is {args.num}, but at least 1 sample can be written')
@@ -73,4 +73,4 @@ def main(arguments: list[str] | None = None) -> None:
             shown = [k for k in np.unique(labels).tolist() if k < len(names)]
             picture = with_legend(beside(image, paint(image, labels, colours, args.opacity)), names, colours, shown)
         write_image(file, picture)
-    print(f'{args.num} samples: {args.out}')
+    print(f'{counted(args.num, "sample")}: {args.out}')

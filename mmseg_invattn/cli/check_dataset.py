@@ -1,7 +1,5 @@
 """Look through the data sets of a config: every file, every label value.
 
-    python tools/check_dataset.py CONFIG [--splits train val test]
-
 It reports images without label and labels without image, files that cannot be read, sizes that differ and labels
 outside the classes, and prints how often each class occurs. It does not stop at a fault; the exit status is 1 where
 there was one.
@@ -19,21 +17,26 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
+from ..wording import counted
 from .arguments import add_config_arguments, read_config
+from .parser import CommandParser
 
 SPLITS = ('train', 'val', 'test')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'CONFIG', 'CONFIG --splits train val --shown 0')
     add_config_arguments(parser)
-    parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS, help='default: all that the config has')
     parser.add_argument(
-        '--shown',
-        type=int,
-        default=20,
-        metavar='N',
-        help='files to list of each kind of fault, 0 for all; default: %(default)s',
+        '--splits',
+        nargs='+',
+        choices=SPLITS,
+        default=SPLITS,
+        metavar='SPLIT',
+        help='splits to look through, as far as the config has them',
+    )
+    parser.add_argument(
+        '--shown', type=int, default=20, metavar='N', help='files to list of each kind of fault, 0 for all'
     )
     return parser.parse_args(arguments)
 
@@ -63,7 +66,7 @@ def report(survey: Survey, shown: int) -> None:
     if survey.images:
         print(histogram(survey))
     for value, (pixels, files) in sorted(survey.values.items()):
-        print(f'the value {value} is no class: {pixels:,} pixels in {files:,} files')
+        print(f'the value {value} is no class: {counted(pixels, "pixel")} in {counted(files, "file")}')
     for kind in sorted({fault.kind for fault in survey.faults}):
         faults = [fault for fault in survey.faults if fault.kind == kind]
         print(f'{kind}: {len(faults)}')
@@ -89,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         seen[split] = dataset
         survey = survey_split(cfg, split)
-        print(f'== {split}: {survey.images:,} images, {len(survey.faults)} faults')
+        print(f'== {split}: {counted(survey.images, "image")}, {counted(len(survey.faults), "fault")}')
         report(survey, args.shown)
         faulty += len(survey.faults)
     return 1 if faulty else 0

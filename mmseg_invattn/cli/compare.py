@@ -1,38 +1,36 @@
-"""Train, evaluate and compare segmentation heads; docs/compare.md says what is measured and how.
+"""Train segmentation heads, evaluate and compare them, and write one report.
 
-python tools/compare.py CONFIG [CONFIG ...] [--seeds 0 1 2] [--out DIR] [--resume] [--cfg-options KEY=VALUE ...]
+What is trained already is not trained again. docs/compare.md says what is measured and how.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from pathlib import Path
-
-from mmengine.config import DictAction
 
 from ..experiments.compare.compare import compare
+from ..experiments.compare.folder import run_folders
+from .arguments import add_cfg_options
+from .interruption import command_line
+from .output import add_output_arguments
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train what is not trained yet, evaluate, and write one report')
+    parser = CommandParser(__doc__, 'CONFIG CONFIG --seeds 0 1 2 --out work_dirs/compare')
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files; the first is the baseline')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='one training for each; default: 0')
     parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('work_dirs/compare'),
-        metavar='DIR',
-        help='folder of the runs and the report; default: %(default)s',
+        '--seeds', nargs='+', type=int, default=[0], metavar='N', help='one training of each config for each seed'
     )
+    add_output_arguments(parser, 'folder of the runs and the report', 'work_dirs/compare', folder=True)
     parser.add_argument('--resume', action='store_true', help='go on with the comparison that --out holds')
-    parser.add_argument('--baseline', metavar='CONFIG', help='the config that the others are compared with')
+    parser.add_argument(
+        '--baseline', metavar='CONFIG', help='the config that the others are compared with; default: the first'
+    )
     parser.add_argument(
         '--checkpoints',
         nargs='+',
         metavar='FILE',
-        help='evaluate these instead of training: all seeds of the first config, then of the second',
+        help='evaluate these instead of training: all seeds of the first config, then of the second; default: train',
     )
     parser.add_argument(
         '--launcher',
@@ -41,15 +39,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='pytorch: distribute each training over the processes of --processes',
     )
     parser.add_argument(
-        '--processes', type=int, metavar='N', help='of a distributed training; default: the GPUs of this machine'
+        '--processes',
+        type=int,
+        metavar='N',
+        help='number for a distributed training; default: the GPUs of this machine',
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of every config'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the running step ends as well
-    return compare(args)
+    return compare(parse_args(arguments))
+
+
+def resume_advice() -> str:
+    """How to go on with a comparison that was stopped."""
+    args = parse_args()
+    if not run_folders(args.out):
+        return f'Nothing was written to {args.out} so far: start it again'
+    return f'To go on with {args.out}: {command_line()}' + ' --resume' * (not args.resume)

@@ -1,7 +1,5 @@
 """Parameters and FLOPs of a model, and what inverting its attention or its backbone takes.
 
-    python tools/analysis/complexity.py CONFIG [CHECKPOINT] [--shape 512 1024]
-
 FLOPs are those of matrix products, convolutions and attention, a multiply-add as two; the forward pass ends with the
 logits. The inverse is run at the features of a random image, and counted with all its iterations: their number depends
 on the weights, so give a checkpoint.
@@ -15,18 +13,21 @@ import torch
 from prettytable import PrettyTable
 from torch import Tensor, nn
 
-from ..engine.inference import init_model, random_image
+from ..engine.inference import random_image
 from ..evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
 from ..layers import constant_weights
-from .arguments import add_loading_arguments
+from .arguments import add_config_arguments, add_loading_arguments, add_shape_argument, load_model
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', nargs='?', help='default: weights as they are initialised')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: that of the training crops')
-    parser.add_argument('--tol', type=float, default=1e-6, help='of the inverse, relative; default: %(default)s')
+    parser = CommandParser(__doc__, 'CONFIG', 'CONFIG CHECKPOINT --shape 512 1024')
+    add_config_arguments(parser)
+    parser.add_argument(
+        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: weights as they are initialised'
+    )
+    add_shape_argument(parser, 'image size in pixels; default: that of the training crops')
+    parser.add_argument('--tol', type=float, default=1e-6, metavar='TOL', help='tolerance of the inverse, relative')
     add_loading_arguments(parser)
     return parser.parse_args(arguments)
 
@@ -90,7 +91,7 @@ def inverse_table(costs: list[InverseCost]) -> PrettyTable:
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    model = load_model(args)
     image = random_image(model, args.shape)
     print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')
     costs = inverse_costs(model, image, args.tol)

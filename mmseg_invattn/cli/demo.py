@@ -1,7 +1,5 @@
 """The whole story on demo data: train three models, evaluate them, invert the attention of one, and show it all.
 
-    python tools/demo.py [--iters N] [--work-dir DIR]
-
 The class of the shapes in the demo images depends on the colour of a marker further away than the network without
 attention can see. What is trained already is reused.
 """
@@ -27,8 +25,11 @@ from ..engine.inference import init_model
 from ..engine.scalars import find_logs, read_entries
 from ..layers import constant_weights
 from ..ops import max_token_norm
-from ..paths import config_folder
-from . import convert_context_shapes
+from ..paths import find_config
+from .convert import context_shapes
+from .interruption import command_line
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 CONFIGS = {
     'no attention': 'fcn_plainconv_1xb8-1k_context-shapes-48x96.py',
@@ -39,9 +40,11 @@ PICTURES = 12
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--iters', type=int, help='training iterations of each model; default: as in the configs')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='default: %(default)s')
+    parser = CommandParser(__doc__, '', '--iters 200 --out work_dirs/quick')
+    parser.add_argument(
+        '--iters', type=int, metavar='N', help='training iterations of each model; default: as in the configs'
+    )
+    add_output_arguments(parser, 'folder of the runs, the table and the pictures', 'work_dirs/demo', folder=True)
     args = parser.parse_args(arguments)
     if args.iters is not None and args.iters < 1:
         parser.error(f'--iters is {args.iters}, but training needs at least 1 iteration')
@@ -49,7 +52,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_config(name: str, iters: int | None) -> Config:
-    cfg = Config.fromfile(config_folder() / 'demo' / CONFIGS[name])
+    cfg = Config.fromfile(find_config(f'demo/{CONFIGS[name]}'))
     if iters is not None:
         for scheduler in cfg.param_scheduler:  # the same course in fewer or more iterations
             for edge in ('begin', 'end'):
@@ -60,14 +63,20 @@ def load_config(name: str, iters: int | None) -> Config:
     return cfg
 
 
-def train(name: str, cfg: Config, work_dir: Path) -> Path:
-    """Trains in a process of its own, or finds that this very config is trained already; returns the checkpoint."""
+def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
+    """Trains in a process of its own, or finds that this very config is trained already; returns the checkpoint.
+
+    Raises:
+        SystemExit: the training failed, and has said why.
+    """
     checkpoint = work_dir / f'iter_{cfg.train_cfg.max_iters}.pth'
     trained, fingerprint = work_dir / 'trained_config.txt', hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
     same = trained.is_file() and trained.read_text() == fingerprint
     if same and checkpoint.is_file():
         print(f'\n== {name}: reusing {checkpoint}', flush=True)
         return checkpoint
+    if not same:
+        refuse_existing([work_dir], overwrite, 'another --out, or the --iters that it was made with')
     print(f'\n== {name}: training', flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
     trained.write_text(fingerprint)
@@ -83,7 +92,10 @@ def train(name: str, cfg: Config, work_dir: Path) -> Path:
     ]
     # The network is small: on a CPU that does other things as well, threads that wait for each other cost far more
     # than they gain.
-    subprocess.run(command + ['--resume'] * same, check=True, env={'OMP_NUM_THREADS': '1'} | os.environ)
+    command += ['--resume'] if same else ['--overwrite']
+    done = subprocess.run(command, env={'OMP_NUM_THREADS': '1'} | os.environ)
+    if done.returncode:
+        raise SystemExit(done.returncode)
     return checkpoint
 
 
@@ -188,12 +200,12 @@ def draw(results: dict[str, dict], folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    convert_context_shapes.main([])
+    context_shapes.main(['--overwrite'] if args.overwrite else [])
     plt.switch_backend('agg')
     results = {}
     for name in CONFIGS:
-        cfg, work_dir = load_config(name, args.iters), args.work_dir / CONFIGS[name].split('_')[0]
-        checkpoint = train(name, cfg, work_dir)
+        cfg, work_dir = load_config(name, args.iters), args.out / CONFIGS[name].split('_')[0]
+        checkpoint = train(name, cfg, work_dir, args.overwrite)
         model = init_model(str(work_dir / 'config.py'), str(checkpoint))
         print(f'== {name}: evaluating' + ' and inverting' * hasattr(model.decode_head, 'invert_attention'), flush=True)
         with constant_weights(model):
@@ -202,7 +214,12 @@ def main(arguments: list[str] | None = None) -> None:
             seconds=seconds_per_iteration(work_dir), parameters=sum(p.numel() for p in model.parameters())
         )
     table = make_table(results)
-    pictures = args.work_dir / 'pictures'
+    pictures = args.out / 'pictures'
     draw(results, pictures)
-    (args.work_dir / 'table.txt').write_text(f'{table}\n')
-    print(f'\n{table}\nTable: {args.work_dir / "table.txt"}, pictures: {pictures}')
+    (args.out / 'table.txt').write_text(f'{table}\n')
+    print(f'\n{table}\nTable: {args.out / "table.txt"}, pictures: {pictures}')
+
+
+def resume_advice() -> str:
+    """How to go on with a demo that was stopped."""
+    return f'What is trained is reused by the same command: {command_line()}'

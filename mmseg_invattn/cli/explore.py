@@ -1,7 +1,5 @@
 """A page that shows where every head of every attention block looks in an image.
 
-    python tools/explore_attention.py CONFIG CHECKPOINT IMAGE --out page.html
-
 Beside a file of AttentionCentreHook the page also has the attention centres over training.
 """
 
@@ -13,21 +11,21 @@ from pathlib import Path
 
 from ..engine.atomic_backend import AtomicLocalBackend
 from ..engine.hooks.attention_centre_hook import FILE
-from ..engine.inference import init_model
 from ..experiments.explore.attention_adapters import attention_views
 from ..experiments.explore.page import channel_notes, make_page
 from ..experiments.explore.relative_attention_pictures import draw_centres
 from ..visualization.model_input import read_image
-from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
+from .arguments import add_loading_arguments, add_model_arguments, load_model
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write a page that shows where attention looks')
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out page.html')
     add_model_arguments(parser)
-    parser.add_argument('image', help='image file')
-    parser.add_argument('--out', type=Path, default=Path('attention.html'), metavar='FILE', help='default: %(default)s')
+    parser.add_argument('image', metavar='IMAGE', help='image file')
+    add_output_arguments(parser, 'page to write', 'attention.html')
     add_loading_arguments(parser)
-    add_overwrite_argument(parser)
     return parser.parse_args(arguments)
 
 
@@ -43,7 +41,7 @@ def _centres(source: Path) -> bytes | None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     refuse_existing([args.out], args.overwrite)
-    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    model = load_model(args)
     picture, image = read_image(model, args.image)
     views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'

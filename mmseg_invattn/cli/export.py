@@ -1,6 +1,6 @@
 """Export the forward pass of a segmentor to ONNX or torch.export, and check the file against PyTorch.
 
-python tools/export.py CONFIG CHECKPOINT --format onnx --shape 512 1024 --image street.png
+The graph goes from a preprocessed image to the logits.
 """
 
 from __future__ import annotations
@@ -9,29 +9,22 @@ import argparse
 from pathlib import Path
 
 from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
-from ..engine.inference import init_model, random_image
+from ..engine.inference import random_image
 from ..visualization.model_input import read_image
-from .arguments import add_model_arguments, add_trust_argument
+from .arguments import add_model_arguments, add_shape_argument, add_trust_argument, load_model
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Export the forward pass: preprocessed image -> logits')
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --format onnx --shape 512 1024')
     add_model_arguments(parser)
-    parser.add_argument('--format', choices=FORMATS, required=True)
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='size of the images that the file takes; default: that of --image, else of the crops',
-    )
+    parser.add_argument('--format', choices=FORMATS, required=True, help='kind of the file')
+    add_shape_argument(parser, 'size in pixels of the images of the file; default: that of --image, else of the crops')
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='default: named after the checkpoint, here')
+    add_output_arguments(parser, 'file to write; default: named after the checkpoint, in the current folder')
     parser.add_argument(
-        '--tolerance',
-        type=float,
-        default=1e-4,
-        help='largest difference, relative to the largest logit; default: %(default)s',
+        '--tolerance', type=float, default=1e-4, metavar='TOL', help='largest difference, relative to the largest logit'
     )
     add_trust_argument(parser)
     return parser.parse_args(arguments)
@@ -39,10 +32,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
-    segmentor = init_model(args.config, args.checkpoint, 'cpu', args.trust_checkpoint)
-    image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
     export, suffix = FORMATS[args.format]
     out = args.out or Path(Path(args.checkpoint).name).with_suffix(suffix)
+    refuse_existing([out], args.overwrite)
+    segmentor = load_model(args, 'cpu')
+    image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
     out.parent.mkdir(parents=True, exist_ok=True)
     model = ForwardPass(segmentor)
     exported = export(model, image, out)

@@ -1,9 +1,8 @@
-"""What tools/sample.py and tools/interpolate.py share: arguments, and the trained flow."""
+"""What sample and interpolate share: arguments, and the trained flow."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 import torch
 from mmengine.registry import init_default_scope
@@ -12,14 +11,15 @@ from mmseg.registry import MODELS
 from ..engine.launch import check_checkpoint_file
 from ..engine.matching import load_file
 from ..models import InvResNetFlow
-from .arguments import add_config_arguments, add_loading_arguments, read_config
+from .arguments import add_attention_arguments, add_loading_arguments, add_model_arguments, read_config
+from .output import add_output_arguments
 
 
 def add_flow_arguments(parser: ArgumentParser, out: str) -> None:
     """Add config, checkpoint and the options of a tool that draws one picture, ``out`` by default."""
-    add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', type=Path, default=Path(out), help=f'PNG file to write, {out} by default')
+    add_model_arguments(parser)
+    add_attention_arguments(parser)
+    add_output_arguments(parser, 'PNG file to write', out)
     add_loading_arguments(parser)
 
 

@@ -1,7 +1,4 @@
-"""Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair.
-
-python tools/interpolate.py configs/flow/cifar10_8x8/invresnet.py work_dirs/invresnet/iter_300.pth --pairs 0 1 2 3
-"""
+"""Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair."""
 
 from __future__ import annotations
 
@@ -13,21 +10,19 @@ from ..datasets.generative import read_images
 from ..experiments.flow.latent_walk import interpolate
 from ..visualization.image_grid import image_grid
 from ..visualization.media import write_image
+from ..wording import counted
 from .flow_arguments import add_flow_arguments, load_flow
+from .output import refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --pairs 0 1 2 3 --out walk.png')
     add_flow_arguments(parser, 'interpolation.png')
     parser.add_argument(
-        '--pairs',
-        type=int,
-        nargs='+',
-        default=[0, 1, 2, 3],
-        metavar='INDEX',
-        help='images of the test data, two for each row',
+        '--pairs', type=int, nargs='+', default=[0, 1, 2, 3], metavar='INDEX', help='test images, two for each row'
     )
-    parser.add_argument('--steps', type=int, default=8, help='images in a row, both ends included')
+    parser.add_argument('--steps', type=int, default=8, metavar='N', help='images in a row, both ends included')
     args = parser.parse_args(arguments)
     if len(args.pairs) % 2:
         parser.error(f'--pairs takes two images for each row, and got {len(args.pairs)}')
@@ -36,12 +31,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_existing([args.out], args.overwrite)
     model = load_flow(args)
     dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
     images = read_images(dataset, args.pairs).to(next(model.parameters()).device)
     walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
     write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
     print(
-        f'{args.out}: {len(walks)} walks of {args.steps} images; the ends come back with errors of up to '
-        f'{float(errors.max()):.1e}'
+        f'{args.out}: {counted(len(walks), "walk")} of {counted(args.steps, "image")}; the ends come back with '
+        f'errors of up to {float(errors.max()):.1e}'
     )

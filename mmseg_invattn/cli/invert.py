@@ -1,44 +1,31 @@
-"""What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
-
-python tools/invert.py CONFIG CHECKPOINT IMAGE --out DIR
-"""
+"""What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ..engine.atomic_backend import AtomicLocalBackend
-from ..engine.inference import init_model
 from ..experiments.invert.figure import draw_inversion, summary
 from ..experiments.invert.inversion import inversions
 from ..layers import constant_weights
 from ..models.invertible_parts import invertible_parts
 from ..visualization.model_input import read_image
-from .arguments import add_loading_arguments, add_model_arguments, add_overwrite_argument, refuse_existing
+from .arguments import add_loading_arguments, add_model_arguments, load_model
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Show what the inverses of a model recover from an image')
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse')
     add_model_arguments(parser)
-    parser.add_argument('image', help='image file')
+    parser.add_argument('image', metavar='IMAGE', help='image file')
+    add_output_arguments(parser, 'folder for inverse.json and a picture for each inverse', 'inverse', folder=True)
     parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('inverse'),
-        metavar='DIR',
-        help='folder for inverse.json and a picture for each inverse; default: %(default)s',
+        '--tol', type=float, default=1e-6, metavar='TOL', help='tolerance of the inverse, relative to the largest token'
     )
-    parser.add_argument(
-        '--tol',
-        type=float,
-        default=1e-6,
-        help='tolerance of the inverse, relative to the largest token; default: %(default)s',
-    )
-    parser.add_argument('--max-iter', type=int, default=100, help='most evaluations of a branch; default: %(default)s')
+    parser.add_argument('--max-iter', type=int, default=100, metavar='N', help='most evaluations of a branch')
     add_loading_arguments(parser)
-    add_overwrite_argument(parser)
     args = parser.parse_args(arguments)
     if args.max_iter < 1:
         parser.error(f'--max-iter is {args.max_iter}, but an inverse takes at least 1 evaluation')
@@ -51,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     report = args.out / 'inverse.json'
     refuse_existing([report], args.overwrite)
-    model = init_model(args.config, args.checkpoint, args.device, args.trust_checkpoint)
+    model = load_model(args)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
     refuse_existing(pictures.values(), args.overwrite)
     with constant_weights(model):

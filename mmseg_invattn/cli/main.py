@@ -7,9 +7,13 @@ up. What nobody expected keeps its traceback.
 from __future__ import annotations
 
 import difflib
-import errno
+import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
+
+from .errors import explanation, is_mistake, lost_peer
+from .interruption import report, terminable
 
 SUBCOMMANDS = {
     'train': 'train a model from a config',
@@ -28,76 +32,69 @@ SUBCOMMANDS = {
     'browse': 'draw samples as training sees them',
     'print-config': 'print a config with all that it inherits',
     'publish': 'write plain weights for others to load',
-    'convert-camvid': 'check and convert CamVid',
-    'convert-context-shapes': 'make the data of the demo',
+    'convert': 'make a data set ready: camvid, context-shapes',
+    'analyze': 'tables and pictures of runs and models: logs, confusion-matrix, ...',
     'demo': 'train, evaluate, invert and show three small models',
     'doctor': 'say what is installed and what is wrong with it',
 }
-# Mistakes of a user: their messages name the value, the rule and a way out.
-MISTAKES = (
-    ValueError,
-    TypeError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-    ImportError,
-)
-OTHERS = (errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE)  # of OSError
-STACK = (
-    'mmengine',
-    'mmcv',
-    'mmseg',
-    'cv2',
-    'PIL',
-    'matplotlib',
-    'jinja2',
-    'tqdm',
-    'prettytable',
-    'scipy',
-    'cityscapesscripts',
-)
+# subcommands that have subcommands
+GROUPS = {
+    'convert': {'camvid': 'check and convert CamVid', 'context-shapes': 'make the data of the demo'},
+    'analyze': {
+        'accuracy-table': 'a table of several runs of classification',
+        'attention-vs-conv': 'how near the heads of an attention network are to convolutions',
+        'confusion-matrix': 'which classes a model takes for which',
+        'flow-curves': 'bits per dimension of several flows over training',
+        'flow-memory': 'memory that training a flow takes',
+        'inversion-grid': 'invert blocks over a grid of settings and count the failures',
+        'logs': 'learning curves of several runs, and their last and best values',
+        'plot-gain': 'the certified gain of a branch against its sharpness',
+    },
+}
+COMMANDS = [f'{name} {part}'.strip() for name in SUBCOMMANDS for part in GROUPS.get(name, [''])]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a subcommand; its exit status."""
+def main(arguments: list[str] | None = None, program: str = 'mmseg-invattn') -> int:
+    """Runs a subcommand; its exit status.
+
+    Args:
+        arguments: of the command line; None: those that the process was started with.
+        program: the command's name, in help and messages.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = arguments[0] if arguments else '--help'
-    if name in ('-h', '--help'):
-        print(usage())
-        return 0
-    if name == '--version':
+    if arguments[:1] == ['--version']:
         from .. import __version__
 
         print(f'mmseg-invattn {__version__}')
         return 0
-    if name not in SUBCOMMANDS:
-        near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
-        print(
-            f'mmseg-invattn: there is no subcommand {name!r}'
-            + (f', did you mean {near[0]!r}?' if near else '')
-            + f'\n\n{usage()}',
-            file=sys.stderr,
-        )
-        return 2
-    return run(name, arguments[1:], f'mmseg-invattn {name}')
+    group, there = '', SUBCOMMANDS
+    while True:
+        name, *arguments = arguments or ['--help']
+        if name in ('-h', '--help'):
+            print(usage(program, there))
+            return 0
+        if name not in there:
+            near = difflib.get_close_matches(name, there, 1)
+            guess = f', did you mean {near[0]!r}?' if near else ''
+            print(f'{program}: there is no subcommand {name!r}{guess}\n\n{usage(program, there)}', file=sys.stderr)
+            return 2
+        program = f'{program} {name}'
+        if group or name not in GROUPS:
+            return run(f'{group} {name}'.strip(), arguments, program)
+        group, there = name, GROUPS[name]
 
 
-def usage() -> str:
+def usage(program: str, there: Mapping[str, str]) -> str:
     """What there is."""
-    width = max(map(len, SUBCOMMANDS))
-    lines = [f'  {name:{width}}  {what}' for name, what in SUBCOMMANDS.items()]
+    width = max(map(len, there))
     return '\n'.join(
         [
-            'usage: mmseg-invattn SUBCOMMAND ...',
+            f'usage: {program} SUBCOMMAND ...',
             '',
             'subcommands:',
-            *lines,
+            *(f'  {name:{width}}  {what}' for name, what in there.items()),
             '',
-            'mmseg-invattn SUBCOMMAND --help tells its arguments. Every subcommand takes --debug, which '
-            'shows where an error',
-            'came up.',
+            f'{program} SUBCOMMAND --help tells its arguments.',
         ]
     )
 
@@ -106,46 +103,39 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
     """Runs the subcommand of that name.
 
     Args:
+        name: one of ``COMMANDS``.
         arguments: of the command line; None: those that the process was started with.
-        program: its name in the help; that of the script where None.
+        program: its name in help and messages; None: the script that Python was started with.
 
     Returns:
-        The exit status: 2 where the user has made a mistake, 130 after Ctrl-C.
+        The exit status: 2 where the user has made a mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = '--debug' in arguments
-    program = program or sys.argv[0]
-    sys.argv = [program, *(argument for argument in arguments if argument != '--debug')]
+    program = program or f'python {sys.argv[0]}'
+    sys.argv = [program, *arguments]
+    module = None
     try:
-        return import_module(f'.{name.replace("-", "_")}', __package__).main() or 0
-    except KeyboardInterrupt:
-        print(
-            f'\n{program}: interrupted.'
-            + (' The same command with --resume goes on from the last checkpoint.' if name == 'train' else ''),
-            file=sys.stderr,
-        )
-        return 130
+        with terminable():
+            module = import_module(f'.{name.replace(" ", ".").replace("-", "_")}', __package__)
+            return module.main() or 0
+    except KeyboardInterrupt as stop:
+        return report(stop, program, module)
     except Exception as error:
-        if debug or not _is_mistake(error):
+        mistake = is_mistake(error)
+        said = f'{program}: {explanation(error)}'
+        if lost_peer(error) and '--debug' not in arguments:
+            print(f'{program}: another process of this run has ended, and has said why', file=sys.stderr, flush=True)
+            return 1
+        _tell_launcher(said if mistake else f'{type(error).__name__}: {error}')
+        if not mistake or '--debug' in arguments:
             raise
-        print(f'{program}: {explanation(error)}', file=sys.stderr)
+        print(f'{said} (--debug shows where it came up)', file=sys.stderr, flush=True)
         return 2
 
 
-def _is_mistake(error: Exception) -> bool:
-    if isinstance(error, ModuleNotFoundError):
-        return error.name in STACK
-    if isinstance(error, KeyError):  # a type that no registry knows, misspelt or not imported
-        return 'registry' in str(error)
-    return isinstance(error, MISTAKES) or isinstance(error, OSError) and error.errno in OTHERS
+def _tell_launcher(said: str) -> None:
+    """Leave the cause to torch's launcher, which shows that of the process that failed first."""
+    if 'TORCHELASTIC_ERROR_FILE' in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-
-def explanation(error: Exception) -> str:
-    """The paragraph that the user reads."""
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f'{error.name} is not installed. Subcommands need MMSegmentation: install this package with its extra '
-            '[onedl], or with [openmmlab]; mmseg-invattn doctor tells what is missing'
-        )
-    text = error.args[0] if isinstance(error, KeyError) else error
-    return f'{type(error).__name__}: {text} (--debug shows where it came up)'
+        get_error_handler().record_exception(RuntimeError(said))

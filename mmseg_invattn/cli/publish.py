@@ -1,7 +1,5 @@
 """Reduce a checkpoint to its weights and class names, under a name that ends in the hash of the file.
 
-    python tools/analysis/publish_model.py CHECKPOINT [--out DIR] [--weights averaged|trained]
-
 The file loads with torch.load(weights_only=True), which is verified, and torch.hub checks the hash.
 """
 
@@ -11,21 +9,22 @@ import argparse
 from pathlib import Path
 
 from ..engine.publish import WEIGHTS, publish, write_verified
-from .arguments import add_overwrite_argument, add_trust_argument, refuse_existing
+from .arguments import add_trust_argument
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', type=Path)
-    parser.add_argument('--out', type=Path, metavar='DIR', help='default: the folder of the checkpoint')
+    parser = CommandParser(__doc__, 'work_dirs/run/iter_20000.pth --out published')
+    parser.add_argument('checkpoint', type=Path, metavar='CHECKPOINT', help='checkpoint file')
+    add_output_arguments(parser, 'folder of the new file; default: that of the checkpoint', folder=True)
     parser.add_argument(
         '--weights',
         choices=WEIGHTS,
-        help='of a run with EMAHook: the moving average, or the weights behind it; default: those that '
-        'tools/test.py uses, which are the average',
+        help='of a run with EMAHook: the moving average, or the weights behind it; default: those that a test '
+        'uses, which are averaged',
     )
     add_trust_argument(parser)
-    add_overwrite_argument(parser)
     return parser.parse_args(arguments)
 
 

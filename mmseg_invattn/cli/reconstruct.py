@@ -1,38 +1,54 @@
 """Train one attention block and see whether test images come back through it: the paper's check of invertibility.
 
-    python tools/reconstruct.py configs/reconstruction/cifar10/certified_l2.py --out work_dirs/reconstruction
-    python tools/reconstruct.py configs/reconstruction/cifar10/*.py --out work_dirs/reconstruction
-    python tools/reconstruct.py --summary work_dirs/reconstruction
-
-Every config gets a folder OUT/<data set>/<config> with logs, checkpoint, result.json, per_image.csv, grid.png and
-convergence.png.
+Every config with every form and mode gets a folder OUT/CONFIG/FORM_MODE with its config, logs, checkpoint, result.json,
+per_image.csv, grid.png and convergence.png.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 from ..engine.launch import leave_distributed
+from ..experiments.attention_choice import INVERTIBLE_FORMS, attention_name
 from ..experiments.doc_table import replace_table
 from ..experiments.reconstruct.run import run_reconstruction
 from ..experiments.reconstruct.table import read_results, reconstruction_table
-from .arguments import add_common_arguments, load_config
+from ..layers.attention.modes import MODES
+from .arguments import add_cfg_options, add_run_arguments, load_config, read_config
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(
+        __doc__,
+        'reconstruction/cifar10.py --form certified --mode l2 --out work_dirs/reconstruction',
+        'reconstruction/cifar10.py --form all --mode all',
+        '--summary work_dirs/reconstruction',
+    )
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files, trained one after the other')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/reconstruction'), help='folder of the results')
-    parser.add_argument('--epochs', type=float, help="train for so many epochs instead of the config's")
-    parser.add_argument('--summary', type=Path, metavar='DIR', help='print one table of all results below DIR')
+    for name, choices in (('form', INVERTIBLE_FORMS), ('mode', MODES)):
+        parser.add_argument(
+            f'--{name}',
+            nargs='+',
+            choices=[*choices, 'all'],
+            help=f"{name}s of the attention, each with a training of its own; default: the config's",
+        )
+    add_output_arguments(parser, 'folder of the results', 'work_dirs/reconstruction', folder=True)
+    parser.add_argument('--epochs', type=float, metavar='N', help="epochs of the training; default: the config's")
+    parser.add_argument(
+        '--summary', type=Path, metavar='DIR', help='print one table of all results below DIR; default: none'
+    )
     parser.add_argument(
         '--doc',
         type=Path,
         metavar='FILE',
-        help='with --summary: put the table between <!-- table --> and <!-- end --> of this file',
+        help='with --summary: put the table between <!-- table --> and <!-- end --> of this file; default: none',
     )
-    add_common_arguments(parser)
+    add_cfg_options(parser)
+    add_run_arguments(parser, work_dir=False)
     args = parser.parse_args(arguments)
     if not args.configs and args.summary is None:
         parser.error('give a CONFIG to run, or --summary DIR to put the results of earlier runs into a table')
@@ -41,15 +57,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    for config in args.configs:
-        args.config = config
-        name = Path(config)
-        out = args.out / name.parent.name / name.stem
+    forms, modes = (
+        list(every) if 'all' in chosen else chosen
+        for chosen, every in ((args.form or [None], INVERTIBLE_FORMS), (args.mode or [None], MODES))
+    )
+    runs = {}
+    for config, form, mode in product(args.configs, forms, modes):
+        args.config, args.form, args.mode = config, form, mode
+        runs[args.out / Path(config).stem / attention_name(read_config(args))] = config, form, mode
+    refuse_existing(runs, args.overwrite)
+    for out, chosen in runs.items():
+        args.config, args.form, args.mode = chosen
         args.work_dir = str(out)
         cfg = load_config(args, ('train', 'test'))
         if args.epochs is not None:
             cfg.train_cfg.max_iters = max(1, round(args.epochs * cfg.epoch_length))
-        run_reconstruction(cfg, out, dataset=name.parent.name)
+        run_reconstruction(cfg, out, dataset=out.parent.name)
     leave_distributed()
     if args.summary is not None:
         table = reconstruction_table(read_results(args.summary))

@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint; the arguments are those of MMSegmentation's tools/test.py."""
+"""Evaluate a checkpoint on the test data of a config.
+
+The arguments are those of MMSegmentation's tools/test.py.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,23 @@ from mmengine.config import Config
 from mmseg.registry import METRICS
 
 from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
-from .arguments import add_common_arguments, add_model_arguments, load_config
+from .arguments import add_attention_arguments, add_model_arguments, add_run_arguments, load_config
+from .output import add_output_arguments, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test (and evaluate) a segmentor')
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT', 'CONFIG CHECKPOINT --show-dir painted --tta')
     add_model_arguments(parser)
-    parser.add_argument('--out', metavar='DIR', help='folder for the predictions, one PNG per image')
+    add_output_arguments(parser, 'folder for the predictions, one PNG an image; default: none', folder=True)
     parser.add_argument('--show', action='store_true', help='show the painted predictions in a window')
-    parser.add_argument('--show-dir', metavar='DIR', help='folder for the painted predictions')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image for')
+    parser.add_argument('--show-dir', metavar='DIR', help='folder for the painted predictions; default: none')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, metavar='SECONDS', help='time that --show shows an image for'
+    )
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
-    add_common_arguments(parser)
+    add_attention_arguments(parser)
+    add_run_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -72,12 +80,13 @@ def write_predictions(cfg: Config, folder: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     check_checkpoint_file(args.checkpoint)
+    refuse_existing(filter(None, (args.out, args.show_dir)), args.overwrite)
     cfg = load_config(args, ('test',))
     if args.show or args.show_dir:
         enable_visualization(cfg, args)
     if args.tta:
         enable_tta(cfg)
     if args.out is not None:
-        write_predictions(cfg, args.out)
+        write_predictions(cfg, str(args.out))
     build_test_runner(cfg, args.checkpoint).test()
     leave_distributed()

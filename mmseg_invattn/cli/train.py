@@ -1,4 +1,7 @@
-"""Train a model from a config; the arguments are those of MMSegmentation's tools/train.py."""
+"""Train a model from a config.
+
+The arguments are those of MMSegmentation's tools/train.py.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,23 @@ from mmengine.logging import print_log
 
 from ..compat import mixed_precision_available
 from ..engine.launch import build_runner, leave_distributed
-from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
-from .arguments import add_common_arguments, load_config
+from ..engine.resume import checkpoints_of_run, find_resume_checkpoint, seed_of_checkpoint
+from .arguments import (
+    add_attention_arguments,
+    add_config_arguments,
+    add_run_arguments,
+    load_config,
+    read_config,
+    work_folder,
+)
+from .interruption import command_line
+from .output import add_overwrite_argument, refuse_existing
+from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a segmentor')
-    parser.add_argument('config', help='config file')
+    parser = CommandParser(__doc__, 'CONFIG --work-dir work_dirs/run', 'CONFIG --work-dir work_dirs/run --resume')
+    add_config_arguments(parser)
     parser.add_argument(
         '--resume',
         action='store_true',
@@ -28,7 +41,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate to the batch size, by the config's auto_scale_lr.base_batch_size",
     )
-    add_common_arguments(parser)
+    add_attention_arguments(parser)
+    add_run_arguments(parser)
+    add_overwrite_argument(parser)
     return parser.parse_args(arguments)
 
 
@@ -46,7 +61,7 @@ def enable_mixed_precision(cfg: Config, requested: bool) -> None:
     if kind == 'AmpOptimWrapper' and not mixed_precision_available():
         raise ValueError(
             'mixed precision (--amp, AmpOptimWrapper) needs a GPU, and there is none that torch can use; '
-            'leave out --amp, or look at `python -m mmseg_invattn.doctor`'
+            'leave out --amp, or look at `mmseg-invattn doctor`'
         )
 
 
@@ -60,6 +75,11 @@ def enable_lr_scaling(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def checkpoint_hook(cfg: Config) -> dict | None:
+    """The config of the hook that writes the checkpoints."""
+    return cfg.get('default_hooks', {}).get('checkpoint')
+
+
 def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     """Choose the checkpoint to continue from and take over its seed.
 
@@ -68,8 +88,7 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     """
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
-    hook = cfg.get('default_hooks', {}).get('checkpoint')
-    path = explicit or find_resume_checkpoint(cfg.work_dir, hook, args.trust_checkpoint)
+    path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
         return
@@ -88,5 +107,23 @@ def main(arguments: list[str] | None = None) -> None:
         enable_lr_scaling(cfg)
     if args.resume or cfg.get('resume'):
         set_up_resume(cfg, args)
-    build_runner(cfg).train()
+    else:
+        refuse_existing(
+            checkpoints_of_run(cfg.work_dir, checkpoint_hook(cfg)),
+            args.overwrite,
+            'another --work-dir, or go on with that run by --resume',
+        )
+    build_runner(cfg, 'training').train()
     leave_distributed()
+
+
+def resume_advice() -> str:
+    """How to go on with a training that was stopped."""
+    args = parse_args()
+    cfg = read_config(args)
+    folder = work_folder(args, cfg)
+    path = find_resume_checkpoint(folder, checkpoint_hook(cfg), args.trust_checkpoint)
+    if path is None:
+        return f'No checkpoint was written to {folder} so far: there is nothing to resume from, start it again'
+    line = command_line()
+    return f'To go on from {path}: {line}' + ' --resume' * (not args.resume)

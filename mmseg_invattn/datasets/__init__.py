@@ -3,6 +3,7 @@
 from .camvid import CamVidDataset
 from .celeba import CelebADataset
 from .check_hook import DatasetCheckHook
+from .checked_dataset import CheckedSegDataset
 from .checks import check_data_folders, check_dataset_files
 from .cifar10 import Cifar10Dataset
 from .cifar10_classification import Cifar10Classification
@@ -15,6 +16,7 @@ from .svhn import SVHNDataset
 __all__ = [
     'CamVidDataset',
     'CelebADataset',
+    'CheckedSegDataset',
     'Cifar10Classification',
     'Cifar10Dataset',
     'ContextShapesDataset',

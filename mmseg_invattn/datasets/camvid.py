@@ -12,11 +12,7 @@ class CamVidDataset(CheckedSegDataset):
     Layout: ``images/{train,val,test}/*.png`` (or .jpg) and ``labels/{train,val,test}/*.png`` of the same names, with
     labels 0 to 10 and 255 for pixels without a class. SegNet's own files use 11 for these;
     ``tools/dataset_converters/camvid.py`` checks and converts them.
-
-    Args:
-        img_suffix: Ending of the image files; None takes .png or .jpg, whichever the folder holds.
-        seg_map_suffix: Ending of the label files.
-        **kwargs: Arguments of ``BaseSegDataset``.
+    Arguments are those of :class:`CheckedSegDataset`.
     """
 
     METAINFO = {
@@ -47,6 +43,3 @@ class CamVidDataset(CheckedSegDataset):
             [0, 128, 192],
         ],
     }
-
-    def __init__(self, img_suffix: str | None = None, seg_map_suffix: str = '.png', **kwargs) -> None:
-        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)

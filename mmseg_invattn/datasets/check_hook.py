@@ -1,19 +1,27 @@
 """Looks through the data sets before training, validation and testing."""
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
+from ..wording import counted
 from .checks import check_dataset_files, make_loading_strict
+
+
+def built_loops(runner: Runner) -> dict[str, BaseLoop]:
+    """``train``, ``val`` and ``test`` loop, those that this run uses: the others are still configs."""
+    loops = {'train': runner._train_loop, 'val': runner._val_loop, 'test': runner._test_loop}
+    return {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
 
 
 @HOOKS.register_module()
 class DatasetCheckHook(Hook):
-    """Check that every image has its label before the first iteration, and load validation and test data strictly.
+    """Check that every image has its label before anything is run, and load validation and test data strictly.
 
     The validation data are checked when training starts, not hours later. Training pipelines name
     ``StrictLoadImageFromFile`` and ``StrictLoadAnnotations`` themselves: MMEngine starts the training workers before
-    any hook runs. See :func:`~mmseg_invattn.datasets.checks.make_loading_strict` for the others.
+    any hook runs. See :func:`~mmseg_invattn.datasets.checks.make_loading_strict` for the others. Data sets without a
+    file for each image, such as CIFAR-10, check their files themselves.
     """
 
     def __init__(self) -> None:
@@ -27,18 +35,10 @@ class DatasetCheckHook(Hook):
         if split != 'train':
             make_loading_strict(dataset)
         self._checked.append(dataset)
-        runner.logger.info(f'DatasetCheckHook: all {count} images of the {split} data are there with their labels')
+        if count:
+            runner.logger.info(f'DatasetCheckHook: {counted(count, "image")} of the {split} data, every file is there')
 
-    def before_train(self, runner: Runner) -> None:
-        """Check the training data, and the validation data where there are any."""
-        self._check(runner, 'train', runner.train_dataloader.dataset)
-        if runner.val_loop is not None:
-            self._check(runner, 'val', runner.val_loop.dataloader.dataset)
-
-    def before_val(self, runner: Runner) -> None:
-        """Check the validation data."""
-        self._check(runner, 'val', runner.val_loop.dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        """Check the test data."""
-        self._check(runner, 'test', runner.test_loop.dataloader.dataset)
+    def before_run(self, runner: Runner) -> None:
+        """Check the data of every loop that the Runner has built."""
+        for split, loop in built_loops(runner).items():
+            self._check(runner, split, loop.dataloader.dataset)

@@ -2,20 +2,46 @@
 
 import mmengine.fileio as fileio
 from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
 
 from .checks import IMAGE_SUFFIXES, check_folder, is_local
 
 
+@DATASETS.register_module()
 class CheckedSegDataset(BaseSegDataset):
-    """``BaseSegDataset`` with clear errors about its folders and, if asked, the image suffix found by looking.
+    """``BaseSegDataset`` with clear errors about its classes and folders; the base of a user's own data.
 
-    ``img_suffix=None`` takes whichever of .png, .jpg and .jpeg the images have. All arguments are those of
-    ``BaseSegDataset``.
+    An image and its label have the same name; labels hold the class of each pixel, from 0, and ``ignore_index``.
+
+    Args:
+        img_suffix: Ending of the image files; None takes .png, .jpg or .jpeg, whichever the folder holds.
+        seg_map_suffix: Ending of the label files.
+        metainfo: ``classes``, their names, and ``palette``, an RGB colour for each. Needed where the class of the data
+            set has none itself.
+        **kwargs: Other arguments of ``BaseSegDataset``.
 
     Raises:
         FileNotFoundError: The image or label folder is missing.
-        ValueError: It is empty, or holds images of several suffixes while ``img_suffix`` is None.
+        ValueError: It is empty, or holds images of several suffixes while ``img_suffix`` is None; there are no classes,
+            or not as many colours.
     """
+
+    def __init__(
+        self, img_suffix: str | None = None, seg_map_suffix: str = '.png', metainfo: dict | None = None, **kwargs
+    ) -> None:
+        given = {**self.METAINFO, **(metainfo or {})}
+        classes, palette = given.get('classes') or (), given.get('palette') or ()
+        if not classes or isinstance(classes, str):
+            raise ValueError(
+                f'{type(self).__name__} got metainfo={metainfo}, but it needs the names of the classes. Fix: '
+                "metainfo=dict(classes=('road', 'car'), palette=[[128, 64, 128], [0, 0, 142]]) in the config."
+            )
+        if not self.METAINFO and palette and len(palette) != len(classes):
+            raise ValueError(
+                f'The palette of {type(self).__name__} has {len(palette)} colours for {len(classes)} classes '
+                f'({", ".join(classes)}). Every class has one colour. Fix: make palette and classes equally long.'
+            )
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Check the folders, then list images and labels as ``BaseSegDataset`` does."""

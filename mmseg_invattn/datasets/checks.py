@@ -4,6 +4,7 @@ MMSegmentation finds a missing label when a worker happens to draw it, an empty 
 wrong label value never. These checks say it before the first iteration.
 """
 
+import difflib
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Sequence
@@ -87,11 +88,12 @@ def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test
 
     Raises:
         FileNotFoundError: A folder or an ``ann_file`` is missing.
-        ValueError: A folder holds no file with the data set's suffix.
+        ValueError: A folder holds no file with the data set's suffix, or ``data_prefix`` has a misspelt entry.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+            _check_prefix_names(config.get('data_prefix') or {}, split)
             root = config.get('data_root') or ''
             backend_args = config.get('backend_args')
             ann_file = config.get('ann_file')
@@ -108,6 +110,16 @@ def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test
                     check_folder(folder, endings, f'{split} {what}')
 
 
+def _check_prefix_names(prefix: dict, split: str) -> None:
+    for name in prefix:
+        meant = difflib.get_close_matches(name, ('img_path', 'seg_map_path'), 1, 0.75)
+        if meant and name not in meant and not name[-1].isdigit():  # img_path2 is the second image of a pair
+            raise ValueError(
+                f'data_prefix of the {split} data set has {name!r}, which nothing reads. Its entries are img_path and '
+                f'seg_map_path. Fix: write {meant[0]!r}.'
+            )
+
+
 def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
     """The data sets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
     if hasattr(dataset, 'datasets'):
@@ -119,18 +131,19 @@ def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
         yield dataset
 
 
-def _pipelines(pipeline: Compose) -> Iterator[Compose]:
+def pipelines(pipeline: Compose) -> Iterator[Compose]:
+    """A pipeline and those inside its transforms, as in ``TestTimeAug``."""
     yield pipeline
     for transform in pipeline.transforms:
         for inner in getattr(transform, 'subroutines', ()):  # TestTimeAug
-            yield from _pipelines(inner)
+            yield from pipelines(inner)
 
 
 def needs_labels(leaf: BaseDataset) -> bool:
     """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
     return any(
         isinstance(transform, MMCVLoadAnnotations)
-        for pipeline in _pipelines(leaf.pipeline)
+        for pipeline in pipelines(leaf.pipeline)
         for transform in pipeline.transforms
     )
 
@@ -195,7 +208,7 @@ def make_loading_strict(dataset: object) -> None:
     """
     for leaf in leaf_datasets(dataset):
         classes = label_classes(leaf)
-        for pipeline in _pipelines(leaf.pipeline):
+        for pipeline in pipelines(leaf.pipeline):
             for position, old in enumerate(pipeline.transforms):
                 if type(old) is LoadImageFromFile and not old.ignore_empty and old.file_client_args is None:
                     pipeline.transforms[position] = StrictLoadImageFromFile(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmseg.registry import DATASETS
 from torch import Tensor
 
+from ..wording import counted
 from .cifar10 import Cifar10Dataset
 from .samplers import SampleIndex
 
@@ -38,7 +39,7 @@ class Cifar10Classification(Cifar10Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         if not 0 <= index < self.count:
-            raise IndexError(f'index {index} of a data set of {self.count} images')
+            raise IndexError(f'index {index} of a data set of {counted(self.count, "image")}')
         image, label = self.read(int(index))
         image = torch.from_numpy(image)
         if isinstance(index, SampleIndex):

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..wording import counted
 from .samplers import SampleIndex, derive_seed
 
 
@@ -71,7 +72,7 @@ class DequantisedImages(Dataset):
         if num_images is not None and not 0 < num_images <= available:
             raise ValueError(
                 f'num_images={num_images}, but the {split} split of {type(self).__name__} in {data_root} '
-                f'has {available} images: choose 1 to {available}, or None for all of them'
+                f'has {counted(available, "image")}: choose 1 to {available}, or None for all of them'
             )
         self.count = available if num_images is None else num_images
 
@@ -92,7 +93,7 @@ class DequantisedImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         if not 0 <= index < self.count:
-            raise IndexError(f'index {index} of a data set of {self.count} images')
+            raise IndexError(f'index {index} of a data set of {counted(self.count, "image")}')
         image, label = self.read(int(index))
         seed = index.seed if isinstance(index, SampleIndex) else derive_seed(self.noise_seed, int(index))
         generator = torch.Generator().manual_seed(seed)

@@ -9,6 +9,8 @@ import zlib
 import mmcv
 import numpy as np
 
+from ..wording import counted
+
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 JPEG_SIGNATURE = b'\xff\xd8'
 JPEG_END = b'\xff\xd9'
@@ -174,8 +176,9 @@ def check_label(
         shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
         ignored = ' and '.join(map(str, sorted(extra)))
         raise ValueError(
-            f'The label file {path} holds the value(s) {shown} in {int(bad.sum())} pixels, the first at '
-            f'row {row}, column {column}. With {num_classes} classes a label is {first} to {last}, or '
+            f'The label file {path} holds the value{"s" * (len(values) > 1)} {shown} in '
+            f'{counted(int(bad.sum()), "pixel")}, the first at row {row}, column {column}. '
+            f'With {counted(num_classes, "class")} a label is {first} to {last}, or '
             f'{ignored} (ignored). Fix: map the values to class indices with the converter in '
             'tools/dataset_converters, or correct num_classes in the data set config.'
         )

@@ -11,6 +11,7 @@ import mmengine.fileio as fileio
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from ..wording import counted
 from .checks import is_local, label_classes, leaf_datasets, needs_labels
 from .image_files import decode, outside_classes, training_labels
 
@@ -67,7 +68,7 @@ class Survey:
         for value, pixels in counts.items():
             before = self.values.get(value, (0, 0))
             self.values[value] = (before[0] + pixels, before[1] + 1)
-        return ', '.join(f'{value} in {counts[value]} pixels' for value in sorted(counts))
+        return ', '.join(f'{value} in {counted(counts[value], "pixel")}' for value in sorted(counts))
 
 
 def survey_dataset(dataset: object, progress: Callable[[Iterable], Iterable] = iter) -> Survey:

@@ -1,3 +1,3 @@
-"""What runs around the model: hooks, checkpoints, resuming, the command line of the tools."""
+"""What runs around the model: hooks, checkpoints, resuming, inference, logs."""
 
-from . import hooks  # noqa: F401  (imported for its registrations)
+from . import hooks, log_processor  # noqa: F401  (imported for their registrations)

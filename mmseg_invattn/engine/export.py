@@ -1,19 +1,17 @@
 """The forward pass of a segmentor, preprocessed image -> logits, for programs that have neither this package nor mmseg.
 
-Exported graphs hold torch's plain operators alone: attention with its N x M map in place of this package's kernels, and
-the normalised weights in place of the normalisation (certificates are made of those same weights).
+The files are those of :mod:`mmseg_invattn.layers.export`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import constant_weights
-from ..ops import twice_differentiable
+from ..layers.export import export_onnx, export_torch
 
 NOT_EXPORTED = """Not exported:
 - the inverse of the attention, its error bounds and log-determinants: use the model in PyTorch;
@@ -21,6 +19,12 @@ NOT_EXPORTED = """Not exported:
 - training, test-time augmentation and sliding windows;
 - loading, resizing and normalising the image, and the argmax over the classes.
 Attention in the file holds its N x M map: at large images it takes the memory that the kernels of PyTorch save."""
+
+# format -> (function of the model, an image and a path; suffix of the file)
+FORMATS = dict(
+    onnx=(partial(export_onnx, input_names=['image'], output_names=['logits']), '.onnx'),
+    torch_export=(export_torch, '.pt2'),
+)
 
 
 class ForwardPass(nn.Module):
@@ -32,63 +36,12 @@ class ForwardPass(nn.Module):
 
     def __init__(self, segmentor: nn.Module):
         super().__init__()
-        self.segmentor = segmentor.eval().requires_grad_(False)
+        self.segmentor = segmentor.requires_grad_(False)
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         size = tuple(image.shape[2:])
         return self.segmentor.encode_decode(image, [dict(img_shape=size, pad_shape=size, ori_shape=size)])
-
-
-def export_torch(model: nn.Module, image: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    """Writes a program of ``torch.export`` for images of this size and any batch size.
-
-    Returns:
-        The file's program, loaded again.
-    """
-    torch.export.save(_traced(model, image), path)
-    return torch.export.load(path).module()
-
-
-def export_onnx(model: nn.Module, image: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    """Writes an ONNX file, as :func:`export_torch`; inputs and outputs are called ``image`` and ``logits``.
-
-    Returns:
-        The file's program in onnxruntime, on the CPU.
-
-    Raises:
-        ImportError: onnx, onnxscript or onnxruntime is missing.
-    """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
-    except ImportError as error:
-        raise ImportError(
-            f'--format onnx needs {error.name}, which is not installed: pip install '
-            "'mmseg_invattn[export]' (onnx, onnxscript and onnxruntime)"
-        ) from error
-    torch.onnx.export(
-        _traced(model, image),
-        (image,),
-        str(path),
-        dynamo=True,
-        input_names=['image'],
-        output_names=['logits'],
-        external_data=False,
-        verbose=False,
-    )
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return lambda image: torch.from_numpy(session.run(None, {'image': image.cpu().numpy()})[0])
-
-
-FORMATS = dict(onnx=(export_onnx, '.onnx'), torch_export=(export_torch, '.pt2'))
-
-
-@torch.no_grad()
-def _traced(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
-    # Two samples: an exporter takes a batch of one for a batch that is always one.
-    images = image.repeat(2, 1, 1, 1)
-    with twice_differentiable(), constant_weights(model):
-        return torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=False)
 
 
 @torch.no_grad()

@@ -14,6 +14,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
+from ..datasets.image_size import image_size
+from .config_checks import check_config, explained
+from .config_checks.classes import check_heads
+from .config_checks.model import check_model
+from .config_file import read_config
 from .launch import check_checkpoint_file
 from .matching import load_file
 
@@ -30,7 +35,7 @@ def init_model(
     fit. Classes and palette are the checkpoint's, or else those of the config's data set.
 
     Args:
-        config: Config file or config.
+        config: Config file, the name of one of the project's own, or config.
         checkpoint: Checkpoint file or URL; None leaves the weights as they are initialised.
         device: Where the model goes; None takes the GPU where there is one.
         trust_checkpoint: Load this checkpoint even where that runs code which it contains.
@@ -39,18 +44,25 @@ def init_model(
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint; before anything is built.
+        FileNotFoundError: There is no such config or checkpoint; before anything is built.
+        ConfigError: The config has a mistake, or its heads tell another number of classes apart.
+        ValueError: The config cannot be read.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
     if checkpoint is not None:
         check_checkpoint_file(str(checkpoint))
+    config = config if isinstance(config, Config) else read_config(config)
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    model = mmseg.apis.init_model(config, device=device)
+    check_config(dict(model=config.get('model')))
+    with explained(config):
+        model = mmseg.apis.init_model(config, device=device)
+    check_model(model)
     meta = None
     if checkpoint is not None:
         meta = load_file(model, str(checkpoint), trust_checkpoint).get('meta', {}).get('dataset_meta')
     model.dataset_meta = meta or dataset_meta(model.cfg)
+    check_heads(model, model.dataset_meta.get('classes') or (), 'the checkpoint' if meta else 'the data set')
     return model
 
 
@@ -79,13 +91,12 @@ def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor
 
     Args:
         model: Of :func:`init_model`.
-        shape: (H, W); None takes the crops that the config trains on.
+        shape: (H, W); None takes what the config trains on, see
+            :func:`~mmseg_invattn.datasets.image_size.image_size`.
 
     Raises:
-        ValueError: No shape is given and the config names no crop size.
+        ValueError: No shape is given and the config names none.
     """
-    shape = shape or model.cfg.get('crop_size') or model.cfg.model.data_preprocessor.get('size')
-    if not shape:
-        raise ValueError('the config names no crop size: give --shape H W or --image FILE')
+    shape = shape or image_size(model.cfg)
     pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return preprocess(model, pixels)

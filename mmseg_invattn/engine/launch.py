@@ -9,12 +9,42 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
-from .hooks import MatchingCheckpointHook
+from ..compat import silence_log
+from .brief_runner import BriefRunner, introduce
+from .config_checks import check_config, explained
+from .hooks import ConfigCheckHook, MatchingCheckpointHook
+
+# The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
+ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build MMEngine's Runner, or the one that the config names by ``runner_type``."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+def build_runner(cfg: Config, what: str) -> Runner:
+    """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
+
+    ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only. Mistakes in the
+    config are named: before anything is built, where something is built from it, here and when the Runner starts, and
+    by :class:`ConfigCheckHook`.
+
+    Args:
+        cfg: The config.
+        what: The Runner is for, as the log says it.
+
+    Raises:
+        ConfigError: Names the path in the config, the value, the rule and the fix.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
+        del hooks[name]
+    check_config(cfg)
+    with explained(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
+    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
+        runner.register_hook(ConfigCheckHook())
+    silence_log(runner.logger)
+    introduce(runner, what)
+    for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
+        setattr(runner, name, explained(cfg)(getattr(runner, name)))
+    return runner
 
 
 def check_checkpoint_file(checkpoint: str) -> None:
@@ -30,7 +60,7 @@ def check_checkpoint_file(checkpoint: str) -> None:
 def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build the Runner that evaluates a checkpoint, and that refuses one which belongs to another model."""
     cfg.load_from, cfg.resume = checkpoint, False
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, 'testing')
     if isinstance(runner, Runner):  # another one may have spread the weights over the processes
         runner.register_hook(MatchingCheckpointHook())
     return runner

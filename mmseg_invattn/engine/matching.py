@@ -21,6 +21,13 @@ class CheckpointMismatchError(ValueError):
     """A checkpoint of another model."""
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for data-parallel training and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def weights_of(checkpoint: dict, name: str) -> dict[str, Tensor]:
     """The weights in a checkpoint of MMEngine, or in a bare state dict, without the prefix of a data-parallel model.
 
@@ -75,8 +82,7 @@ def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
     Raises:
         CheckpointMismatchError: Names or shapes differ; the message gives the first of them.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrapped(model)
     weights = weights_of(checkpoint, name)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     try:

@@ -29,9 +29,8 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
         DamagedCheckpointError: If there are checkpoints, but none that can be read.
         UnsafeCheckpointError: If the checkpoint needs unpickling and is not trusted.
     """
-    hook = hook or {}
     work_dir = Path(work_dir).absolute()
-    folder = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
+    folder = _checkpoint_folder(work_dir, hook)
     failures = []
     recorded = _recorded_checkpoint(work_dir, folder)
     if recorded is not None:
@@ -41,7 +40,7 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
         if failure is None:
             return recorded
         failures.append(failure)
-    for path in _numbered_checkpoints(folder, hook.get('filename_tmpl')):
+    for path in checkpoints_of_run(work_dir, hook):
         if path == recorded:
             continue
         failure = _why_unusable(path, trust)
@@ -85,8 +84,19 @@ def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
     return str(moved) if not osp.exists(name) and moved.is_file() else name
 
 
-def _numbered_checkpoints(folder: Path, template: str | None) -> list[str]:
-    """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again)."""
+def _checkpoint_folder(work_dir: Path, hook: dict | None) -> Path:
+    out = (hook or {}).get('out_dir')
+    return Path(out) / work_dir.name if out else work_dir
+
+
+def checkpoints_of_run(work_dir: str | Path, hook: dict | None = None) -> list[str]:
+    """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again).
+
+    Args:
+        work_dir: The work directory of the run.
+        hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
+    """
+    folder, template = _checkpoint_folder(Path(work_dir).absolute(), hook), (hook or {}).get('filename_tmpl')
     names = [
         re.escape(name).replace(r'\{\}', r'(\d+)')
         for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])

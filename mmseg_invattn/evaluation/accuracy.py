@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 
+from ..wording import counted
+
 
 @METRICS.register_module()
 class ClassificationAccuracy(BaseMetric):
@@ -30,7 +32,9 @@ class ClassificationAccuracy(BaseMetric):
         for sample in data_samples:
             scores = sample['scores']
             if max(self.topk) > len(scores):
-                raise ValueError(f'topk={self.topk} asks for more than the {len(scores)} classes of the model')
+                raise ValueError(
+                    f'topk={self.topk} asks for more than the {counted(len(scores), "class")} of the model'
+                )
             # among equal scores the class counts as the last: a model that says nothing is not right
             rank = int((scores >= scores[sample['gt_label']]).sum()) - 1
             self.results.append(rank if scores.isfinite().all() else len(scores))

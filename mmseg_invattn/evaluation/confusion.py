@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..wording import counted
+
 SUFFIXES = ('.npy', '.csv')
 
 
@@ -37,14 +39,14 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_inde
             f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
             f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape'
         )
-    counted = label != ignore_index
-    prediction, label = prediction[counted].long(), label[counted].long()
+    inside = label != ignore_index
+    prediction, label = prediction[inside].long(), label[inside].long()
     for what, values in (('ground truth', label), ('prediction', prediction)):
         outside = (values < 0) | (values >= num_classes)
         if outside.any():
             found = values[outside].unique().tolist()
             raise ValueError(
-                f'the {what} holds {", ".join(map(str, found[:8]))} in {int(outside.sum())} pixels, but '
+                f'the {what} holds {", ".join(map(str, found[:8]))} in {counted(int(outside.sum()), "pixel")}, but '
                 f'the {num_classes} classes are 0 to {num_classes - 1}, and {ignore_index} is ignored: '
                 'run tools/check_dataset.py, and compare num_classes of the model and the data set'
             )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, max_token_norm
+from ..wording import counted
 
 
 class InverseInfo(NamedTuple):
@@ -236,9 +237,10 @@ def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: 
     """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
     if not info.converged.all():
         raise NotConvergedError(
-            f'the inverse of {int((~info.converged).sum())} of {len(x)} samples did not reach tol={tol} within '
-            f'max_iter={max_iter} evaluations (largest residual {float(info.residual.max()):.3g}, '
-            f'certified Lipschitz bound {lipschitz}): raise max_iter or tol, or pass strict=False',
+            f'the inverse of {int((~info.converged).sum())} of {counted(len(x), "sample")} did not reach tol={tol} '
+            f'within max_iter={max_iter} evaluation{"s" * (max_iter != 1)} (largest residual '
+            f'{float(info.residual.max()):.3g}, certified Lipschitz bound {lipschitz}): raise max_iter or '
+            'tol, or pass strict=False',
             x,
             info,
         )

@@ -15,6 +15,8 @@ class DataDependentStart(nn.Module, ABC):
     bound changes nothing. A subclass defines ``statistics(x)``.
     """
 
+    initialised: Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer('initialised', torch.tensor(False))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Roulette, at_least_float32, full_precision, max_token_norm, storage_error
+from ..wording import counted
 from .certificate import NOTHING, USEFUL
 from .constant_weights import started_weights, weights_of
 from .contract import (
@@ -107,7 +108,7 @@ class ExplicitInverse(InvertibleModule):
         parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
             raise ValueError(
-                f'the inverse of {type(self).__name__} got {len(parts)} tensors; it takes the '
+                f'the inverse of {type(self).__name__} got {counted(len(parts), "tensor")}; it takes the '
                 f'{1 + self.extra_outputs} that forward returned'
             )
         for part in parts:
@@ -138,7 +139,7 @@ class ExplicitInverse(InvertibleModule):
         if strict and not converged.all():
             raise NotConvergedError(
                 f'the inverse of {type(self).__name__} overflows or is not known to any precision for '
-                f'{int((~converged).sum())} of {len(x)} samples (Lip(f^-1) is at most '
+                f'{int((~converged).sum())} of {counted(len(x), "sample")} (Lip(f^-1) is at most '
                 f'{self.bi_lipschitz_bound()[1]:.3g}): keep its weights better conditioned (a lower learning rate, '
                 'weight decay), or pass strict=False',
                 x,

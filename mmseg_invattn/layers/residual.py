@@ -151,11 +151,12 @@ class ResidualLayer(InvertibleModule):
         z = x.double() + seen.branch
         size = torch.maximum(self.error_norm(x), self.error_norm(y))
         stored = self.error_norm(storage_error(y, x.dtype))
-        if self.rotation(exact) is None:
+        rotation = self.rotation(exact)
+        if rotation is None:
             residual = self.branch_norm(y.double() - z, self.groups)
             sums = u * self.branch_norm(z, self.groups) + stored
         else:
-            residual, sums = unrotated(y.double(), z, self.rotation(exact), u, self.groups)
+            residual, sums = unrotated(y.double(), z, rotation, u, self.groups)
             sums = sums + stored
         return certified(residual, sums, error, size, seen, lipschitz, self.groups, tol, solved)
 

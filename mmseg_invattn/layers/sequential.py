@@ -15,12 +15,13 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Roulette, max_token_norm, storage_error
+from ..wording import counted
 from .certificate import NOTHING, USEFUL
 from .constant_weights import holding, weights_of
 from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
@@ -47,7 +48,8 @@ class InvertibleSequential(InvertibleModule):
                     f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
                     'invertible: every layer must be an InvertibleModule'
                 )
-        self.layers = nn.ModuleList(layers)
+        # a ModuleList does not say what it is a list of
+        self.layers = cast(Sequence[InvertibleModule], nn.ModuleList(layers))
         self.extra_outputs = sum(layer.extra_outputs for layer in layers)
 
     def __len__(self) -> int:
@@ -76,7 +78,8 @@ class InvertibleSequential(InvertibleModule):
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """The determinant is the sum over the layers, each at what the ones before it made of x."""
         check_features(x, None)
-        trunk, extra, total = x.to(compute_dtype(self, x)), [], 0
+        trunk, extra = x.to(compute_dtype(self, x)), []
+        total = trunk.new_zeros(())
         for layer, own in zip(self.layers, self._each(weights), strict=True):
             y, log_det = layer.forward_and_log_abs_det(trunk, n_terms, n_samples, own)
             trunk, *rest = outputs(y)
@@ -113,7 +116,7 @@ class InvertibleSequential(InvertibleModule):
         shapes = [tuple(part.shape) for part in outputs(y)]
         if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
             raise ValueError(
-                f'the inverse of this InvertibleSequential got {len(shapes)} tensors; it takes the '
+                f'the inverse of this InvertibleSequential got {counted(len(shapes), "tensor")}; it takes the '
                 f'{1 + self.extra_outputs} that forward returned, of one batch size (shapes: {shapes})'
             )
         for part in outputs(y):
@@ -139,10 +142,10 @@ class InvertibleSequential(InvertibleModule):
         if strict and not converged.all():
             where = f'in layers {sorted(failed)}' if failed else 'after all of its layers together'
             raise NotConvergedError(
-                f'the inverse of {int((~converged).sum())} of {len(x)} samples did not reach tol={tol} {where} within '
-                f'max_iter={max_iter} evaluations each (largest residual of the sequence {float(residual.max()):.3g}, '
-                f'largest error bound {float(bound.max()):.3g}): raise max_iter or tol, store y in a higher precision, '
-                'or pass strict=False',
+                f'the inverse of {int((~converged).sum())} of {counted(len(x), "sample")} did not reach tol={tol} '
+                f'{where} within max_iter={max_iter} evaluation{"s" * (max_iter != 1)} each (largest residual of the '
+                f'sequence {float(residual.max()):.3g}, largest error bound {float(bound.max()):.3g}): raise '
+                'max_iter or tol, store y in a higher precision, or pass strict=False',
                 x,
                 info,
             )
@@ -170,8 +173,9 @@ class InvertibleSequential(InvertibleModule):
         """
         # what the layers before layer k make of its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
-        iterations, failed, residual, known = 0, [], error, []
-        converged = torch.ones(len(trunk), dtype=torch.bool, device=trunk.device)
+        failed, residual, known = [], error, []
+        iterations = torch.zeros(len(trunk), dtype=torch.long, device=trunk.device)
+        converged = torch.ones_like(iterations, dtype=torch.bool)
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
             cut = len(extra) - layer.extra_outputs
@@ -194,7 +198,8 @@ class InvertibleSequential(InvertibleModule):
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""
         bounds = [layer.lipschitz_bound(n) for layer in self.layers]
-        return None if None in bounds else max(bounds)
+        known = [bound for bound in bounds if bound is not None]
+        return max(known) if len(known) == len(bounds) else None
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         """The products over the layers."""
@@ -208,9 +213,10 @@ class InvertibleSequential(InvertibleModule):
         pairs = list(zip(self.layers, weights, strict=True))
         with holding(pairs):
             inputs = list(accumulate(pairs[:-1], lambda x, pair: outputs(pair[0](x, pair[1]))[0], initial=x))
-            within = list(accumulate(self.layers[:-1], _carried, initial=torch.as_tensor(within).expand_as(error)))
+            reach = torch.as_tensor(within).expand_as(error)
+            reaches = list(accumulate(self.layers[:-1], _carried, initial=reach))
             for k in reversed(range(len(self.layers))):
-                error = self.layers[k].inverse_error(inputs[k], error, within[k], weights[k])
+                error = self.layers[k].inverse_error(inputs[k], error, reaches[k], weights[k])
                 error = self.layers[k].pixel_error(inputs[k], error) if k else error
         return error
 

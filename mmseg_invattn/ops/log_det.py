@@ -15,6 +15,8 @@ derivative of the truncated sum's expectation, and with roulette it has no bias 
 """
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -94,7 +96,8 @@ def branch_and_log_abs_det(
         if exact:
             log_det = _exact(g, x, differentiable)
         else:
-            log_det = sum(_one_probe(g, x, coefficients, differentiable) for _ in range(n_samples)) / n_samples
+            probes = (_one_probe(g, x, coefficients, differentiable) for _ in range(n_samples))
+            log_det = reduce(add, probes) / n_samples
     return (g, log_det) if differentiable else (g.detach(), log_det.detach())
 
 

@@ -6,10 +6,12 @@ of different maps, and an error bound in float32 would not hold.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Weights = TypeVar('Weights')  # nested tuples of tensors
 
 
 @contextmanager
@@ -46,22 +48,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], weights: Any) -> Any:
     return weights
 
 
-def cast_all(weights: Any, dtype: torch.dtype) -> Any:
+def cast_all(weights: Weights, dtype: torch.dtype) -> Weights:
     """Every tensor of nested tuples in the dtype."""
     return map_tensors(lambda tensor: tensor.to(dtype), weights)
 
 
-def differentiable_copies(weights: Any) -> Any:
+def differentiable_copies(weights: Weights) -> Weights:
     """Tensors made in inference mode, which autograd refuses, as copies of it; the others stay. Call it outside."""
     return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, weights)
 
 
-@torch.compiler.disable  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises
+@torch.compiler.disable()  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises
 def _tf32_switches() -> list[tuple[object, str, object]]:
     """(owner, attribute, value without TF32); torch refuses to read the older flags once ``fp32_precision`` is set."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     try:
-        matmul.allow_tf32, cudnn.allow_tf32  # noqa: B018  (reading is the test)
+        _ = matmul.allow_tf32, cudnn.allow_tf32  # reading is the test
     except RuntimeError:
         return [(matmul, 'fp32_precision', 'ieee'), (cudnn.conv, 'fp32_precision', 'ieee')]
     return [(matmul, 'allow_tf32', False), (cudnn, 'allow_tf32', False)]

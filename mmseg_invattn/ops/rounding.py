@@ -13,6 +13,8 @@ A vector of D such errors keeps nearer to its root mean square the larger D is: 
 ``max_k |W_:k|^2 |x|^2`` (:func:`product_rounding`).
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def product_rounding(weight: Tensor, u: float) -> Tensor:
 
 def root_of_squares(*errors: Tensor) -> Tensor:
     """What independent errors of mean zero are together."""
-    return sum(error.square() for error in errors).sqrt()
+    return reduce(torch.hypot, errors)
 
 
 def storage_error(y: Tensor, computed: torch.dtype) -> Tensor:

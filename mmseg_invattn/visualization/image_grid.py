@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..wording import counted
+
 
 def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
     """Row by row on white, (height, width, 3) uint8 RGB.
@@ -15,7 +17,10 @@ def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
         gap: pixels between them.
     """
     if columns < 1 or not len(images_B3HW):
-        raise ValueError(f'a grid of {len(images_B3HW)} images in {columns} columns is empty: give at least one each')
+        raise ValueError(
+            f'a grid of {counted(len(images_B3HW), "image")} in {counted(columns, "column")} is empty: give at '
+            'least one each'
+        )
     images = (images_B3HW.detach().cpu().float() + 0.5).nan_to_num(1, 1, 1).clamp(0, 1)
     rows = -(-len(images) // columns)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..wording import counted
+
 ROW, SWATCH, GAP = 20, 12, 8  # pixels of a row of the legend, of its coloured square, and around it
 FONT_SIZE = 12
 SCALED_FROM = 720  # height of the image from which on the legend grows with it
@@ -26,7 +28,8 @@ def class_colours(num_classes: int, palette: Sequence[Sequence[int]] | None = No
     if palette is not None:
         if len(palette) != num_classes:
             raise ValueError(
-                f'the palette has {len(palette)} colours for {num_classes} classes: give one a class, or none'
+                f'the palette has {counted(len(palette), "colour")} for {counted(num_classes, "class")}: give one a '
+                'class, or none'
             )
         return np.array(palette, np.uint8)
     k = np.arange(num_classes)

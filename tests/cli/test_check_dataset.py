@@ -103,7 +103,7 @@ def test_values_that_training_changes(case):
 
 def test_data_that_cannot_be_built(case, capsys):
     config, data = case
-    option = 'train_dataloader.dataset.ann_file=nowhere.txt'
+    option = '+train_dataloader.dataset.ann_file=nowhere.txt'
     assert call_tool('check_dataset', config, '--cfg-options', option) == 1
     said = capsys.readouterr().out
     assert 'nowhere.txt' in said and '== val: 4 images, 0 faults' in said  # the other splits are still looked at

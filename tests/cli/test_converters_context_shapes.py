@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmseg_invattn.cli import convert_context_shapes as tool
+from mmseg_invattn.cli.convert import context_shapes as tool
 
 SMALL = {'num_train': 3, 'num_val': 2}
 

@@ -1,10 +1,13 @@
+import re
 import subprocess
 import sys
 
 import pytest
+from helpers.checkout import ROOT
 from helpers.runtime_case import tool_environment
 
 from mmseg_invattn import doctor
+from mmseg_invattn.version import TESTED, __version__
 
 ONEDL = {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6', 'onedl-mmsegmentation': '1.4.2'}
 ORIGINAL = {'mmengine': '0.10.7', 'mmcv-lite': '2.1.0', 'mmsegmentation': '1.2.2'}
@@ -102,3 +105,24 @@ def test_it_runs_where_the_stack_cannot_be_imported(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     assert 'ImportError: half an installation' in done.stdout and 'fix: pip uninstall' in done.stdout
+
+
+@pytest.mark.parametrize('line', TESTED)
+def test_tested_versions_are_those_of_the_constraints(line):
+    text = (ROOT / 'requirements' / f'{line}.txt').read_text()
+    pinned = dict(found.split('==') for found in re.findall(r'^[\w-]+==[\w.]+$', text, re.MULTILINE))
+    assert TESTED[line] == {name: pinned[name] for name in TESTED[line]}
+    stack = {name for onedl, originals in doctor.STACK.values() for name in (onedl, *originals)}
+    assert set(TESTED[line]) == {'torch', *(stack & set(pinned))} and len(TESTED[line]) == 4
+
+
+def test_it_names_the_versions(capsys):
+    assert doctor.main() == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ['mmseg_invattn', __version__]
+    assert f'(tested: {TESTED["onedl"]["torch"]})' in out and out.count('tested: ') >= 4
+
+
+def test_no_advice_to_install_what_is_on_no_index():
+    for path in (ROOT / 'mmseg_invattn').rglob('*.py'):
+        assert not re.search(r'pip install [^\n]*mmseg.?invattn', path.read_text()), path

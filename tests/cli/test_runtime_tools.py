@@ -73,10 +73,10 @@ def test_what_cannot_be_done_is_said(case, tmp_path):
         case, tmp_path, f"test_evaluator = dict(_delete_=True, type='DumpResults', out_file_path='{tmp_path}/x.pkl')"
     )
     with pytest.raises(ValueError, match='--out: no evaluator.*DumpResults'):
-        run_tool('test', no_writer, case[1], '--work-dir', tmp_path, '--out', tmp_path)
+        run_tool('test', no_writer, case[1], '--work-dir', tmp_path, '--out', tmp_path / 'out')
     no_hook = variant(case, tmp_path, 'default_hooks = dict(visualization=None)')
     with pytest.raises(ValueError, match='--show-dir need.*SegVisualizationHook'):
-        run_tool('test', no_hook, case[1], '--work-dir', tmp_path, '--show-dir', tmp_path)
+        run_tool('test', no_hook, case[1], '--work-dir', tmp_path, '--show-dir', tmp_path / 'show')
     with pytest.raises(ValueError, match='auto_scale_lr=dict'):
         run_tool('train', case[0], '--work-dir', tmp_path, '--auto-scale-lr')
     with pytest.raises(FileNotFoundError, match='gone.py: there is no such config'):

@@ -1,41 +1,34 @@
-"""Every config: its name, its place in the metafiles, its model, the recipe of its twin.
+"""Every config: its name, its model, the size of its images.
 
-All configs are read, and every different model is built. test_configs_steps.py trains and predicts with them.
+All configs are read, and every different model is built. test_configs_steps.py trains and predicts with them,
+test_configs_said_once.py compares them with each other.
 """
 
-from functools import cache
-from pathlib import Path
+import copy
+import re
 
 import pytest
 import torch
-import yaml
-from helpers.checkout import ROOT
-from helpers.config_cases import CONFIGS, FOLDERS, NAME
+from helpers.config_cases import CONFIGS, FOLDER, NAME, load
 from helpers.config_steps import shrink
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
-# In the names of the files -> data set and its name in the metafiles.
+from mmseg_invattn.datasets.image_size import image_size
+
+# In the names of the files -> data set.
 DATA = {
-    'ade20k': ('ADE20KDataset', 'ADE20K'),
-    'camvid': ('CamVidDataset', 'CamVid'),
-    'cityscapes': ('CityscapesDataset', 'Cityscapes'),
-    'coco-stuff164k': ('COCOStuffDataset', 'COCO-Stuff 164k'),
-    'context-shapes': ('ContextShapesDataset', 'Context shapes'),
-    'pascal-context': ('PascalContextDataset', 'Pascal Context'),
-    'pascal-context-59': ('PascalContextDataset59', 'Pascal Context 59'),
-    'voc12aug': ('PascalVOCDataset', 'Pascal VOC 2012 + Aug'),
+    'ade20k': 'ADE20KDataset',
+    'camvid': 'CamVidDataset',
+    'cityscapes': 'CityscapesDataset',
+    'coco-stuff164k': 'COCOStuffDataset',
+    'context-shapes': 'ContextShapesDataset',
+    'own-data': 'CheckedSegDataset',
+    'pascal-context': 'PascalContextDataset',
+    'pascal-context-59': 'PascalContextDataset59',
+    'voc12aug': 'PascalVOCDataset',
 }
-# The twin of each method, trained by the same recipe, and the keys of the head in which they may differ.
-TWINS = {
-    'invnl': 'nonlocal',
-    'invda': 'danet',
-    'invdeeplabv3': 'deeplabv3',
-    'invdeeplabv3plus': 'deeplabv3plus',
-    'invpspnet': 'pspnet',
-}
-ATTENTION_KEYS = {'type', 'attention', 'spread', 'num_blocks', 'mode', 'reduction', 'use_scale'}
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +36,15 @@ def scope():
     init_default_scope('mmseg')
 
 
-@cache
-def load(path: Path) -> Config:
-    return Config.fromfile(path)
+def number_of_classes(cfg: Config) -> int:
+    """Of the data set."""
+    return cfg.num_classes if 'num_classes' in cfg else len(cfg.train_dataloader.dataset.metainfo.classes)
+
+
+def padded_size(cfg: Config, name: re.Match) -> tuple[int, int]:
+    """The size that the name says, up to the next multiple that the model takes."""
+    multiple = cfg.model.data_preprocessor.get('test_cfg', {}).get('size_divisor', 1)
+    return tuple(-(-int(name[side]) // multiple) * multiple for side in ('height', 'width'))
 
 
 def test_name_says_what_the_config_does():
@@ -55,17 +54,13 @@ def test_name_says_what_the_config_does():
         assert name, path.stem
         dataset, loader = cfg.train_dataloader.dataset, cfg.train_dataloader
         dataset = dataset.get('datasets', [dataset])[0]
-        size = (int(name['height']), int(name['width']))
-        classes = cfg.num_classes
-        assert dataset.type == DATA[name['data']][0]
+        assert dataset.type == DATA[name['data']]
         assert loader.batch_size == int(name['batch'])
         assert cfg.auto_scale_lr.base_batch_size == int(name['batch']) * int(name['gpus'])
         assert cfg.train_cfg.max_iters == int(name['iters']) * 1000
-        assert size == cfg.get('crop_size', size)
-        multiple = cfg.model.data_preprocessor.get('test_cfg', {}).get('size_divisor', 1)
-        assert cfg.model.data_preprocessor.size == tuple(-(-side // multiple) * multiple for side in size)
+        assert cfg.model.data_preprocessor.size == image_size(cfg) == padded_size(cfg, name)
         heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
-        assert {head.num_classes for head in heads} == {classes}
+        assert {head.num_classes for head in heads} == {number_of_classes(cfg)}
         if name['backbone'].startswith('r') and name['backbone'].endswith('-d8'):
             depth = int(name['backbone'][1:-3])
             assert (cfg.model.backbone.depth, cfg.model.pretrained) == (depth, f'open-mmlab://resnet{depth}_v1c')
@@ -77,7 +72,7 @@ def test_config_is_self_contained():
         cfg = load(path)
         assert cfg.custom_imports == dict(imports=['mmseg_invattn'], allow_failed_imports=False)
         assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
-        assert all(HOOKS.get(hook.type) for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks])
+        assert all(HOOKS.get(hook.type) for hook in cfg.default_hooks.values())
         for split in ('train', 'val', 'test'):
             assert DATASETS.get(cfg[f'{split}_dataloader'].dataset.type)
         assert 'mmseg::' not in path.read_text()
@@ -87,50 +82,31 @@ def test_every_model_builds():
     """On the meta device, where weights take neither time nor memory."""
     models = {str(load(path).model): path for path in CONFIGS}
     for path in models.values():
-        model = shrink(load(path).model.copy())
+        model = shrink(copy.deepcopy(load(path).model))
         with torch.device('meta'):
             built = MODELS.build(model)
-        assert built.decode_head.conv_seg.out_channels == load(path).num_classes, path.stem
+        assert built.decode_head.conv_seg.out_channels == number_of_classes(load(path)), path.stem
 
 
-def test_twin_has_the_same_recipe():
-    pairs = 0
-    for path in CONFIGS:
-        algo, rest = path.stem.split('_', 1)
-        twin = TWINS.get(algo.split('-')[0])
-        if twin is None or path.parent.name == 'demo':
-            continue
-        ours, theirs = load(path).to_dict(), load(ROOT / 'configs' / twin / f'{twin}_{rest}.py').to_dict()
-        heads = [cfg['model'].pop('decode_head') for cfg in (ours, theirs)]
-        assert ours == theirs, path.stem
-        plain = [{k: v for k, v in head.items() if k not in ATTENTION_KEYS} for head in heads]
-        assert plain[0] == plain[1], path.stem
-        assert 'attention' in heads[0] and 'attention' not in heads[1]
-        pairs += 1
-    assert pairs > 50
+def test_size_of_images_comes_from_the_pipelines():
+    """Not from variables that a base config used. What the preprocessor pads to counts where it is larger."""
+    base = dict(crop_size=(7, 7), model=dict(data_preprocessor=dict(size=(64, 96))))
 
+    def size(*steps: dict, split: str = 'train', **model: object) -> tuple[int, int]:
+        loader = {f'{split}_dataloader': dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=list(steps))))}
+        return image_size(Config(dict(base, **loader, **({'model': model} if model else {}))))
 
-def test_metafiles_list_every_config_once():
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    assert index['Import'] == [f'configs/{folder.name}/metafile.yaml' for folder in FOLDERS]
-    metafiles = [yaml.safe_load((ROOT / path).read_text()) for path in index['Import']]
-    collections = [c for metafile in metafiles for c in metafile.get('Collections', [])]
-    names = [c['Name'] for c in collections]
-    assert len(names) == len(set(names))
-    models = [model for metafile in metafiles for model in metafile['Models']]
-    assert sorted(model['Config'] for model in models) == [str(path.relative_to(ROOT)) for path in CONFIGS]
-    for model in models:
-        name = NAME.fullmatch(model['Name'])
-        assert model['Name'] == Path(model['Config']).stem
-        assert model['In Collection'] in names
-        metadata = model['Metadata']
-        assert metadata['Training Data'] == DATA[name['data']][1]
-        assert metadata['Batch Size'] == int(name['gpus']) * int(name['batch'])
-        if name['backbone'].endswith('-d8'):
-            assert metadata['Architecture'] == [name['backbone'].upper().replace('R', 'R-', 1), model['In Collection']]
-        assert model['Paper']['URL'].startswith('https://arxiv.org/abs/')
-        assert model['Code'].startswith('https://') or (ROOT / model['Code']).is_file(), model['Code']
-    for metafile in metafiles:
-        for collection in metafile.get('Collections', []):
-            trained = {model['Metadata']['Training Data'] for model in metafile['Models']}
-            assert set(collection['Metadata']['Training Data']) == trained
+    resize, crop = dict(type='RandomResize', scale=(200, 100)), dict(type='RandomCrop', crop_size=(80, 48))
+    assert size() == (64, 96)
+    assert size(resize) == (100, 200)
+    assert size(resize, crop) == (80, 96)
+    assert size(resize, crop, type='Other') == (80, 48)
+    assert size(dict(type='CenterCrop', crop_size=(30, 20)), type='Other') == (20, 30)
+    assert size(resize, dict(type='Pad', size_divisor=32), type='Other') == (100, 200)
+    assert size(dict(type='RandomResize', scale=[(200, 100), (400, 200)]), crop, type='Other') == (80, 48)
+    assert size(resize, split='test', type='Other') == (100, 200)
+    assert size(image_size=(8, 8)) == (8, 8)
+    with pytest.raises(ValueError, match='names no size of an image.* --shape H W'):
+        size(dict(type='RandomResize', scale=[(200, 100), (400, 200)]), type='Other')
+    for name, side in (('cifar10', 32), ('cifar10_8x8', 8), ('cifar10_small', 32)):
+        assert image_size(load(FOLDER / 'flow' / f'{name}.py')) == (side, side)

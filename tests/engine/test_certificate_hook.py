@@ -262,7 +262,7 @@ _base_ = '{write_case(tmp_path)}'
 model = dict(decode_head=dict(_delete_=True, type='InvNLHead', in_channels=8, channels=8, num_classes=3,
                               dropout_ratio=0, norm_cfg=dict(type='GN', num_groups=2), align_corners=False,
                               loss_decode=dict(type='CrossEntropyLoss'), attention=dict(form='certified')))
-custom_hooks = [dict(type='CertificateHook', interval=2, max_val_images=2)]
+default_hooks = dict(certificate=dict(interval=2, max_val_images=2))
 train_cfg = dict(max_iters=4, val_interval=4)
 """)
     run_tool('train', config, '--work-dir', tmp_path / 'work')

@@ -51,7 +51,7 @@ def test_two_nodes_train_and_evaluate(context_shapes, tmp_path):
         'default_hooks.logger.interval=1',
         'default_hooks.checkpoint.interval=4',
         'train_dataloader.batch_size=4',
-        'custom_hooks.3.interval=2',
+        'default_hooks.certificate.interval=2',
     )
     on_two_nodes('dist_train.sh', tmp_path, config, 1, *options)
     lines = [

@@ -13,9 +13,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-from mmseg_invattn.engine.export import ForwardPass, export_onnx, export_torch
+from mmseg_invattn.engine.export import ForwardPass
 from mmseg_invattn.layers import GridCoupling, MemoryFree
 from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.export import export_onnx, export_torch
 from mmseg_invattn.models.attention_slot import build_attention
 
 BLOCKS = {mode: dict(mode=mode) for mode in MODES}
@@ -201,7 +202,10 @@ def test_a_difference_above_the_tolerance_is_a_failure(case, tmp_path, capsys):
 
 
 def test_missing_packages_are_named(case, tmp_path):
-    with mock.patch.dict(sys.modules, onnxruntime=None), pytest.raises(ImportError, match='mmseg_invattn.export'):
+    with (
+        mock.patch.dict(sys.modules, onnxruntime=None),
+        pytest.raises(ImportError, match='pip install onnx onnxscript onnxruntime'),
+    ):
         run_export(case, '--format', 'onnx', '--out', tmp_path / 'model.onnx')
 
 

@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
             'train_cfg.val_interval=1',
             'default_hooks.checkpoint.interval=1',
             'default_hooks.checkpoint.max_keep_ckpts=2',
-            'default_hooks.checkpoint.save_best=mIoU',
+            '+default_hooks.checkpoint.save_best=mIoU',
             'train_cfg.max_iters=4',
             'val_dataloader.dataset.indices=1',
         ),

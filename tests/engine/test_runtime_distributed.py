@@ -43,7 +43,7 @@ def case(tmp_path_factory):
         textwrap.dedent(f"""
         _base_ = '{base}'
         custom_imports = dict(imports=['mmseg_invattn', 'loss_writer'], allow_failed_imports=False)
-        custom_hooks = [dict(type='IterationSeedHook'), dict(type='LossWriter', path='losses.txt')]
+        custom_hooks = [dict(type='LossWriter', path='losses.txt')]
         train_cfg = dict(max_iters=4)
         default_hooks = dict(checkpoint=dict(interval=4))
     """)

@@ -47,12 +47,12 @@ def run(data, tmp_path_factory):
                 folders[name],
                 options=(
                     *data_options(data),
-                    *(f'model.backbone.{option}' for option in small),
+                    *(f'+model.backbone.{option}' for option in small),
                     f'model.in_channels={64 if name == "resnet18" else 12}',
                     'train_cfg.max_iters=6',
                     'train_cfg.val_interval=6',
                     'train_dataloader.batch_size=10',
-                    'custom_hooks.3.interval=2',
+                    'custom_hooks.0.interval=2',
                 ),
             )
         return folders[name]
@@ -110,12 +110,12 @@ def test_a_resumed_run_continues_the_centres(data, tmp_path):
         'model.backbone.channels=4',
         'model.in_channels=4',
         'model.backbone.num_layers=1',
-        'model.backbone.out_indices=(0,)',
+        '+model.backbone.out_indices=(0,)',
         'train_dataloader.batch_size=4',
         'train_cfg.val_interval=100',
-        'custom_hooks.3.interval=1',
+        'custom_hooks.0.interval=1',
     )
-    for steps, more in ((3, ()), (2, ()), (4, ('--resume',))):  # the second starts anew
+    for steps, more in ((3, ()), (2, ('--overwrite',)), (4, ('--resume',))):  # the second starts anew
         run_tool(
             'train',
             SHORT / 'quadratic.py',

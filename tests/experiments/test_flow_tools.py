@@ -1,19 +1,18 @@
 """The flow's configs and tools: training, bits per dimension, samples, walks in latent space."""
 
+import copy
 import json
 import math
-import runpy
-import sys
 from argparse import Namespace
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import pytest
 import torch
 from helpers.checkout import ROOT
+from helpers.config_cases import load
 from helpers.generative_data import write_cifar10
-from helpers.runtime_case import run_tool
+from helpers.runtime_case import load_tool, run_tool
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -23,11 +22,13 @@ from mmseg_invattn.cli.flow_arguments import load_flow
 from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.datasets.generative import read_images
 from mmseg_invattn.engine.matching import CheckpointMismatchError
+from mmseg_invattn.experiments.attention_choice import INVERTIBLE_FORMS, choose_attention
 from mmseg_invattn.experiments.flow.latent_walk import interpolate
 from mmseg_invattn.experiments.flow.training_memory import extrapolate
+from mmseg_invattn.layers.attention.modes import MODES
 
 CONFIGS = ROOT / 'configs' / 'flow'
-PATHS = sorted(CONFIGS.glob('*/*.py'))
+NAMES = ('cifar10', 'cifar10_8x8', 'cifar10_small')
 SMALL = """
 _base_ = '{config}'
 model = dict(backbone=dict(stage_blocks=(1, 1), hidden_channels=(16, 16)), num_classes=10)
@@ -48,40 +49,68 @@ def scope():
     init_default_scope('mmseg')
 
 
-def test_full_configs_cover_every_mode_and_form_and_place_the_attention_as_the_paper_does():
-    forms, modes = (
-        ('certified', 'conditional', 'coupling', 'paper'),
-        ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation', 'l2'),
-    )
-    expected = {'invresnet', *(f'invresnet_{form}_{mode}' for form in forms for mode in modes)}
-    assert {path.stem for path in PATHS if path.parent.name == 'cifar10'} == expected
-    for path in PATHS:
-        cfg = Config.fromfile(path)
-        backbone = cfg.model.backbone
-        if path.stem == 'invresnet':
-            assert 'attention' not in backbone
-        else:
-            form, mode = path.stem.removeprefix('invresnet_').split('_', 1)
-            assert (backbone.attention.form, backbone.attention.mode) == (form, mode)
-            assert backbone.attention_stages == (0,)
+def flow_config(name: str, form: str | None = None, mode: str | None = None) -> Config:
+    cfg = copy.deepcopy(load(CONFIGS / f'{name}.py'))
+    choose_attention(cfg, form, mode)
+    return cfg
+
+
+def test_configs_have_no_attention_until_a_form_is_chosen():
+    assert sorted(path.name for path in CONFIGS.iterdir()) == [f'{name}.py' for name in NAMES]
+    for name in NAMES:
+        cfg = flow_config(name)
+        assert 'attention' not in cfg.model.backbone
+        assert cfg.to_dict() == flow_config(name, 'none').to_dict()
         assert all(HOOKS.get(hook.type) for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks])
         assert DATASETS.get(cfg.train_dataloader.dataset.type) and METRICS.get('BitsPerDimMetric')
-        if path.parent.name == 'cifar10':
-            assert (backbone.stage_blocks, backbone.hidden_channels) == ((16,) * 3, (512,) * 3)
-            assert (backbone.contraction, cfg.model.n_terms) == (0.98, 5)
-            # without a certificate activations cannot be recovered for certain
-            assert backbone.memory_free == ('paper' not in path.stem)
-            assert cfg.train_cfg.max_iters == 200 * (50000 // 64) and cfg.optim_wrapper.optimizer.type == 'Adamax'
+    cfg = flow_config('cifar10')
+    backbone = cfg.model.backbone
+    assert (backbone.stage_blocks, backbone.hidden_channels) == ((16,) * 3, (512,) * 3)
+    assert (backbone.contraction, cfg.model.n_terms) == (0.98, 5)
+    assert cfg.train_cfg.max_iters == 200 * (50000 // 64) and cfg.optim_wrapper.optimizer.type == 'Adamax'
+
+
+@pytest.mark.parametrize('form', INVERTIBLE_FORMS)
+@pytest.mark.parametrize('mode', MODES)
+def test_the_attention_stands_where_the_paper_places_it(form, mode):
+    plain, cfg = flow_config('cifar10'), flow_config('cifar10', form, mode)
+    backbone = cfg.model.backbone
+    assert backbone.pop('attention') == dict(form=form, mode=mode, **(dict(reduction=4) if form == 'paper' else {}))
+    assert backbone.pop('attention_stages') == (0,)
+    # without a certificate activations cannot be recovered for certain
+    assert backbone.memory_free == (form != 'paper')
+    backbone.memory_free = True
+    assert cfg.to_dict() == plain.to_dict()
+    again = flow_config('cifar10', form, mode)
+    choose_attention(again, 'none')
+    assert 'attention' not in again.model.backbone and 'attention_stages' not in again.model.backbone
+
+
+def test_choices_that_do_not_exist():
+    with pytest.raises(ValueError, match='--mode l2 .* this flow has none: add --form FORM, one of certified, '):
+        flow_config('cifar10', mode='l2')
+    with pytest.raises(ValueError, match='--mode l2 .* this flow has none: add --form FORM, one of certified, '):
+        flow_config('cifar10', 'none', 'l2')
+    with pytest.raises(ValueError, match='has the model EncoderDecoder: .*model.decode_head.attention.form'):
+        choose_attention(Config(dict(model=dict(type='EncoderDecoder'))), 'certified')
+    assert flow_config('cifar10', 'coupling').model.backbone.attention.mode == 'embedded_gaussian'
+    sharper = flow_config('cifar10', 'certified')
+    sharper.model.backbone.attention.sharpness = 3.0
+    choose_attention(sharper, mode='l2')
+    assert sharper.model.backbone.attention == dict(form='certified', mode='l2', sharpness=3.0)
 
 
 @pytest.mark.parametrize(
-    'path',
-    [path for path in PATHS if 'gaussian' not in path.stem or 'embedded' in path.stem],
-    ids=lambda path: f'{path.parent.name}-{path.stem}',
+    'name, form, mode',
+    [
+        *((name, 'none', None) for name in NAMES),
+        *((name, 'certified', 'embedded_gaussian') for name in NAMES[1:]),
+        *(('cifar10', form, mode) for form in INVERTIBLE_FORMS for mode in MODES if mode != 'gaussian'),
+    ],
 )
-def test_every_kind_of_config_trains(path):
+def test_every_kind_of_config_trains(name, form, mode):
     """A step with fewer and narrower blocks; the twins that differ in the mode gaussian alone are left out."""
-    cfg = Config.fromfile(path)
+    cfg = flow_config(name, form, mode)
     scales = len(cfg.model.backbone.strides)
     cfg.model.backbone.update(stage_blocks=(1,) * scales, hidden_channels=(8,) * scales)
     torch.manual_seed(0)
@@ -90,7 +119,7 @@ def test_every_kind_of_config_trains(path):
     x = torch.rand(2, 3, 8, 8) - 0.5
     loss = model(x, mode='loss')['loss']
     # the paper's form may start anywhere: its series may diverge
-    assert ('paper' in path.stem and loss.isfinite()) or 6 < float(loss.detach()) < 12
+    assert (form == 'paper' and loss.isfinite()) or 6 < float(loss.detach()) < 12
     optim_wrapper.backward(loss)
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not missing, f'no finite gradient reaches {missing}'
@@ -103,11 +132,11 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp('flow')
     write_cifar10(folder / 'data')
     config = folder / 'small.py'
-    config.write_text(
-        SMALL.format(config=CONFIGS / 'cifar10_8x8' / 'invresnet_certified_embedded_gaussian.py', data=folder / 'data')
-    )
-    run_tool('train', config, '--work-dir', folder / 'work')
-    return config, folder / 'work' / 'iter_40.pth'
+    config.write_text(SMALL.format(config=CONFIGS / 'cifar10_8x8.py', data=folder / 'data'))
+    run_tool('train', config, '--form', 'certified', '--work-dir', folder / 'work')
+    written = folder / 'work' / 'small.py'  # has the choice in it
+    assert Config.fromfile(written).model.backbone.attention == dict(form='certified', mode='embedded_gaussian')
+    return written, folder / 'work' / 'iter_40.pth'
 
 
 def scalars(folder: Path) -> list[dict]:
@@ -129,7 +158,7 @@ def test_curves_and_memory_tools(trained, capsys):
     assert cv2.imread(str(out)) is not None and '| work | ' in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match='there is no vis_data/scalars.json'):
         run_analysis('flow_curves', trained[1].parent.parent / 'data')
-    run_analysis('flow_memory', trained[0], '--batches', 16, 64, '--target', 128)
+    run_analysis('flow_memory', trained[0], '--form', 'coupling', '--batches', 16, 64, '--target', 128)
     rows = [line for line in capsys.readouterr().out.splitlines() if 'GiB' in line]
     assert [row.split()[1] for row in rows] == ['recovered', 'stored']
     assert extrapolate((2, 4), (10, 14), 8) == (6, 2)
@@ -138,8 +167,7 @@ def test_curves_and_memory_tools(trained, capsys):
 
 
 def run_analysis(name: str, *arguments: object) -> None:
-    with mock.patch.object(sys, 'argv', [name, *map(str, arguments)]):
-        runpy.run_path(str(ROOT / 'tools' / 'analysis' / f'{name}.py'), run_name='__main__')
+    load_tool(f'analysis/{name}').main([str(argument) for argument in arguments])
 
 
 def test_test_tool_reports_bits_and_reconstruction(trained):
@@ -190,7 +218,7 @@ def test_walk_is_straight_between_the_images(trained):
     arguments = dict(config=str(config), checkpoint=str(checkpoint), cfg_options=None, trust_checkpoint=False)
     model = load_flow(Namespace(device='cpu', **arguments))
     assert not model.training
-    other = CONFIGS.parent / 'reconstruction' / 'cifar10' / 'certified_l2.py'
+    other = CONFIGS.parent / 'reconstruction' / 'cifar10.py'
     with pytest.raises(ValueError, match='has a InvReconstruction: this tool takes'):
         load_flow(Namespace(device=None, **arguments | dict(config=str(other))))
     narrow = dict(cfg_options={'model.backbone.hidden_channels': (8, 8)})

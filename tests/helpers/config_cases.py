@@ -1,17 +1,28 @@
 """The leaf configs of segmentors and what their names say.
 
-Those of configs/reconstruction and configs/flow lie one folder deeper, which keeps them out of this list: they are no
-segmentors and follow other rules. test_reconstruction.py and test_flow_tools.py build and train them.
+Those of configs/reconstruction and configs/flow are no segmentors and follow other rules: test_reconstruction.py and
+test_flow_tools.py build and train them. Those of classification lie one folder deeper.
 """
 
 import re
+from functools import cache
+from pathlib import Path
 
 from helpers.checkout import ROOT
+from mmengine.config import Config
 
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+FOLDER = ROOT / 'configs'
+OTHERS = ('_base_', 'flow', 'reconstruction')
+CONFIGS = sorted(path for path in FOLDER.glob('*/*.py') if path.parent.name not in OTHERS)
 FOLDERS = sorted({path.parent for path in CONFIGS})
 # {algo}_{backbone}-d8_{GPUs}xb{batch}-{iters}k_{dataset}-{HxW}.py
 NAME = re.compile(
     r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'
     r'(?P<data>[a-z0-9-]+?)-(?P<height>\d+)x(?P<width>\d+)'
 )
+
+
+@cache
+def load(path: Path) -> Config:
+    """A config, read once a process; copy what you change."""
+    return Config.fromfile(path)

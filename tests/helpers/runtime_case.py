@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import importlib.util
 import itertools
 import os
+import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -22,8 +21,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 RUNS = itertools.count()
 
-# tools/NAME.py -> the module of mmseg_invattn.cli that does its work, where that has another name
-MODULES = {'explore_attention': 'explore', 'analysis/browse_dataset': 'browse', 'analysis/publish_model': 'publish'}
+# tools/NAME.py -> the subcommand that does its work
+CALLED = re.compile(r"run\('([a-z -]+)'\)")
 
 CONFIG = """
 _base_ = ['{root}/configs/_base_/default_runtime.py']
@@ -91,14 +90,9 @@ def write_case(folder: Path, dropout: float = 0.5) -> str:
 
 
 def load_tool(name: str) -> ModuleType:
-    """The module that does the work of tools/NAME.py: a subcommand, or the file itself."""
-    module = MODULES.get(name, name.removeprefix('analysis/'))
-    if find_spec(f'mmseg_invattn.cli.{module}') is not None and '/' not in module:
-        return importlib.import_module(f'mmseg_invattn.cli.{module}')
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', ROOT / 'tools' / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
+    """The module of the subcommand that tools/NAME.py calls."""
+    command = CALLED.search((ROOT / 'tools' / f'{name}.py').read_text(encoding='utf-8'))[1]
+    return importlib.import_module(f'mmseg_invattn.cli.{command.replace(" ", ".").replace("-", "_")}')
 
 
 def run_tool(name: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> None:

@@ -104,7 +104,7 @@ cfg = Config.fromfile({str(DEMO)!r})
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 init_default_scope(cfg.default_scope)
 assert type(MODELS.build(cfg.model).decode_head).__name__ == 'InvNLHead'
-for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
+for hook in cfg.default_hooks.values():
     assert HOOKS.get(f'mmseg.{{hook.type}}') is not None, hook
 """
         + REGISTERED

@@ -29,7 +29,9 @@ def interpreted():
         text=True,
     )
     assert not run.returncode, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert all(found[case] for case in ('float32', 'extreme', 'bfloat16', 'float16'))
+    return found
 
 
 def test_float32_is_as_exact_as_torch(interpreted):

@@ -1,11 +1,8 @@
 """Memory that training a flow takes: measured at small batches, extrapolated by a straight line to a larger one.
 
-python tools/analysis/flow_memory.py configs/flow/cifar10/invresnet_certified_embedded_gaussian.py --batches 2 16
+The command ``mmseg-invattn analyze flow-memory`` as a file.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,35 +10,7 @@ from pathlib import Path
 if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mmengine.config import Config
-
-from mmseg_invattn.experiments.flow.training_memory import GIB, extrapolate, step_memory
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of a flow')
-    parser.add_argument('--batches', type=int, nargs='+', default=[1, 3], help='batches to measure')
-    parser.add_argument('--target', type=int, default=64, help='batch to extrapolate to')
-    args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
-    print(
-        '| activations | '
-        + ' | '.join(f'batch {b}, measured' for b in args.batches)
-        + f' | per image | batch {args.target}, extrapolated |'
-    )
-    print('| --- ' * (len(args.batches) + 3) + '|')
-    for name, memory_free in (('recovered', True), ('stored', False)):
-        memory = [step_memory(cfg, batch, memory_free) for batch in args.batches]
-        fixed, slope = extrapolate(args.batches, memory, args.target)
-        cells = [
-            name,
-            *(f'{m / GIB:.2f} GiB' for m in memory),
-            f'{slope / GIB:.3f} GiB',
-            f'{(fixed + slope * args.target) / GIB:.1f} GiB',
-        ]
-        print('| ' + ' | '.join(cells) + ' |', flush=True)
-
+from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run('analyze flow-memory'))

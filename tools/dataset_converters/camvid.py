@@ -1,6 +1,6 @@
 """Check CamVid and write it in the layout that CamVidDataset reads.
 
-The command ``mmseg-invattn convert-camvid`` under the name that users of MMSegmentation type.
+The command ``mmseg-invattn convert camvid`` under the name that users of MMSegmentation type.
 """
 
 import sys
@@ -13,4 +13,4 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(run('convert-camvid'))
+    sys.exit(run('convert camvid'))

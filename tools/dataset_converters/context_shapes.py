@@ -1,6 +1,6 @@
 """Make the demo data: the class of the shapes is the colour of a marker on the far side of the image.
 
-The command ``mmseg-invattn convert-context-shapes`` under the name that users of MMSegmentation type.
+The command ``mmseg-invattn convert context-shapes`` under the name that users of MMSegmentation type.
 """
 
 import sys
@@ -13,4 +13,4 @@ if find_spec('mmseg_invattn') is None:  # not installed: run from the checkout
 from mmseg_invattn.cli.main import run
 
 if __name__ == '__main__':
-    sys.exit(run('convert-context-shapes'))
+    sys.exit(run('convert context-shapes'))

@@ -17,7 +17,6 @@ model = dict(
         in_channels=48,
         in_index=0,
         channels=48,
-        num_convs=2,
         concat_input=False,
         dropout_ratio=0,
         num_classes=3,

@@ -1,18 +1,8 @@
-# model settings: the attention network on patches of 4 x 4 pixels, at strides 4, 8 and 16
-# BN becomes SyncBN where training is distributed, see sync_bn in default_runtime.py
-norm_cfg = dict(type='BN', requires_grad=True)
+# the attention network on patches of 4 x 4 pixels, read at strides 4, 8 and 16
+_base_ = './segmentor.py'
 # the patches take images whose sides are multiples of theirs
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-    test_cfg=dict(size_divisor=4),
-)
+data_preprocessor = dict(test_cfg=dict(size_divisor=4))
 model = dict(
-    type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
     backbone=dict(
         type='SelfAttentionNet',
@@ -34,13 +24,5 @@ model = dict(
         channels=256,
         num_convs=1,
         concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=19,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
-    # model training and testing settings
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

@@ -1,6 +1,2 @@
 _base_ = './quadratic.py'
-model = dict(
-    backbone=dict(
-        attention=dict(_delete_=True, encoding='learned_2d', position_size=16, position_channels=400, dropout=0.1)
-    )
-)
+model = dict(backbone=dict(attention=dict(encoding='learned_2d', position_size=16, position_channels=400)))

@@ -6,9 +6,4 @@ _base_ = [
 ]
 default_hooks = dict(checkpoint=dict(interval=5000))
 # logs centre and width of every head, for tools/analysis/attention_vs_conv.py
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='DatasetCheckHook'),
-    dict(type='AttentionCentreHook', interval=500),
-]
+custom_hooks = [dict(type='AttentionCentreHook', interval=500)]

@@ -15,9 +15,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=150, val_interval=75)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=150))
-custom_hooks = [
-    dict(type='IterationSeedHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='DatasetCheckHook'),
-    dict(type='AttentionCentreHook', interval=15),
-]
+custom_hooks = [dict(type='AttentionCentreHook', interval=15)]

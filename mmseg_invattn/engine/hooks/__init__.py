@@ -1,6 +1,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
+from .config_check_hook import ConfigCheckHook
 from .constant_weights_hook import ConstantWeightsHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
@@ -10,6 +11,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'AttentionCentreHook',
     'CertificateHook',
+    'ConfigCheckHook',
     'ConstantWeightsHook',
     'IterationSeedHook',
     'MatchingCheckpointHook',

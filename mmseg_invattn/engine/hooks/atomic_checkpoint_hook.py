@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
+from ...wording import counted
 from ..atomic_backend import AtomicLocalBackend, remove_partial_files
 from ..plain_state import plain_message_hub, restore_message_hub, to_plain
 
@@ -72,7 +73,7 @@ class AtomicCheckpointHook(CheckpointHook):
             bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
             if bad.any():
                 raise FloatingPointError(
-                    f'{name} has {int(bad.sum())} values that are not finite at iteration {runner.iter + 1}: the '
+                    f'{name} has {counted(int(bad.sum()), "value")} not finite at iteration {runner.iter + 1}: the '
                     'checkpoint is not written, the last good one stays. Lower the learning rate or clip the '
                     'gradients, and continue with --resume.'
                 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...layers import ExplicitInverse, InverseInfo, InvertibleModule, ResidualLayer
 from ...layers.checks import check_count
 from ...layers.data_dependent import DataDependentStart
+from ...wording import counted
 from ..sharding import is_sharded
 
 # A bound is the contraction and the rounding of its weights in float32, which grows with the root of their size: a few
@@ -213,7 +214,7 @@ def _check_inverse(
     where = f'at the validation of iteration {iteration} (certified Lipschitz bound {bound})'
     if bound is not None and not info.converged.all():
         raise RuntimeError(
-            f'{name}: an inverse did not converge within {max_iter} evaluations, largest residual '
+            f'{name}: an inverse did not converge within {counted(max_iter, "evaluation")}, largest residual '
             f'{float(info.residual.max()):.3g}, {where}, and the rule is that those of a certified block do. Near a '
             'contraction of 1 they take more: raise max_iter of CertificateHook, or lower the contraction'
         )

@@ -1,11 +1,12 @@
 """Whole models from their configs: a training step and inference, on random images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ...paths import config_folder
+from ...paths import find_config
 from .memory import Side, available
 from .session import Session
 from .timing import Step
@@ -15,14 +16,17 @@ CONFIGS = tuple(
 )
 
 
-def build(config: str, crop: tuple[int, int], device: str) -> tuple[nn.Module, object]:
+def build(
+    config: str, crop: tuple[int, int], device: str, cfg_options: Mapping | None = None
+) -> tuple[nn.Module, object]:
     """The model with random weights, for crops of this size, and its config. SyncBN becomes BN: one process."""
-    from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    cfg = Config.fromfile(config)
+    from ...engine.config_file import read_config
+
+    cfg = read_config(config, cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     cfg.model.pretrained = None
     cfg.model.backbone.pop('init_cfg', None)
@@ -47,11 +51,13 @@ def batch_of(model: nn.Module, crop: tuple[int, int], batch: int) -> dict:
     return data
 
 
-def train(config: str, crop: tuple[int, int], batch: int, dtype: str, device: str) -> Step:
+def train(
+    config: str, crop: tuple[int, int], batch: int, dtype: str, device: str, cfg_options: Mapping | None = None
+) -> Step:
     """Forward, loss, backward and the optimiser's step, by the config's optimiser."""
     from mmengine.optim import build_optim_wrapper
 
-    model, cfg = build(config, crop, device)
+    model, cfg = build(config, crop, device, cfg_options)
     optimiser = build_optim_wrapper(model, cfg.optim_wrapper)
     data = batch_of(model, crop, batch)
     model.train()
@@ -63,8 +69,10 @@ def train(config: str, crop: tuple[int, int], batch: int, dtype: str, device: st
     return step
 
 
-def infer(config: str, crop: tuple[int, int], batch: int, dtype: str, device: str) -> Step:
-    model, _ = build(config, crop, device)
+def infer(
+    config: str, crop: tuple[int, int], batch: int, dtype: str, device: str, cfg_options: Mapping | None = None
+) -> Step:
+    model, _ = build(config, crop, device, cfg_options)
     data = batch_of(model, crop, batch)
     model.eval()
 
@@ -84,13 +92,20 @@ def fitting_batch(session: Session, side: Side) -> int:
     return session.batch if need < 0.8 * available(session.device) else 1
 
 
+def _trained_size(config: str, cfg_options: Mapping | None) -> tuple[int, int]:
+    from ...datasets.image_size import image_size
+    from ...engine.config_file import read_config
+
+    return image_size(read_config(config, cfg_options))
+
+
 def run(session: Session) -> None:
-    configs = session.configs or tuple(str(config_folder() / config) for config in CONFIGS)
+    configs = tuple(str(find_config(config)) for config in session.configs or CONFIGS)
     limits = {} if session.configs else dict(time_limit=1, memory_limit=1)
-    height, width = session.crop
+    height, width = crop = session.crop or _trained_size(configs[0], session.cfg_options)
     tiny = dict(crop=(64, 64), batch=2)
     for dtype in session.dtypes:
-        options = dict(crop=session.crop, dtype=dtype, device=session.device)
+        options = dict(crop=crop, dtype=dtype, device=session.device, cfg_options=session.cfg_options)
         batch = fitting_batch(session, Side(train, options | dict(config=configs[0]), tiny))
         note = '' if batch == session.batch else f'{session.batch} images do not fit'
         for what, builder in (('training step', train), ('inference', infer)):

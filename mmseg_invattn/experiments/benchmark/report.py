@@ -3,8 +3,6 @@
 import json
 import os
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -12,10 +10,9 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-from mmseg_invattn.experiments.compare.environment import processor_name
+from ..compare.environment import commit, processor_name
 
-from ...paths import ROOT
-
+WRITTEN = ('benchmark.md', 'benchmark.json')
 HEADER = (
     '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
     '| --- | --- | --- | --- | --- | --- | --- | --- | --- |'
@@ -109,16 +106,11 @@ def verdict(met: bool | None) -> str:
 
 def environment(device: str) -> dict:
     """Versions and machine."""
-    commit = ''
-    if shutil.which('git'):
-        commit = subprocess.run(
-            ['git', '-C', ROOT, 'describe', '--always', '--dirty'], capture_output=True, text=True
-        ).stdout.strip()
     return dict(
         torch=torch.__version__,
         numpy=np.__version__,
         python=platform.python_version(),
-        commit=commit or None,
+        commit=commit(),
         cpu=processor_name(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
@@ -143,8 +135,7 @@ class Report:
         self.lines.append(line)
         print(line.markdown(), flush=True)
         table = '\n'.join([self.preamble(), HEADER, *(line.markdown() for line in self.lines)])
-        (self.out / 'benchmark.md').write_text(table + '\n', encoding='utf-8')
-        (self.out / 'benchmark.json').write_text(
-            json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1), encoding='utf-8'
-        )
+        numbers = json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1)
+        for name, text in zip(WRITTEN, (f'{table}\n', numbers), strict=True):
+            (self.out / name).write_text(text, encoding='utf-8')
         return line

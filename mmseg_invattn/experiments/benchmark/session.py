@@ -1,6 +1,6 @@
 """One run of the benchmark: where, how often, how large, and the comparison of two sides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .memory import Side, Usage, measure
@@ -16,6 +16,7 @@ class Session:
         add: takes a finished line.
         repeats: rounds of every comparison; None leaves it to the comparison.
         quick: sizes that show that everything runs, and nothing more.
+        configs: of the models, and what of them ``cfg_options`` change.
     """
 
     add: Callable[[Line], Line]
@@ -24,7 +25,8 @@ class Session:
     repeats: int | None = None
     quick: bool = False
     configs: tuple[str, ...] = ()
-    crop: tuple[int, int] = (512, 1024)
+    cfg_options: Mapping | None = None
+    crop: tuple[int, int] | None = None
     batch: int = 2
 
     def rounds(self, usual: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from pathlib import Path
 import torch
 
 from ...datasets.checks import check_data_folders
+from ...wording import counted
 from .environment import device_name
 from .evaluation import ignored_label
-from .folder import check_folder, locked, read_json, write_json
+from .folder import check_folder, locked, read_json, run_folders, write_json
 from .pictures import pictures
 from .plan import Run, plan_runs
 from .process import ProcessFailedError, run_process
@@ -22,7 +24,7 @@ from .training import begin, train
 
 
 def compare(args: Namespace) -> int:
-    """Carry out what tools/compare.py was asked for.
+    """Carry out what the command was asked for.
 
     Args:
         args: its arguments.
@@ -41,8 +43,11 @@ def compare(args: Namespace) -> int:
         raise ValueError(f'--baseline {args.baseline} is none of the configs: name it among them as well')
     for run in runs[: len(args.configs)]:
         check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
-    check_folder(args.out, runs, args.resume)
+    check_folder(args.out, runs, args.resume, args.overwrite)
     with locked(args.out) as lock:
+        if args.overwrite:
+            for folder in {folder.parent for folder in run_folders(args.out)}:
+                shutil.rmtree(folder)
         for number, run in enumerate(runs, 1):
             _work_on(run, processes, f'[{number}/{len(runs)}] {run.title}', lock)
         done: dict[str, Run] = {}  # the first seed of every head
@@ -96,7 +101,7 @@ def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
     known = read_json(out / 'speed.json')
     if known and known['of'] == identity:
         return known
-    print(f'measuring the speed of {len(done)} heads', flush=True)
+    print(f'measuring the speed of {counted(len(done), "head")}', flush=True)
     fresh = out / '.speed.part'
     command = [sys.executable, '-m', 'mmseg_invattn.experiments.compare.speed', str(fresh)]
     try:

@@ -35,7 +35,7 @@ def environment() -> dict:
         device=device_name(),
         python=platform.python_version(),
         versions=_versions(),
-        commit=_commit(),
+        commit=commit(),
         command=' '.join(sys.argv),
     )
 
@@ -60,10 +60,10 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:  # of the two package lines one is installed
             continue
-    return found
+    return found | dict(torch=torch.__version__)  # the metadata do not say for which CUDA it was built
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout; ``+changes`` where files differ from it; None outside of a checkout."""
 
     def git(*arguments: str) -> str:

@@ -73,7 +73,7 @@ def evaluation_config(folder: Path, out: Path) -> Config:
     cfg.val_dataloader, cfg.val_cfg = cfg.test_dataloader, dict(type='ValLoop')
     cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != CERTIFICATE['type']]
-    cfg.custom_hooks.append(CERTIFICATE)
+    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, certificate=CERTIFICATE)
     cfg.work_dir = str(out)
     cfg.experiment_name = f'evaluation_{folder.parent.name}_{folder.name}'
     if cfg.model.get('pretrained'):  # the checkpoint holds all weights

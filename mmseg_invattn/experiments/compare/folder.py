@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...engine.atomic_backend import AtomicLocalBackend
+from ...wording import counted
 from .plan import Run
 
 WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log', '.lock'}
@@ -43,34 +44,51 @@ def locked(out: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def check_folder(out: Path, runs: Sequence[Run], resume: bool) -> None:
-    """Refuse a folder that holds anything but earlier work on these very runs.
+def run_folders(out: Path) -> list[Path]:
+    """The runs that a folder holds.
 
     Raises:
-        ValueError: it holds files of others, or runs that this comparison does not name or that have another config,
-            seed or options; or it holds these runs, and ``--resume`` was not given.
+        ValueError: it holds something that no comparison has written.
         NotADirectoryError: it is a file.
     """
     if not out.exists():
-        return
+        return []
     if not out.is_dir():
         raise NotADirectoryError(f'--out {out} is a file; give a folder')
-    names, planned = {run.name for run in runs}, {run.folder: run for run in runs}
-    hint = 'give another --out'
     found = []
     for entry in sorted(out.iterdir()):
         if entry.name in WRITTEN or (entry.name.startswith('.') and entry.name.endswith('.part')):
             continue
         folders = sorted(entry.iterdir()) if entry.is_dir() else []
         if not folders or not all((folder / 'run.json').is_file() for folder in folders):
-            raise ValueError(f'--out {out} holds {entry.name}, which no comparison has written: {hint}')
+            raise ValueError(f'--out {out} holds {entry.name}, which no comparison has written: give another --out')
         found += folders
-        if entry.name not in names:
+    return found
+
+
+def check_folder(out: Path, runs: Sequence[Run], resume: bool, overwrite: bool = False) -> None:
+    """Refuse a folder that holds anything but earlier work on these very runs.
+
+    Args:
+        out: the folder.
+        runs: of the comparison.
+        resume: whether to go on with what is there.
+        overwrite: whether all runs that are there will be removed.
+
+    Raises:
+        ValueError: it holds files of others, or runs that this comparison does not name or that have another config,
+            seed or options; or it holds these runs, and neither ``resume`` nor ``overwrite`` was asked for.
+        NotADirectoryError: it is a file.
+    """
+    names, planned = {run.name for run in runs}, {run.folder: run for run in runs}
+    found = run_folders(out)
+    hint = 'give another --out, or --overwrite to remove all that it holds'
+    for folder in () if overwrite else found:
+        if folder.parent.name not in names:
             raise ValueError(
-                f'--out {out} holds another comparison, with the config {entry.name}: name that config '
+                f'--out {out} holds another comparison, with the config {folder.parent.name}: name that config '
                 f'as well, or {hint}'
             )
-    for folder in found:
         if folder not in planned:
             raise ValueError(
                 f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: name '
@@ -81,7 +99,7 @@ def check_folder(out: Path, runs: Sequence[Run], resume: bool) -> None:
                 f'--out {out} holds another comparison: the config, the --cfg-options or the checkpoint '
                 f'of {folder.parent.name}, {folder.name} were different: {hint}'
             )
-    if found and not resume:
+    if found and not resume and not overwrite:
         raise ValueError(
-            f'--out {out} holds {len(found)} runs of this comparison: --resume goes on with them, or {hint}'
+            f'--out {out} holds {counted(len(found), "run")} of this comparison: --resume goes on, or {hint}'
         )

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ...engine.config_checks import ConfigError, check_config
+from ...engine.config_file import read_config
 from ...engine.launch import check_checkpoint_file
+from ...paths import find_config
+from ...wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +72,25 @@ def plan_runs(
     Raises:
         FileNotFoundError: a config or checkpoint is missing.
         ValueError: a config or seed appears twice, or an option does not fit a config.
+        ConfigError: a config has a mistake.
     """
     _refuse_repeated('config', [Path(path).stem for path in configs])
     _refuse_repeated('seed', seeds)
-    for path in configs:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'{path}: there is no such config file')
+    configs = [str(find_config(path)) for path in configs]
     if any(seed < 0 for seed in seeds):
         raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
         raise ValueError(
-            f'--checkpoints names {len(checkpoints)} files, and {len(configs)} configs with {len(seeds)} '
-            f'seeds need {len(configs) * len(seeds)}: all seeds of the first config, then of the second'
+            f'--checkpoints names {counted(len(checkpoints), "file")}, and '
+            f'{counted(len(configs), "config")} with {counted(len(seeds), "seed")} need '
+            f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
         )
-    loaded = [load_with_options(path, options) for path in configs]
+    loaded = [read_config(path, options) for path in configs]
+    for path, cfg in zip(configs, loaded, strict=True):
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(f'{path}: {error}') from error
     runs = []
     for place, seed in enumerate(seeds):
         for number, (path, cfg) in enumerate(zip(configs, loaded, strict=True)):
@@ -90,32 +99,6 @@ def plan_runs(
                 check_checkpoint_file(str(weights))
             runs.append(_run(path, cfg, seed, out, weights))
     return runs
-
-
-def load_with_options(path: str, options: Mapping | None) -> Config:
-    """Read a config and write options into it, each below something that the config has.
-
-    Raises:
-        ValueError: an option's path does not exist in this config.
-    """
-    cfg = Config.fromfile(path)
-    for key in options or {}:
-        node, parts = cfg.to_dict(), key.split('.')
-        for depth, part in enumerate(parts):
-            last = depth == len(parts) - 1
-            if isinstance(node, (list, tuple)):
-                found = part.isdigit() and int(part) < len(node)
-                node = node[int(part)] if found else None
-            else:
-                found = isinstance(node, dict) and (last or part in node)
-                node = node.get(part) if found else None
-            if not found:
-                raise ValueError(
-                    f'--cfg-options {key}: {path} has no {".".join(parts[: depth + 1])}. Options go to '
-                    'every config of the comparison; what concerns one head belongs into its config'
-                )
-    cfg.merge_from_dict(dict(options or {}))
-    return cfg
 
 
 def _run(path: str, cfg: Config, seed: int, out: Path, weights: Path | None) -> Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from ...engine.atomic_backend import AtomicLocalBackend
+from ...wording import counted
 from .charts import differences, learning_curves
 from .columns import ACCURACY, CERTIFICATE, COST, Column, cells, class_columns
 from .folder import write_json
@@ -128,7 +129,8 @@ def _split(results: dict) -> str:
     """One sentence on the data."""
     seeds = ', '.join(map(str, results['seeds']))
     return (
-        f'{len(results["heads"])} heads, {results["images"]} images, {len(results["classes"])} classes, '
+        f'{counted(len(results["heads"]), "head")}, {counted(results["images"], "image")}, '
+        f'{counted(len(results["classes"]), "class")}, '
         f'seed{"s" * (len(results["seeds"]) > 1)} {seeds}.'
     )
 

@@ -45,7 +45,7 @@ def train(run: Run, processes: int | None, say: Callable[[str], None], keep_open
         return
     start, launcher = [sys.executable, '-m'], []
     if processes is not None:
-        start += ['torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', '-m']
+        start += ['mmseg_invattn.cli.distributed', '--standalone', f'--nproc_per_node={processes}', '-m']
         launcher = ['--launcher', 'pytorch']
     command = [*start, 'mmseg_invattn.cli', 'train', str(run.config), '--work-dir', str(run.folder), '--resume']
     command += launcher

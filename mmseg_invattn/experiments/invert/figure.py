@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ...wording import counted
 from .inversion import Inversion
 
 
@@ -63,7 +64,8 @@ def summary(inversion: Inversion) -> str:
     lipschitz = '' if inversion.lipschitz_bound is None else f', Lipschitz bound {inversion.lipschitz_bound:.4f}'
     state = 'converged' if inversion.converged else 'NOT converged'
     return (
-        f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in {inversion.iterations} evaluations\n'
+        f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in '
+        f'{counted(inversion.iterations, "evaluation")}\n'
         f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}'
     )
 

@@ -35,7 +35,7 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
         the training iterations.
     """
     cfg.test_evaluator.output_dir = str(out)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, 'training')
     start = time.perf_counter()
     runner.train()
     trained = time.perf_counter()

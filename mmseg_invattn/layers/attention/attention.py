@@ -145,7 +145,7 @@ class Attention(nn.Module):
 
     def _window_logits(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """(K, G or 1, P, P) for the K windows of a map."""
-        window, shift = self.options.window_size, self.options.window_shift
+        window, shift = self.options.windows
         beta = window_mask(size, window, shift, like)
         if self.position is None:
             return beta
@@ -155,7 +155,7 @@ class Attention(nn.Module):
     def _window_mixer(
         self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor, kernel: Callable[..., Tensor]
     ) -> Mix:
-        window, shift = self.options.window_size, self.options.window_shift
+        window, shift = self.options.windows
         # Cut tokens, not projections: padded queries are finite whatever the mode, and are cut off again.
         cut = to_windows(tokens_BGNC, size, window, shift)
         q, k = self.mode.project(scores, cut, cut)

@@ -24,7 +24,7 @@ from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
 from .certified_assessment import Seen
-from .heads import SMALL, HeadNorms, build_heads
+from .heads import SMALL, HeadNorms, SharedHeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
 from .options import LocalAttentionOptions, read_options
@@ -54,7 +54,7 @@ class CertifiedWeights(NamedTuple):
     norm: NormWeights
     value: Tensor
     out: Tensor
-    norms: HeadNorms
+    norms: HeadNorms | SharedHeadNorms
     bias: Tensor | None
     rotation: Tensor | None
 

@@ -137,7 +137,7 @@ class InvChannelAttention(ResidualLayer):
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
         # An error of y is no larger in the norm of the channels than in inf2.
         bound = self._bound(weights_of(self, weights), None)
-        return torch.where(error == 0, error, error / (1 - bound) if bound < 1 else torch.nan)
+        return torch.where(error == 0, error, torch.nan if bound is None or bound >= 1 else error / (1 - bound))
 
     def error_norm(self, x: Tensor) -> Tensor:
         return max_channel_norm(x)

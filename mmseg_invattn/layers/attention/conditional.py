@@ -343,6 +343,8 @@ class ConditionalAttention2d(ResidualLayer):
         slope = temperature * weights.bounds.query_slope + temperature * weights.bounds.key_slope
         slope = float(slope.max() / weights.norm.scale.min())
         lipschitz = self._bound(weights, None)
+        if lipschitz is None or lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
+            return torch.where(error == 0, error, torch.nan)
         x1 = max_token_norm(x[:, : self.channels // 2], self.groups) + within
         moved = self.groups**0.5 * error * (1 + lipschitz * slope * x1) / (1 - lipschitz)
         return torch.hypot(moved, error)

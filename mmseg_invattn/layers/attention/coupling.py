@@ -46,6 +46,7 @@ class CouplingAttention2d(ExplicitInverse):
         ValueError: an argument breaks its rule.
     """
 
+    channels: int
     evaluations = 1
     wide_output = True
 

@@ -18,11 +18,17 @@ SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor 
 
 
 class HeadNorms(NamedTuple):
-    """Upper bounds of the spectral norms of the linear maps around the attention, shape (H,); the last (1,)."""
+    """Upper bounds of the spectral norms of the linear maps around the attention, shape (H,)."""
 
     effective: Tensor  # |W_O^h W_V^h|
-    value: Tensor | None = None  # |W_V^h|
-    out: Tensor | None = None  # |[W_O^1 ... W_O^H]|
+
+
+class SharedHeadNorms(NamedTuple):
+    """The same where the heads share their tokens; the last has shape (1,)."""
+
+    effective: Tensor
+    value: Tensor  # |W_V^h|
+    out: Tensor  # |[W_O^1 ... W_O^H]|
 
 
 class GroupedHeads:
@@ -52,11 +58,11 @@ class GroupedHeads:
         return of_heads
 
     @staticmethod
-    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
+    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms | SharedHeadNorms:
         return HeadNorms(product_norm(out_HCE, value_HEC, norm))
 
     @staticmethod
-    def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:
+    def bound(norms: HeadNorms | SharedHeadNorms, factor_H: Tensor) -> Tensor:
         """``|W_O^h W_V^h| Lambda_h``, shape (H,): bound of each group's branch at gain 1."""
         return norms.effective * factor_H
 
@@ -80,12 +86,12 @@ class SharedHeads(GroupedHeads):
         return of_heads.sum(dim, keepdim=True)
 
     @staticmethod
-    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms:
+    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> SharedHeadNorms:
         side_by_side = torch.cat(out_HCE.unbind(), 1)
-        return HeadNorms(product_norm(out_HCE, value_HEC, norm), norm(value_HEC), norm(side_by_side[None]))
+        return SharedHeadNorms(product_norm(out_HCE, value_HEC, norm), norm(value_HEC), norm(side_by_side[None]))
 
     @staticmethod
-    def bound(norms: HeadNorms, factor_H: Tensor) -> Tensor:
+    def bound(norms: SharedHeadNorms, factor_H: Tensor) -> Tensor:
         """Shape (1,): the heads are one branch."""
         joint = norms.out * (norms.value * factor_H).square().sum(-1, keepdim=True).clamp(min=SMALL**1.5).sqrt()
         return joint.minimum((norms.effective * factor_H).sum(-1, keepdim=True))

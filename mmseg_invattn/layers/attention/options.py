@@ -4,7 +4,7 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..checks import check_choice, check_count, check_takes
 from .modes import MODES, Mode
@@ -51,19 +51,24 @@ class AttentionOptions:
         else:
             check_takes('position_size', self.position_size, f'position={self.position!r}', "position='learned'")
         if self.key_pooling is not None:
-            strided = isinstance(self.key_pooling, int)
-            sizes = (self.key_pooling,) if strided else tuple(self.key_pooling)
+            sizes = (self.key_pooling,) if isinstance(self.key_pooling, int) else tuple(self.key_pooling)
             if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
                 raise ValueError(
                     f'key_pooling={self.key_pooling!r} is neither a stride nor pyramid bins: give a '
                     'positive integer such as 4, or a list of them such as (1, 3, 6, 8)'
                 )
             # lists come from configs; the kernels take a tuple
-            object.__setattr__(self, 'key_pooling', sizes[0] if strided else sizes)
+            object.__setattr__(self, 'key_pooling', self.key_pooling if isinstance(self.key_pooling, int) else sizes)
 
     def _default(self, name: str, value: int) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """(size, shift) of ``neighbourhood='window'``."""
+        assert self.window_size is not None and self.window_shift is not None, self.neighbourhood
+        return self.window_size, self.window_shift
 
     @property
     def mode_class(self) -> type[Mode]:
@@ -128,9 +133,10 @@ class LocalAttentionOptions(AttentionOptions):
             self._default('window_size', 8)
             self._default('window_shift', 0)
             check_count('window_size', self.window_size)
-            if not 0 <= self.window_shift < self.window_size:
+            size, shift = self.windows
+            if not 0 <= shift < size:
                 raise ValueError(
-                    f'window_shift={self.window_shift} is outside [0, window_size={self.window_size}): '
+                    f'window_shift={shift} is outside [0, window_size={size}): '
                     'the windows repeat beyond it; half the window is usual'
                 )
         else:
@@ -148,7 +154,7 @@ class LocalAttentionOptions(AttentionOptions):
 Options = TypeVar('Options', bound=AttentionOptions)
 
 
-def read_options(layer: type, kind: type[Options], given: Mapping[str, object]) -> Options:
+def read_options(layer: type, kind: type[Options], given: Mapping[str, Any]) -> Options:
     """The options of a form.
 
     Args:

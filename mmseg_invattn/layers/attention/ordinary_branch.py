@@ -44,12 +44,13 @@ class OrdinaryBranch(nn.Module):
         self.bias = Bias(channels) if options.bias else None
         if as_mmcv:
             for module in (*self.attention.mode.children(), self.value):
-                nn.init.normal_(module.weight, std=0.01)
+                nn.init.normal_(module.get_parameter('weight'), std=0.01)
             nn.init.zeros_(self.out.weight)
 
     def weights(self) -> OrdinaryWeights:
         bias = None if self.bias is None else self.bias()
-        return OrdinaryWeights(self.attention(), *self.value(), self.out()[0], bias)
+        value, value_bias = self.value()
+        return OrdinaryWeights(self.attention(), value, value_bias, self.out()[0], bias)
 
     def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
         # on its own the branch is computed in the precision of its parameters, as ordinary layers are

@@ -34,7 +34,7 @@ FACTOR = 1.5
 
 class PaperWeights(NamedTuple):
     """Weights as normalised by the u and v of now, queries and keys exchanged; Gamma or tanh of the number, and beta
-    and the size where one is given."""
+    where a size is given."""
 
     scores: Any
     value: Tensor
@@ -42,7 +42,6 @@ class PaperWeights(NamedTuple):
     gamma: Tensor
     gamma_bias: Tensor | None
     beta: Tensor | None = None
-    size: tuple[int, int] | None = None
 
 
 class PaperAttention2d(ResidualLayer):
@@ -83,7 +82,7 @@ class PaperAttention2d(ResidualLayer):
         for name, coefficient in mode.paper_coefficients.items():
             setattr(mode, name, SoftSpectralLinear(getattr(mode, name), coefficient))
         self.value = SoftSpectralLinear(self.value, mode.paper_value_coefficient)
-        if gamma == 'conv':
+        if isinstance(self.gamma, GroupedLinear):
             self.gamma = SoftSpectralLinear(self.gamma, 0.9)
 
     def start(self, x: Tensor) -> None:
@@ -98,11 +97,11 @@ class PaperAttention2d(ResidualLayer):
             return PaperWeights(self.attention(scaled=False).swapped(), *self.value(), *last)
 
     def for_size(self, weights: PaperWeights, size: tuple[int, int]) -> PaperWeights:
-        return weights._replace(beta=self.attention.logits(size, weights.value), size=size)
+        return weights._replace(beta=self.attention.logits(size, weights.value))
 
     def branch(self, x: Tensor, weights: PaperWeights) -> Tensor:
-        x_B1NC = pixel_tokens(x)
-        mix = self.attention.mixer(weights.scores, x_B1NC, weights.size, weights.beta, self.attention.mode.paper)
+        x_B1NC, size = pixel_tokens(x), (x.shape[2], x.shape[3])
+        mix = self.attention.mixer(weights.scores, x_B1NC, size, weights.beta, self.attention.mode.paper)
         o_BHNE = mix(grouped_linear(x_B1NC, weights.value, weights.value_bias)) / FACTOR
         o_B1NC = o_BHNE.transpose(1, 2).flatten(2)[:, None]
         conv = weights.gamma.dim() == 3

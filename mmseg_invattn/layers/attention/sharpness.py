@@ -35,10 +35,15 @@ class Sharpness(nn.Module):
 
         Args:
             learned_G: what calling the module gave.
+            n_pixels: N; it counts for ``'log_n'`` alone.
         """
         if learned_G is not None:
             return learned_G.to(like.dtype)
-        return like.new_full((self.heads,), math.log(n_pixels) / 2 if self.depends_on_n else self.value)
+        value = self.value
+        if isinstance(value, str):  # 'log_n'
+            assert n_pixels is not None
+            value = math.log(n_pixels) / 2
+        return like.new_full((self.heads,), value)
 
     def extra_repr(self) -> str:
         return f'{self.value!r}'

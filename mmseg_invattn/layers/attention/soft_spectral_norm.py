@@ -23,6 +23,9 @@ class SoftSpectralLinear(GroupedLinear):
         coefficient: norms up to it are left alone.
     """
 
+    u: Tensor
+    v: Tensor
+
     def __init__(self, linear: GroupedLinear, coefficient: float):
         nn.Module.__init__(self)
         self.weight, self.bias, self.coefficient = linear.weight, linear.bias, coefficient

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import spectral_norm_bound
+from .encoding import QuadraticEncoding
 from .mixing import PositionMixing
 
 
@@ -43,7 +44,7 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
         raise ValueError(f'kernel_size={conv.kernel_size} is not odd: an even kernel has no centre pixel')
     if conv.stride[0] != conv.stride[1]:
         raise ValueError(f'stride={conv.stride} differs for rows and columns; attention takes one stride')
-    half = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    half = (conv.dilation[0] * (conv.kernel_size[0] // 2), conv.dilation[1] * (conv.kernel_size[1] // 2))
     padding = half if conv.padding == 'same' else (0, 0) if conv.padding == 'valid' else tuple(conv.padding)
     if padding != half or conv.padding_mode not in ('zeros', 'replicate'):
         raise ValueError(
@@ -54,6 +55,15 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
     centre_G2 = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 2)
     weight_OGC = conv.weight.detach().flatten(2).mT
     return centre_G2.to(weight_OGC), weight_OGC, half if conv.padding_mode == 'zeros' else (0, 0)
+
+
+@torch.no_grad()
+def place_heads(mixing: PositionMixing, centre_G2: Tensor, width: float) -> None:
+    """Puts the heads of a quadratic encoding at these centres, all of them with this width in 1 / pixel^2."""
+    encoding = mixing.encoding
+    assert isinstance(encoding, QuadraticEncoding)
+    encoding.centre.copy_(centre_G2)
+    encoding.root.fill_((2 * width) ** 0.5)
 
 
 def offset_weights(mixing: PositionMixing) -> Tensor:
@@ -91,16 +101,16 @@ def conv_from_heads(
     conv = nn.Conv2d(
         weight_OGC.shape[2] * groups,
         len(weight_OGC),
-        tuple(taps_GHW.shape[1:]),
+        (taps_GHW.shape[1], taps_GHW.shape[2]),
         stride=mixing.stride,
-        padding=tuple(half),
-        dilation=tuple(dilation),
+        padding=(half[0], half[1]),
+        dilation=(dilation[0], dilation[1]),
         groups=groups,
         bias=bias is not None,
         padding_mode='zeros' if zeros else 'replicate',
     ).to(weight_OGC)
     conv.weight.copy_(torch.einsum('ogc,ghw->ochw', weight_OGC, taps_GHW))
-    if bias is not None:
+    if bias is not None and conv.bias is not None:
         conv.bias.copy_(bias)
     # the largest of the groups, whose outputs are side by side, is exceeded by at most the root of their squares
     norm_IG = spectral_norm_bound(weight_OGC.unflatten(0, (groups, -1)).transpose(1, 2))

@@ -60,7 +60,7 @@ class QuadraticEncoding(nn.Module):
             offset_GNM = key - query[:, None] - self.centre[:, axis, None, None]
             return -(self.root.expand(-1, 2)[:, axis, None, None] * offset_GNM).square() / 2
         if self.separable:
-            return sum(self.forward(query[:, axis], key[:, axis], axis) for axis in (0, 1))
+            return self.forward(query[:, 0], key[:, 0], 0) + self.forward(query[:, 1], key[:, 1], 1)
         offset_GNM2 = key - query[:, None] - self.centre[:, None, None]
         return -torch.einsum('gkl,gnml->gnmk', self.root, offset_GNM2).square().sum(-1) / 2
 
@@ -92,9 +92,12 @@ class Learned2dEncoding(nn.Module):
     def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
         """As of :class:`QuadraticEncoding`."""
         if axis is None:
-            return sum(self.forward(query[:, axis], key[:, axis], axis) for axis in (0, 1))
+            return self.forward(query[:, 0], key[:, 0], 0) + self.forward(query[:, 1], key[:, 1], 1)
         table_GS = self.reader[axis] @ self.embedding[axis].mT
         return look_up(table_GS, key - query[:, None])
+
+
+Encoding = QuadraticEncoding | Learned2dEncoding
 
 
 def build_encoding(
@@ -103,7 +106,7 @@ def build_encoding(
     covariance: str | None = None,
     position_size: int | None = None,
     position_channels: int | None = None,
-) -> nn.Module:
+) -> Encoding:
     """The encoding of that name, ``'quadratic'`` by default; what it does not take is refused.
 
     Args:

@@ -35,7 +35,7 @@ from ..constant_weights import started_weights
 from ..contract import check_features
 from ..parameters import given_out
 from ..residual import ResidualLayer
-from .conversion import heads_from_conv, width_for
+from .conversion import heads_from_conv, place_heads, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing
 
@@ -82,7 +82,7 @@ class InvRelativeAttention2d(ResidualLayer):
         check_contraction(contraction)
         self.channels, self.contraction = in_channels, contraction
         self.mixing = PositionMixing(
-            build_encoding(num_heads, encoding, covariance, position_size, position_channels), tuple(padding)
+            build_encoding(num_heads, encoding, covariance, position_size, position_channels), (padding[0], padding[1])
         )
         self.weight = nn.Parameter(torch.randn(num_heads, in_channels, in_channels) * in_channels**-0.5)
         self.bias = nn.Parameter(torch.zeros(in_channels))
@@ -193,9 +193,8 @@ class InvRelativeAttention2d(ResidualLayer):
                 f'{contraction / total:.3g} or less, raise contraction (below 1), or pass rescale=True'
             )
         block = cls(conv.in_channels, len(weight_GCC), padding=padding, contraction=contraction).to(weight_GCC)
+        place_heads(block.mixing, centre_G2, width_for(weight_GCC.dtype) if width is None else width)
         with torch.no_grad():
-            block.mixing.encoding.centre.copy_(centre_G2)
-            block.mixing.encoding.root.fill_((2 * (width_for(weight_GCC.dtype) if width is None else width)) ** 0.5)
             block.weight.copy_(weight_GCC)
             if conv.bias is not None:
                 block.bias.copy_(conv.bias)

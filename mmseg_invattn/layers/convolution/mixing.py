@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...ops import at_least_float32
 from ...ops.attention import from_windows, pixel_grid, separable_attention, to_windows, window_mask, window_padding
+from .encoding import Encoding
 
 
 class PositionMixing(nn.Module):
@@ -30,7 +31,7 @@ class PositionMixing(nn.Module):
 
     def __init__(
         self,
-        encoding: nn.Module,
+        encoding: Encoding,
         padding: tuple[int, int] = (0, 0),
         stride: int = 1,
         window: int | None = None,
@@ -44,14 +45,15 @@ class PositionMixing(nn.Module):
         """What :meth:`forward` needs for maps of (H, W): ``(row_GIH, column_GJW)``, ``(P_GNM, )`` or ``(P_KGPP, )``."""
         if self.encoding.separable:
             return self._axis_weights(0, size[0]), self._axis_weights(1, size[1])
-        return (self.probabilities(size),) if self.window is None else (self._window_weights(size),)
+        return (self.probabilities(size) if self.window is None else self._window_weights(size, self.window),)
 
     def forward(self, x_BGCHW: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """``P_h x``, shape (B, G, C, I, J); one group of x serves all heads."""
-        size = x_BGCHW.shape[3:]
+        size = (x_BGCHW.shape[3], x_BGCHW.shape[4])
         weights = tuple(weight.to(x_BGCHW.dtype) for weight in weights)
         if self.encoding.separable:
-            return separable_attention(*weights, x_BGCHW)
+            row_GIH, column_GJW = weights
+            return separable_attention(row_GIH, column_GJW, x_BGCHW)
         if self.window is None:
             out = mix_dense(weights[0], x_BGCHW.flatten(3))
         else:
@@ -73,7 +75,7 @@ class PositionMixing(nn.Module):
         query_N2 = query_N2 if queries is None else query_N2[queries]
         logits_GNM = self.encoding(query_N2, key_M2)
         if self.window is not None:
-            logits_GNM = logits_GNM.masked_fill(self._apart(query_N2, key_M2).any(-1), -torch.inf)
+            logits_GNM = logits_GNM.masked_fill(self._apart(query_N2, key_M2, self.window).any(-1), -torch.inf)
         inside = ((key_M2 >= 0) & (key_M2 < key_M2.new_tensor(size))).all(-1)
         return logits_GNM.softmax(-1)[..., inside]
 
@@ -85,12 +87,10 @@ class PositionMixing(nn.Module):
         key_M2 = pixel_grid((height + 2 * up, width + 2 * left), like) - like.new_tensor(self.padding)
         return query_HW2.flatten(0, 1), key_M2
 
-    def _apart(self, query: Tensor, key: Tensor) -> Tensor:
+    def _apart(self, query: Tensor, key: Tensor, window: int) -> Tensor:
         """Whether the windows of query and key differ."""
-        return self._window_of(query)[:, None] != self._window_of(key)
-
-    def _window_of(self, place: Tensor) -> Tensor:
-        return (place - self.window_shift).div(self.window, rounding_mode='floor')
+        of_query, of_key = ((place - self.window_shift).div(window, rounding_mode='floor') for place in (query, key))
+        return of_query[:, None] != of_key
 
     def _axis_weights(self, axis: int, length: int) -> Tensor:
         like, pad = at_least_float32(self.encoding.like), self.padding[axis]
@@ -98,16 +98,16 @@ class PositionMixing(nn.Module):
         query = key[pad : pad + length : self.stride]
         logits = self.encoding(query, key, axis)
         if self.window is not None:
-            logits = logits.masked_fill(self._apart(query, key), -torch.inf)
+            logits = logits.masked_fill(self._apart(query, key, self.window), -torch.inf)
         return logits.softmax(-1)[..., pad : pad + length]
 
-    def _window_weights(self, size: tuple[int, int]) -> Tensor:
+    def _window_weights(self, size: tuple[int, int], window: int) -> Tensor:
         """(K, G, P, P). Padding that fills up the windows at the border is not attended to; without any, K is 1."""
         like = at_least_float32(self.encoding.like)
-        grid_P2 = pixel_grid((self.window, self.window), like)
+        grid_P2 = pixel_grid((window, window), like)
         logits_KGPP = self.encoding(grid_P2, grid_P2)[None]
-        if any(window_padding(size, self.window, self.window_shift)):
-            logits_KGPP = logits_KGPP + window_mask(size, self.window, self.window_shift, like)
+        if any(window_padding(size, window, self.window_shift)):
+            logits_KGPP = logits_KGPP + window_mask(size, window, self.window_shift, like)
         return logits_KGPP.softmax(-1)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows, window_mask
 from ..checks import check_choice, check_count, check_takes
 from ..contract import check_features
-from .conversion import conv_from_heads, heads_from_conv, width_for
+from .conversion import conv_from_heads, heads_from_conv, place_heads, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing, mix_dense
 
@@ -100,16 +100,16 @@ class RelativeSelfAttention2d(nn.Module):
         for name, value in counts.items():
             if value is not None or name not in ('head_channels', 'window'):
                 check_count(name, value)
-        self.padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
-        self._check(in_channels, out_channels, groups, head_channels, window, window_shift, dropout)
+        sides = (padding, padding) if isinstance(padding, int) else tuple(padding)
+        self._check(in_channels, out_channels, groups, head_channels, window, window_shift, sides, dropout)
+        self.padding = sides[0], sides[1]
         self.in_channels, self.out_channels, self.num_heads = in_channels, out_channels, num_heads
         self.window, self.window_shift, self.stride = window, window_shift, stride
         self.content, self.groups, self.dropout = content, groups, dropout
         self.mixing = self.query = self.key = self.value = None
         if content != 'only':
-            self.mixing = PositionMixing(
-                build_encoding(num_heads, **positions), self.padding, stride, window, window_shift
-            )
+            positions = build_encoding(num_heads, encoding, covariance, position_size, position_channels)
+            self.mixing = PositionMixing(positions, self.padding, stride, window, window_shift)
         if content != 'none':  # the softmax does not see a bias of the keys
             self.query = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=bias)
             self.key = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=False)
@@ -128,6 +128,7 @@ class RelativeSelfAttention2d(nn.Module):
         head_channels: int | None,
         window: int | None,
         window_shift: int,
+        padding: tuple[int, ...],
         dropout: float,
     ) -> None:
         if in_channels % groups or out_channels % groups or (groups > 1 and head_channels is not None):
@@ -135,11 +136,11 @@ class RelativeSelfAttention2d(nn.Module):
                 f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}, '
                 f'and takes the values as they are (head_channels=None, got {head_channels})'
             )
-        if len(self.padding) != 2 or not all(isinstance(p, int) and p >= 0 for p in self.padding):
-            raise ValueError(f'padding={self.padding} is neither a number of pixels nor (rows, columns) of them')
-        if window is not None and any(self.padding):
+        if len(padding) != 2 or not all(isinstance(p, int) and p >= 0 for p in padding):
+            raise ValueError(f'padding={padding} is neither a number of pixels nor (rows, columns) of them')
+        if window is not None and any(padding):
             raise ValueError(
-                f'padding={self.padding} belongs to attention over the whole map, and window={window} '
+                f'padding={padding} belongs to attention over the whole map, and window={window} '
                 'cuts it into parts: give one of the two'
             )
         if not 0 <= window_shift < (window or 1):
@@ -156,8 +157,9 @@ class RelativeSelfAttention2d(nn.Module):
             p_BGNM = F.dropout(self.attention_probabilities(x), self.dropout).to(x.dtype)
             v_BGEM = self._values(x).flatten(3)
             mixed_BGEN = mix_dense(p_BGNM[0], v_BGEM) if self.content == 'none' else v_BGEM @ p_BGNM.mT
-        elif self.content == 'none':
-            mixed_BGEN = self.mixing(self._values(x), self.mixing.weights(x.shape[2:])).flatten(3)
+        elif self.query is None and self.mixing is not None:
+            positions = self.mixing.weights((x.shape[2], x.shape[3]))
+            mixed_BGEN = self.mixing(self._values(x), positions).flatten(3)
         else:
             mixed_BGEN = self._content_attention(x)
         # the channels of a group stand together, those of its first head first
@@ -172,18 +174,18 @@ class RelativeSelfAttention2d(nn.Module):
         the rows sum to less than 1 near the border.
         """
         size = (x.shape[2], x.shape[3])
-        if self.content == 'none':
+        if self.query is None and self.mixing is not None:
             return self.mixing.probabilities(size, queries)[None]
         up, left = self.padding
         x = F.pad(x, (left, left, up, up))
-        wide, rows, columns = tuple(x.shape[2:]), slice(up, up + size[0]), slice(left, left + size[1])
+        wide, rows, columns = (x.shape[2], x.shape[3]), slice(up, up + size[0]), slice(left, left + size[1])
         place_HW = torch.arange(wide[0] * wide[1], device=x.device).unflatten(0, wide)[rows, columns]
         place_N = place_HW[:: self.stride, :: self.stride].flatten()
         place_N = place_N if queries is None else place_N[queries]
         q_BGND, k_BGMD = self.queries_and_keys(x)
         logits = (q_BGND[:, :, place_N] @ k_BGMD.mT).to(torch.promote_types(x.dtype, torch.float32))
         grid_M2 = pixel_grid(wide, x)
-        if self.content == 'both':
+        if self.mixing is not None:
             logits = logits + self.mixing.encoding(grid_M2[place_N], grid_M2)
         if self.window is not None:
             index = (grid_M2 - self.window_shift).div(self.window, rounding_mode='floor')
@@ -196,6 +198,7 @@ class RelativeSelfAttention2d(nn.Module):
 
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G, N, d) each, of features (B, C, H, W); queries carry the scale."""
+        assert self.query is not None and self.key is not None, self.content
         q, k = (layer(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT for layer in (self.query, self.key))
         return q * q.shape[-1] ** -0.5, k
 
@@ -203,21 +206,22 @@ class RelativeSelfAttention2d(nn.Module):
         up, left = self.padding
         x = F.pad(x, (left, left, up, up))
         size = (x.shape[2], x.shape[3])
-        tokens = [*self.queries_and_keys(x), self._values(x).flatten(3).mT.expand(-1, self.num_heads, -1, -1)]
+        q, k = self.queries_and_keys(x)
+        v = self._values(x).flatten(3).mT.expand(-1, self.num_heads, -1, -1)
         if self.window is None:
             beta = None
-            if self.content == 'both':
+            if self.mixing is not None:
                 grid_N2 = pixel_grid(size, x)
                 beta = self.mixing.encoding(grid_N2, grid_N2)
-            mixed_BGNE = softmax_attention(*tokens, beta)
+            mixed_BGNE = softmax_attention(q, k, v, beta)
         else:
-            cut = [to_windows(t, size, self.window, self.window_shift) for t in tokens]
+            q, k, v = (to_windows(t, size, self.window, self.window_shift) for t in (q, k, v))
             beta = window_mask(size, self.window, self.window_shift, x)
-            if self.content == 'both':
+            if self.mixing is not None:
                 grid_P2 = pixel_grid((self.window, self.window), x)
                 beta = beta + self.mixing.encoding(grid_P2, grid_P2)
             beta = beta.repeat(x.shape[0], 1, 1, 1)
-            mixed_BGNE = from_windows(softmax_attention(*cut, beta), size, self.window, self.window_shift)
+            mixed_BGNE = from_windows(softmax_attention(q, k, v, beta), size, self.window, self.window_shift)
         mixed = mixed_BGNE.mT.unflatten(3, size)[..., up : size[0] - up, left : size[1] - left]
         return mixed[..., :: self.stride, :: self.stride].flatten(3)
 
@@ -248,11 +252,11 @@ class RelativeSelfAttention2d(nn.Module):
             groups=conv.groups,
             bias=conv.bias is not None,
         ).to(weight_OGC)
+        assert layer.mixing is not None
+        place_heads(layer.mixing, centre_G2, width)
         with torch.no_grad():
-            layer.mixing.encoding.centre.copy_(centre_G2)
-            layer.mixing.encoding.root.fill_((2 * width) ** 0.5)
             layer.weight.copy_(weight_OGC)
-            if conv.bias is not None:
+            if conv.bias is not None and layer.bias is not None:
                 layer.bias.copy_(conv.bias)
         return layer
 
@@ -266,7 +270,7 @@ class RelativeSelfAttention2d(nn.Module):
         Raises:
             ValueError: the weights depend on the content or are cut by windows, or values have a projection.
         """
-        if self.content != 'none' or self.window is not None or self.value is not None:
+        if self.mixing is None or self.content != 'none' or self.window is not None or self.value is not None:
             raise ValueError(
                 f'a layer with content={self.content!r}, window={self.window} and head_channels='
                 f'{None if self.value is None else self.weight.shape[2]} is not near one convolution: '

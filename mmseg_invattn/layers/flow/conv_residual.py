@@ -19,7 +19,7 @@ the gradient of the log-determinant needs, does not vanish where its slope is la
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,8 @@ def _division(weight: Tensor) -> float:
 class ConvWeights(nn.Conv2d):
     """The weight and bias of a convolution that others evaluate: calling the module gives (W, b)."""
 
+    bias: nn.Parameter
+
     def forward(self) -> tuple[Tensor, Tensor]:
         return given_out(self.weight), given_out(self.bias)
 
@@ -120,9 +122,9 @@ class InvConvResidual(ResidualLayer):
             check_count(name, value)
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
-        self.convs = nn.ModuleList(
-            ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes)
-        )
+        convs = (ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
+        # a ModuleList does not say what it is a list of
+        self.convs = cast(Sequence[ConvWeights], nn.ModuleList(convs))
 
     def weights(self) -> BranchWeights:
         with full_precision(self.convs[0].weight.device):

@@ -31,6 +31,7 @@ class Coupling(ExplicitInverse):
     returned, and NaN behind another layer that leaves an error.
     """
 
+    channels: int
     evaluations = 1
     outputs = 1  # of the sub-network, for each changed channel
 

@@ -31,6 +31,10 @@ class InvConv1x1(ExplicitInverse):
         channels: C.
     """
 
+    channels: int
+    sign: Tensor
+    permutation: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.channels = channels

@@ -19,6 +19,8 @@ class OrthogonalConv1x1(ExplicitInverse):
         channels: C.
     """
 
+    channels: int
+
     def __init__(self, channels: int):
         super().__init__()
         self.channels, self.matrix = channels, OrthogonalMatrix(channels)

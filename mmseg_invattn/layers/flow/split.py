@@ -18,6 +18,7 @@ class Split(ExplicitInverse):
         keep: channels of the trunk, from 1 to C - 1; ``C // 2`` by default.
     """
 
+    channels: int
     extra_outputs = 1
 
     def __init__(self, channels: int, keep: int | None = None):

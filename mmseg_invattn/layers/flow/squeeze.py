@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...wording import counted
 from ..checks import check_count
 from ..explicit import Accuracy, ExplicitInverse, nothing_lost
 
@@ -37,7 +38,8 @@ class Squeeze(ExplicitInverse):
     def solve(self, y: Tensor, weights: tuple) -> Tensor:
         if y.shape[1] % self.factor**2:
             raise ValueError(
-                f'got {y.shape[1]} channels; the inverse of Squeeze({self.factor}) takes a multiple of {self.factor**2}'
+                f'got {counted(y.shape[1], "channel")}; the inverse of Squeeze({self.factor}) takes a multiple '
+                f'of {self.factor**2}'
             )
         return F.pixel_shuffle(y, self.factor)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...layers import InverseInfo, InvertibleModule, InvertibleSequential, MemoryFree, Split, Squeeze
 from ...ops import Roulette, at_least_float32
+from ...wording import counted
 from .. import attention_slot
 
 # Layers of stage i at so many channels, and whether a split follows them.
@@ -122,7 +123,7 @@ def per_stage(name: str, value: Sequence | None, default: Sequence, strides: Seq
     value = tuple(default if value is None else value)
     if len(value) != len(strides):
         raise ValueError(
-            f'{name}={value} has {len(value)} entries for the {len(strides)} stages of '
+            f'{name}={value} has {counted(len(value), "entry")} for the {counted(len(strides), "stage")} of '
             f'strides={tuple(strides)}: give one a stage'
         )
     return value

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...layers import CouplingAttention2d, GridCoupling, InvertibleModule, ToGrid
 from ...layers.checks import check_kernel_sizes
+from ...wording import counted
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
 # Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many.
@@ -92,7 +93,7 @@ class RevNet2d(InvertibleBackbone):
             half, rest = channels // 2, channels - channels // 2
             if half != rest:
                 raise ValueError(
-                    f'stage {i} has {channels} channels, which do not split into halves: give it an even '
+                    f'stage {i} has {counted(channels, "channel")}, which do not split into halves: give it an even '
                     f'number by in_channels={in_channels} and strides={tuple(strides)}'
                 )
             pairs = [

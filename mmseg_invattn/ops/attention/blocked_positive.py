@@ -75,9 +75,9 @@ def _blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tu
             yield slice(first, first + samples), slice(row, row + rows)
 
 
-def _part(beta: Tensor | None, samples: slice, rows: slice) -> Tensor | None:
+def _part(beta: Tensor, samples: slice, rows: slice) -> Tensor:
     """The logits of a block; those that all samples share have one sample."""
-    return None if beta is None else beta[samples if len(beta) > 1 else slice(None), :, rows]
+    return beta[samples if len(beta) > 1 else slice(None), :, rows]
 
 
 def _weigh(t: Tensor, beta: Tensor | None, elu: bool, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +113,7 @@ def _forward(
     with torch.autocast(q.device.type, enabled=False):
         for samples, rows in _blocks(q.device.type, batch, groups, n, m):
             t = q[samples, :, rows] @ k[samples].mT
-            _, w, shift = _weigh(t, _part(beta, samples, rows), elu)
+            _, w, shift = _weigh(t, None if beta is None else _part(beta, samples, rows), elu)
             total = w.sum(-1, keepdim=True)
             out[samples, :, rows] = (w @ v[samples]).div_(total)
             z[samples, :, rows], s[samples, :, rows] = total, shift
@@ -162,7 +162,7 @@ def _backward(
     batch, groups, n, _ = q.shape
     m = k.shape[2]
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    dbeta = q.new_zeros(beta.shape if beta_wanted else 0)
+    dbeta = q.new_zeros(0 if beta is None or not beta_wanted else beta.shape)
     with torch.autocast(q.device.type, enabled=False):
         a = grad / z
         b = -(a * out).sum(-1, keepdim=True)
@@ -171,7 +171,8 @@ def _backward(
             flat_q, flat_a, flat_b = (x[part].flatten(0, 1) for x in (q, a, b))
             flat_k, flat_v = k[samples].flatten(0, 1), v[samples].flatten(0, 1)
             t = (flat_q @ flat_k.mT).unflatten(0, (-1, groups))
-            e, w, _ = (x.flatten(0, 1) for x in _weigh(t, _part(beta, samples, rows), elu, s[part]))
+            part_of_beta = None if beta is None else _part(beta, samples, rows)
+            e, w, _ = (x.flatten(0, 1) for x in _weigh(t, part_of_beta, elu, s[part]))
             dv[samples].flatten(0, 1).baddbmm_(w.mT, flat_a)
             d = torch.baddbmm(flat_b, flat_a, flat_v.mT)
             if beta_wanted:

@@ -66,5 +66,5 @@ def elu_concatenation_attention_dense(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_
 
 def _attend(alpha_BGN1: Tensor, gamma_BGM1: Tensor, v_BGME: Tensor, kind: str) -> Tensor:
     rows = torch.broadcast_shapes(alpha_BGN1.shape[:2], gamma_BGM1.shape[:2], v_BGME.shape[:2])
-    flat = (t.expand(*rows, -1, -1).flatten(0, 1) for t in (alpha_BGN1, gamma_BGM1, v_BGME))
-    return sorted_concatenation(*flat, kind).unflatten(0, rows)
+    alpha, gamma, v = (t.expand(*rows, -1, -1).flatten(0, 1) for t in (alpha_BGN1, gamma_BGM1, v_BGME))
+    return sorted_concatenation(alpha, gamma, v, kind).unflatten(0, rows)

@@ -11,6 +11,8 @@ With P the weights and G the gradient of ``out = P v``
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size. beta is (B or 1, G or 1, N, M).
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,4 +52,4 @@ class _LearnedLogits(torch.autograd.Function):
             for part, more in zip(parts, new, strict=True):
                 part.append(more)
         dq, dk, dv, dbeta = parts
-        return torch.cat(dq, 2), sum(dk), sum(dv), torch.cat(dbeta, 2)
+        return torch.cat(dq, 2), reduce(torch.add, dk), reduce(torch.add, dv), torch.cat(dbeta, 2)

@@ -3,12 +3,14 @@
 Shape suffixes: B batch, G heads, N = H W pixels, M pooled keys, C channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pool_tokens(x_BGNC: Tensor, size: tuple[int, int], pooling: int | tuple[int, ...] | None) -> Tensor:
+def pool_tokens(x_BGNC: Tensor, size: tuple[int, int], pooling: int | Sequence[int] | None) -> Tensor:
     """Means over parts of the feature map, shape (B, G, M, C).
 
     Args:

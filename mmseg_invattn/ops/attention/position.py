@@ -3,13 +3,15 @@
 Shape suffixes: G heads, N queries, M keys, S entries of a table; the last 2 of coordinates is (row, column).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .pooling import pool_tokens
 
 
-def pixel_grid(size: tuple[int, int], like: Tensor, pooling: int | tuple[int, ...] | None = None) -> Tensor:
+def pixel_grid(size: tuple[int, int], like: Tensor, pooling: int | Sequence[int] | None = None) -> Tensor:
     """Coordinates (row, column) of the pixels, or the means over the pooled parts: (M, 2), in float32 or higher."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     axes = [torch.arange(length, dtype=dtype, device=like.device) for length in size]

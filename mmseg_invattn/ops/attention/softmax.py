@@ -54,9 +54,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None) -> Tensor:
         return learned_logits_attention(q, k, v, beta)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
     # Where torch took plain operators the node is that of a product, and has a second derivative.
-    if out.requires_grad and not torch.compiler.is_compiling() and out.grad_fn.name().startswith('ScaledDotProduct'):
-        return once_differentiable(out)
-    return out
+    node = None if torch.compiler.is_compiling() else out.grad_fn
+    fused = node is not None and node.name().startswith('ScaledDotProduct')
+    return once_differentiable(out) if fused else out
 
 
 def _parts(q: Tensor) -> int:

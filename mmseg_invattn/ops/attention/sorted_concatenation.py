@@ -65,8 +65,8 @@ def _(
     (rows, queries, _), keys, size = alpha_RN1.shape, gamma_RM1.shape[1], v_RME.shape[2]
     z = v_RME.new_empty((rows, 1, queries) if PIECES[kind][0] else (1, 1, 1), dtype=torch.float64)
     d = v_RME.new_empty((rows, queries, size) if wants_slope else 0)
-    orders = (v_RME.new_empty((rows, count), dtype=torch.int64) for count in (queries, keys))
-    return v_RME.new_empty((rows, queries, size)), z, d, *orders
+    of_alpha, of_gamma = (v_RME.new_empty((rows, count), dtype=torch.int64) for count in (queries, keys))
+    return v_RME.new_empty((rows, queries, size)), z, d, of_alpha, of_gamma
 
 
 @torch.library.custom_op('mmseg_invattn::sorted_concatenation_backward', mutates_args=())
@@ -125,7 +125,8 @@ def _(
     wants_v: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wanted = ((alpha_RN1, wants_alpha), (gamma_RM1, wants_gamma), (v_RME, wants_v))
-    return tuple(t.new_empty(t.shape if wants else 0) for t, wants in wanted)
+    d_alpha, d_gamma, d_v = (t.new_empty(t.shape if wants else 0) for t, wants in wanted)
+    return d_alpha, d_gamma, d_v
 
 
 def _save(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:

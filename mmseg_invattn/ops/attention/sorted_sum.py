@@ -62,7 +62,7 @@ def sorted_sums(
     exponential: bool,
     offset: float = 0.0,
     with_values: bool = True,
-) -> tuple[Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Both sums of the file's head, float64.
 
     Args:
@@ -72,7 +72,7 @@ def sorted_sums(
         below_RN: of :func:`count_below`.
         exponential: e = 1; 0 where False.
         offset: d.
-        with_values: False leaves out the first.
+        with_values: False leaves out the first, which is empty then.
 
     Returns:
         ``(sum_j f(t_i + p_j) x_j, sum_j f'(t_i + p_j) x_j)``, each of shape (R, F, N).
@@ -85,7 +85,7 @@ def sorted_sums(
     first_RN = (above_RN - 1).clamp_(min=0)
     index_RFN = first_RN[:, None].expand(-1, x_RFM.shape[1], -1)
     slopes_RFN = suffix_RFM.gather(2, index_RFN)
-    values_RFN = None
+    values_RFN = slopes_RFN.new_empty(0)
     if with_values:
         # R: 0 at index 0, so nothing above needs no mask here.
         steps_RFM = suffix_RFM[..., :-1] * (down_RM[:, :-1] - down_RM[:, 1:])[:, None]

@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOW = tl.constexpr(float('-inf'))
+ALONG_COLUMNS = tl.constexpr(1)
 
 
 @triton.jit
@@ -157,8 +158,8 @@ def _values_kernel(
     sums = tl.zeros((HEIGHT, OWN), tl.float32)
     for first_i in range(0, n, WIDTH):
         t = _products(k, first_j, m, q, first_i, n, D, HEIGHT, WIDTH, PART)
-        e = tl.exp(_low(t, first_i, n, WIDTH) - _of_queries(s, first_i, n, 0.0, WIDTH, 1))
-        p = tl.where(t > 0, 1 + t, 1.0) * e / _of_queries(z, first_i, n, 1.0, WIDTH, 1)
+        e = tl.exp(_low(t, first_i, n, WIDTH) - _of_queries(s, first_i, n, 0.0, WIDTH, ALONG_COLUMNS))
+        p = tl.where(t > 0, 1 + t, 1.0) * e / _of_queries(z, first_i, n, 1.0, WIDTH, ALONG_COLUMNS)
         grad_tile = _tile(grad, first_i, n, first_e, E, WIDTH, OWN).to(WEIGHT)
         sums = tl.dot(p.to(WEIGHT), grad_tile, sums, input_precision=PRECISION)
     _store(dv, sums, first_j, m, first_e, E, HEIGHT, OWN)

@@ -19,7 +19,7 @@ from ....ops.attention.concatenation import (
     mean_concatenation_attention,
 )
 from ..linear import GroupedLinear, grouped_linear
-from .base import Norm, QueryKeyMode, ScoreBounds, ScoreGradients, vector_norm
+from .base import Norm, QueryKeyMode, ScoreBounds, ScoreGradients
 
 
 class ConcatenationWeights(NamedTuple):
@@ -71,7 +71,7 @@ class Concatenation(QueryKeyMode):
 
     @staticmethod
     def bounds(weights: ConcatenationWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        query, key = (vector_norm(norm, w[..., 0, :]) * radius for w in (weights.query, weights.key))
+        query, key = (norm(w) * radius for w in (weights.query, weights.key))
         constant = 0.0 if weights.bias is None else weights.bias.abs()[..., 0]
         return ScoreBounds(query + key + constant, query, key)
 
@@ -90,4 +90,4 @@ class Concatenation(QueryKeyMode):
     @classmethod
     def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:
         batch, _, n, _ = tokens_BGNC.shape
-        return ScoreGradients(*(w.expand(batch, -1, n, -1) for w in (weights.query, weights.key)))
+        return ScoreGradients(weights.query.expand(batch, -1, n, -1), weights.key.expand(batch, -1, n, -1))

@@ -1,4 +1,0 @@
-_base_ = './protocol.py'
-data = dict(type='CelebADataset', data_root='data/celeba')
-train_dataloader = dict(dataset=data)
-test_dataloader = dict(dataset=data)

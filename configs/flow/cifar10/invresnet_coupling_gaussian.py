@@ -1,2 +1,0 @@
-_base_ = '../../_base_/flow/cifar10.py'
-model = dict(backbone=dict(attention=dict(form='coupling', mode='gaussian'), attention_stages=(0,)))

@@ -1,4 +1,0 @@
-_base_ = '../../_base_/flow/cifar10.py'
-model = dict(
-    backbone=dict(attention=dict(form='paper', mode='l2', reduction=4), attention_stages=(0,), memory_free=False)
-)

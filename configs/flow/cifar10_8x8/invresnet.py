@@ -1,1 +1,0 @@
-_base_ = '../../_base_/flow/cifar10_8x8.py'

@@ -1,0 +1,64 @@
+# Your own data, see docs/datasets.md. Copy this file:
+#   mmseg-invattn print-config own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py
+_base_ = ['../_base_/models/nonlocal_r50-d8.py', '../_base_/datasets/own_data.py', '../_base_/default_runtime.py']
+
+# What you edit. Everything below follows from it.
+data_root = 'data/own'
+classes = ('background', 'first', 'second')  # label 0, 1, 2, ...
+palette = [[0, 0, 0], [220, 40, 40], [40, 90, 230]]  # the colour of each, RGB
+size = (256, 256)  # height and width, in pixels, of the crops that the model trains on
+batch_size = 8
+max_iters = 2000
+lr = 1e-3  # from scratch; 1e-4 from published weights
+
+# The model: non-local attention with an inverse. Other attention: docs/configs.md.
+data_preprocessor = dict(size=size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(
+        type='InvNLHead', attention=dict(form='certified', mode='embedded_gaussian'), num_classes=len(classes)
+    ),
+    auxiliary_head=dict(num_classes=len(classes)),
+)
+# A quarter of ResNet-18 from scratch, for a CPU. Without these four lines it is ResNet-50 from published weights.
+model['pretrained'] = None
+model['backbone'] = dict(depth=18, base_channels=16)
+model['decode_head'].update(in_channels=128, channels=64)
+model['auxiliary_head'].update(in_channels=64, channels=32)
+
+train_pipeline = [
+    dict(type='SeedTransforms'),
+    dict(type='StrictLoadImageFromFile'),
+    dict(type='StrictLoadAnnotations', num_classes=len(classes)),
+    dict(type='RandomResize', scale=size[::-1], ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size[::-1], keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+data = dict(data_root=data_root, metainfo=dict(classes=classes, palette=palette))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline, **data))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=lr, weight_decay=1e-4))
+auto_scale_lr = dict(enable=False, base_batch_size=batch_size)
+tenth = max(max_iters // 10, 1)
+# a tenth of the iterations to warm up; ten validations, each with a checkpoint; a hundred lines in the log
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=tenth, by_epoch=False),
+    dict(type='PolyLR', eta_min=lr / 100, power=0.9, begin=0, end=max_iters, by_epoch=False),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=tenth)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(checkpoint=dict(interval=tenth), logger=dict(interval=max(max_iters // 100, 1)))
+
+# they have done their work: --cfg-options max_iters=... would change nothing that follows from it
+del data_root, classes, palette, size, batch_size, max_iters, lr, tenth, data

@@ -1,2 +1,0 @@
-_base_ = '../../_base_/reconstruction/celeba.py'
-model = dict(attention=dict(form='certified', mode='concatenation'))

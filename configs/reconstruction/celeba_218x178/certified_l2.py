@@ -1,2 +1,0 @@
-_base_ = '../../_base_/reconstruction/celeba_218x178.py'
-model = dict(attention=dict(form='certified', mode='l2'))

@@ -1,2 +1,0 @@
-_base_ = '../../_base_/reconstruction/svhn.py'
-model = dict(attention=dict(form='paper', mode='embedded_gaussian', reduction=4))

@@ -1,0 +1,1 @@
+"""Tables and pictures of runs and models: ``mmseg-invattn analyze NAME``, one file each."""

@@ -1,0 +1,17 @@
+"""Table of several runs of classification, in Markdown: accuracy, parameters and seconds an iteration."""
+
+import argparse
+from pathlib import Path
+
+from ...experiments.classify.accuracy_table import markdown_table, read_run
+from ..parser import CommandParser
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser(__doc__, 'work_dirs/quadratic work_dirs/resnet18')
+    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='RUN', help='work directory of a training')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    print(markdown_table([read_run(folder) for folder in parse_args(arguments).work_dirs]))

@@ -1,0 +1,53 @@
+"""Bits per dimension of several runs of a flow against the iterations, as one picture and one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ...engine.scalars import Curve, read_runs
+from ..output import add_output_arguments, refuse_existing
+from ..parser import CommandParser
+
+BITS = 'flow/bits_per_dim'
+
+
+def bits_table(runs: dict[str, Curve]) -> str:
+    """A Markdown table of the validations, one line a run; a run has no entry where it was not validated."""
+    steps = sorted({step for curve in runs.values() for step in curve.steps})
+    lines = ['| run | ' + ' | '.join(f'after {step}' for step in steps) + ' |', '| --- ' * (1 + len(steps)) + '|']
+    for name, curve in runs.items():
+        bits = dict(zip(curve.steps, curve.values, strict=True))
+        lines.append(f'| {name} | ' + ' | '.join(f'{bits[step]:.3f}' if step in bits else '' for step in steps) + ' |')
+    return '\n'.join(lines)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser(__doc__, 'work_dirs/plain work_dirs/attention')
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directory of a training')
+    add_output_arguments(parser, 'PNG file to write', 'bits_per_dim.png')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    refuse_existing([args.out], args.overwrite)
+    runs = read_runs(args.runs)
+    figure = Figure(figsize=(6, 3.5), layout='constrained')
+    axes = figure.add_subplot()
+    for i, run in enumerate(runs):
+        if 'loss' not in run.curves or BITS not in run.curves:
+            raise ValueError(
+                f'{args.runs[i]}: the run has logged no loss or no {BITS}; give the work directory of '
+                'a training with a config of configs/flow'
+            )
+        loss, bits = run.curves['loss'], run.curves[BITS]
+        axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training')
+        axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=f'{run.name}, test images')
+    axes.set(xlabel='iterations', ylabel='bits per dimension')
+    axes.legend(fontsize='small')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=100)
+    print(bits_table({run.name: run.curves[BITS] for run in runs}))

@@ -1,0 +1,24 @@
+"""Draw the certified gain of an attention branch against its sharpness, as an SVG.
+
+The gain is the factor before a weighted mean of values of unit size that keeps the Lipschitz constant at 0.9.
+"""
+
+import argparse
+
+from ...visualization.gain import draw_gain
+from ..output import add_output_arguments, refuse_existing
+from ..parser import CommandParser
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser(__doc__, '--out gain.svg')
+    add_output_arguments(parser, 'SVG file to write', 'gain.svg')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    refuse_existing([args.out], args.overwrite)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(draw_gain(), encoding='utf-8')
+    print(f'wrote {args.out}')

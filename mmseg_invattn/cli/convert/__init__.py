@@ -1,0 +1,1 @@
+"""Data sets made ready: ``mmseg-invattn convert NAME``, one file each."""

@@ -1,0 +1,51 @@
+"""Start the processes of a distributed run: torchrun, whose last words are the cause where a process fails.
+
+The arguments are those of torchrun. tools/dist_train.sh and tools/dist_test.sh call it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import parse_args
+from torch.distributed.run import run as start
+
+from .interruption import Terminated
+from .main import run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        start(parse_args(arguments))
+    except ChildFailedError as error:
+        # the others fail as well, of the connection that is gone; a mistake of the user ends with status 2
+        failures = sorted(error.failures.items(), key=lambda pair: (pair[1].exitcode != 2, pair[1].timestamp))
+        rank, failure = failures[0]
+        print(f'\n{sys.argv[0]}: process {rank} failed: {cause(failure)}', file=sys.stderr, flush=True)
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as stop:  # the processes have ended; the first of them has said how to go on
+        raise (Terminated if stop.sigval == signal.SIGTERM else KeyboardInterrupt) from None
+    return 0
+
+
+def cause(failure: ProcessFailure) -> str:
+    """What a process has left about its end."""
+    if failure.exitcode < 0:
+        out_of_memory = ' (perhaps for lack of memory)' if failure.exitcode == -signal.SIGKILL else ''
+        return f'killed by {failure.signal_name()}{out_of_memory}'
+    if failure.error_file_data:
+        return failure.message['message'].partition(': ')[2]
+    return f'it ended with exit status {failure.exitcode} and left no message'
+
+
+def resume_advice() -> str:
+    """Nothing: the first process has said it."""
+    return ''
+
+
+if __name__ == '__main__':
+    sys.exit(run('distributed', program=os.environ.get('MMSEG_INVATTN_COMMAND', 'torchrun').split()[0]))

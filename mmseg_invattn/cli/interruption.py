@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: a command ends with one line that says how to go on, and takes its processes along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+# the command that started the processes of a distributed run, which tools/dist_*.sh sets
+COMMAND = 'MMSEG_INVATTN_COMMAND'
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; everything that cleans up after Ctrl-C does so after this."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the workers first, and then the block by ``KeyboardInterrupt``."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != process:  # a fork, which has inherited this function: it ends as if it had not
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        for other in handled:  # a second signal must not break into the cleaning up
+            signal.signal(other, signal.SIG_IGN)
+        # workers that find their parent gone print tracebacks; torch takes the end of a worker for an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    # a shell has background jobs ignore Ctrl-C
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command_line() -> str:
+    """What the user has typed."""
+    return os.environ.get(COMMAND) or f'{sys.argv[0]} {shlex.join(sys.argv[1:])}'.strip()
+
+
+def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> int:
+    """Say how to go on, in the first process of a distributed run; the exit status.
+
+    Args:
+        stop: What ended the command.
+        program: The command's name.
+        module: Of the subcommand; its ``resume_advice()`` says how to go on. None: it was not yet loaded.
+    """
+    terminated = isinstance(stop, Terminated)
+    if os.environ.get('RANK', '0') == '0':
+        advice = getattr(module, 'resume_advice', None)
+        try:
+            said = advice() if advice else 'Nothing of it can be resumed: start it again'
+        except Exception:  # the config or the work directory may be what the user stopped it for
+            said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
+        if said:
+            print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
+    return 128 + int(signal.SIGTERM if terminated else signal.SIGINT)

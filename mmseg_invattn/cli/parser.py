@@ -1,0 +1,65 @@
+"""The parser of every subcommand: one style of help."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from argparse import SUPPRESS, Action, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+class HelpFormatter(RawDescriptionHelpFormatter):
+    """Says choices and default of every option, and fills the paragraphs of a text that have no indented line."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text, default, given = (action.help or '').partition('; default: ')
+        if action.choices:
+            text += f': {", ".join(map(str, action.choices))}'
+        if action.required and action.option_strings:
+            text += '; required'
+        if action.default not in (None, SUPPRESS) and action.option_strings and action.nargs != 0:
+            values = action.default if isinstance(action.default, list | tuple) else [action.default]
+            default, given = '; default: ', ' '.join(map(str, values))
+        return (text + default + given).replace('%', '%%')
+
+    def _format_args(self, action: Action, default_metavar: str) -> str:
+        if action.nargs == '+':
+            return f'{self._metavar_formatter(action, default_metavar)(1)[0]} ...'
+        return super()._format_args(action, default_metavar)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split('\n\n')
+        return '\n\n'.join(part if '\n  ' in part else textwrap.fill(part, width) for part in paragraphs)
+
+
+class CommandParser(ArgumentParser):
+    """Arguments of a subcommand.
+
+    Args:
+        description: What it does: paragraphs, which are filled anew, and indented ones, which stay as they are.
+        examples: Command lines after the name of the command.
+    """
+
+    def __init__(self, description: str, *examples: str):
+        super().__init__(
+            prog=sys.argv[0],
+            description=description,
+            epilog='\n'.join(
+                [f'example{"s" * (len(examples) > 1)}:', *(f'  %(prog)s {example}'.rstrip() for example in examples)]
+            ),
+            formatter_class=HelpFormatter,
+        )
+        self.add_argument('--debug', action='store_true', help='show where in the code an error came up')
+
+    def add_argument(self, *names: str, **settings: Any) -> Action:
+        """As in ``argparse``; the place of a value that is chosen from several has a short name in capitals."""
+        if 'choices' in settings:
+            settings.setdefault('metavar', names[-1].lstrip('-').replace('-', '_').upper())
+        return super().add_argument(*names, **settings)
+
+    def check_suffix(self, out: Path | None, suffixes: Iterable[str], what: str) -> None:
+        """End with the usage where ``--out`` names a file of another kind."""
+        if out and out.suffix not in suffixes:
+            self.error(f'--out {out}: {what} ends in {", ".join(suffixes)}')

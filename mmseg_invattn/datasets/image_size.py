@@ -1,0 +1,67 @@
+"""The size of the images that a config trains on, for whoever needs an image and has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mmengine.config import Config
+
+from .checks import leaf_configs
+
+# Transforms that set the size of an image -> their argument, and whether it names the width first.
+CROPS = {'RandomCrop': ('crop_size', False), 'CenterCrop': ('crop_size', True), 'Pad': ('size', True)}
+SPLITS = ('train', 'val', 'test')
+
+
+def image_size(cfg: Config) -> tuple[int, int]:
+    """(H, W) of the images that the model trains on.
+
+    That is the size that the training pipeline crops or resizes to, enlarged to the size that the model's preprocessor
+    pads to. Where neither says a size, as with images that are taken as they are, it is that of the validation or test
+    pipeline, or ``model.image_size`` of a flow. Sizes that keep the ratio of the image count as they are written.
+
+    Args:
+        cfg: whole config. Variables that only a base config used, such as ``crop_size``, do not count.
+
+    Raises:
+        ValueError: The config names no size.
+    """
+    model = cfg.model
+    padded = (model.get('data_preprocessor') or {}).get('size')
+    sizes = [size for split in SPLITS for size in [_size_of(_pipeline(cfg, split))] if size]
+    trained = _size_of(_pipeline(cfg, 'train'))
+    if trained and padded:
+        return max(trained[0], padded[0]), max(trained[1], padded[1])
+    size = padded or (sizes[0] if sizes else model.get('image_size'))
+    if not size:
+        raise ValueError(
+            'the config names no size of an image, neither in the pipelines nor in model.data_preprocessor: '
+            'give --shape H W or --image FILE'
+        )
+    return size[0], size[1]
+
+
+def _pipeline(cfg: Config, split: str) -> Iterable[dict]:
+    loader = cfg.get(f'{split}_dataloader') or {}
+    for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+        return config.get('pipeline') or ()
+    return cfg.get('test_pipeline') or () if split == 'test' else ()
+
+
+def _size_of(pipeline: Iterable[dict]) -> tuple[int, int] | None:
+    """What the last transform with a size makes of every image."""
+    size = None
+    for step in pipeline:
+        if step['type'] in CROPS and step.get(CROPS[step['type']][0]):
+            name, width_first = CROPS[step['type']]
+            size = _pair(step[name], width_first)
+        elif step['type'] in ('Resize', 'RandomResize') and isinstance(step.get('scale'), Sequence):
+            size = _pair(step['scale'], True)
+    return size
+
+
+def _pair(size: int | Sequence, width_first: bool) -> tuple[int, int] | None:
+    first, second = (size, size) if isinstance(size, int) else size
+    if not isinstance(first, int):  # a range of sizes
+        return None
+    return (second, first) if width_first else (first, second)

@@ -1,0 +1,85 @@
+"""Types that are registered, arguments that their classes take, numbers that are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .kinds import Kind, kind_at
+from .signatures import SLIP, did_you_mean, near, signature_of, wrong_kind
+from .tree import ConfigError, dicts, dotted, shown
+
+# whose plain dicts hold no strings that read as numbers
+NUMBERS = ('model', 'optim_wrapper', 'randomness', 'auto_scale_lr')
+
+
+def check_types(config: Mapping) -> None:
+    """Check every dict from which something is built.
+
+    Raises:
+        ConfigError: A type that is not registered, an argument that the class does not take, or a string, None or a
+            list where it takes a number.
+    """
+    albumentations = None  # whose transforms are not those of the registry
+    for keys, node in dicts(config):
+        if not keys or albumentations and keys[: len(albumentations)] == albumentations:
+            continue
+        if node.get('type') == 'Albu':
+            albumentations = (*keys, 'transforms')
+        kind = kind_at(keys, node)
+        if kind is None and keys[0] in NUMBERS:
+            _check_numbers(dotted(keys), node)
+        # evaluators by name and the schedulers of several optimisers are dicts of dicts
+        if kind is None or 'type' not in node and any(isinstance(value, Mapping) for value in node.values()):
+            if kind is None or kind.default is None:
+                continue
+        _check(dotted(keys), node, kind)
+
+
+def _check(path: str, node: Mapping, kind: Kind) -> None:
+    name = node.get('type', kind.default)
+    if name is None:
+        if 'by_epoch' in node:  # a loop, chosen by it
+            return
+        raise ConfigError(
+            f'{path} has no type: a {kind.name} is built from dict(type=...). It has '
+            f'{", ".join(map(str, node)) or "no entries"}' + did_you_mean('type', list(node))
+        )
+    target = kind.find(name)
+    if target is None:
+        if isinstance(name, str) and '.' in name:  # of another package: building it tells what is wrong
+            return
+        raise ConfigError(
+            f'{path}.type is {name!r}, and no {kind.name} of that name is registered'
+            + did_you_mean(str(name), kind.names())
+            + '; what this package and packages of your own have is registered by custom_imports'
+            * (not near(str(name), kind.names()))
+        )
+    if kind.arguments:
+        _check_arguments(path, node, kind, target)
+
+
+def _check_arguments(path: str, node: Mapping, kind: Kind, target: Callable) -> None:
+    signature = signature_of(target)
+    names = sorted({*signature.arguments, *kind.given} - {'runner', 'params', 'module'})
+    title = getattr(target, '__name__', str(target))
+    for key, value in node.items():
+        if key in kind.given or key in ('type', '_scope_', '_delete_'):
+            continue
+        parameter = signature.arguments.get(key)
+        # where it may take others, a misspelt argument is one that looks like one of these
+        if parameter is None and (not signature.open or near(key, names, SLIP)):
+            meant = did_you_mean(key, names) or '.'
+            raise ConfigError(
+                f'{path}.{key} is {shown(value)}, and {title} takes no argument {key!r}{meant} '
+                f'It takes {", ".join(names)}'
+            )
+        wrong = wrong_kind(value, parameter)
+        if wrong is not None:
+            raise ConfigError(f'{path}.{key} of {title} is {shown(value)}, {wrong}')
+
+
+def _check_numbers(path: str, node: Mapping) -> None:
+    for key, value in node.items():
+        wrong = wrong_kind(value, None)
+        if wrong is not None:
+            raise ConfigError(f'{path}.{key} is {shown(value)}, {wrong}')

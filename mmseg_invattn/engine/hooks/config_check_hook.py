@@ -1,0 +1,59 @@
+"""What a config's parts say about each other, compared before the first iteration."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ...datasets.check_hook import built_loops
+from ...wording import counted
+from ..config_checks.classes import check_classes
+from ..config_checks.metrics import check_metrics, check_save_best
+from ..config_checks.model import check_model
+from ..config_checks.sample import check_sample
+from ..config_checks.schedule import remarks
+from ..config_checks.tree import ConfigError
+from ..matching import unwrapped
+from ..sharding import is_sharded
+
+
+@HOOKS.register_module()
+class ConfigCheckHook(Hook):
+    """Compare the classes of data, loaders, metrics and heads, load a sample of each split, and run the model once.
+
+    It acts when a Runner starts, before weights are loaded, and takes as long as one image takes. It changes no weight,
+    no statistics and no random state. :func:`~mmseg_invattn.engine.launch.build_runner` adds it where the config does
+    not.
+    """
+
+    priority = 'LOW'  # behind DatasetCheckHook, which makes loading strict
+
+    def before_run(self, runner: Runner) -> None:
+        """Check what the Runner has built.
+
+        Raises:
+            ConfigError: Names the first mistake.
+        """
+        model = unwrapped(runner.model)
+        built = built_loops(runner)
+        datasets = {split: loop.dataloader.dataset for split, loop in built.items()}
+        for split, loop in built.items():
+            if len(loop.dataloader) == 0:
+                raise ConfigError(
+                    f'{split}_dataloader gives no batch: its data set has {counted(len(datasets[split]), "image")}, '
+                    f'batch_size is {loop.dataloader.batch_size} and drop_last leaves out what is less: lower '
+                    'batch_size'
+                )
+        evaluators = {split: getattr(loop, 'evaluator', None) for split, loop in built.items()}
+        check_classes(model, datasets, evaluators)
+        check_metrics(evaluators)
+        check_save_best(runner.hooks, evaluators.get('val'))
+        size = None
+        for split, dataset in datasets.items():
+            size = check_sample(dataset, split, runner.cfg, getattr(model, 'data_preprocessor', None)) or size
+        if not is_sharded(model):
+            check_model(model, size)
+        if 'train' in built:
+            for remark in remarks(runner.cfg):
+                runner.logger.warning(remark)

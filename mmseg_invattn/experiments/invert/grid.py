@@ -1,0 +1,128 @@
+"""Blocks inverted over a grid of settings: which inverses fail.
+
+A cell is a block of one mode and form with a number of channels, features of a scale, before or after training towards
+random targets at a high learning rate, in float32 or float64. It counts as failed where a sample does not converge,
+where the true error exceeds the reported bound, or, without a bound, where the true error exceeds 1e-2 of the features:
+an iteration can converge to another input.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...layers import FORMS as CLASSES
+from ...ops import max_token_norm
+
+SOUND = ('certified', 'conditional', 'coupling')  # these promise their inverse
+FORMS = (*SOUND, 'paper')
+CHANNELS = (4, 12, 64, 512)
+SCALES = (1e-3, 0.3, 1.0, 5.0, 1e3)
+STEPS = (0, 200)
+DTYPES = (torch.float32, torch.float64)
+SIZE = (6, 6)
+WRONG = 1e-2  # relative error of an inverse that found another input
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the grid."""
+
+    form: str
+    mode: str
+    channels: int
+    scale: float
+    steps: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the inverse of a cell reached, the worst over its samples.
+
+    Attributes:
+        converged: whether all samples did, by their own report.
+        held: whether the true error is within the reported bound everywhere; None without a bound.
+        error: true error over the largest token norm.
+        iterations: evaluations of the branch.
+        steepness: measured local Lipschitz constant.
+    """
+
+    converged: bool
+    held: bool | None
+    error: float
+    iterations: int
+    steepness: float
+
+    @property
+    def failed(self) -> bool:
+        return not self.converged or self.held is False or (self.held is None and not self.error < WRONG)
+
+
+def settings(
+    forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False, channels: tuple[int, ...] = CHANNELS
+) -> Iterator[Setting]:
+    """All cells, or one in seven of them; seven is prime to the sizes of the axes, so every value stays in it."""
+    cells = itertools.product(forms, modes, channels, SCALES, STEPS, DTYPES)
+    return (Setting(*cell) for place, cell in enumerate(cells) if not thin or place % 7 == 0)
+
+
+def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome:
+    """Builds, trains and inverts one cell; the same numbers at every call."""
+    torch.manual_seed(CHANNELS.index(setting.channels) * 100 + SCALES.index(setting.scale) * 10)
+    reduction = 4 if setting.form == 'paper' else 2
+    block = CLASSES[setting.form](setting.channels, reduction=reduction, mode=setting.mode).to(setting.dtype)
+    shape = (samples, setting.channels, *SIZE)
+    x = torch.randn(shape, dtype=setting.dtype) * setting.scale
+    target = torch.randn(shape, dtype=setting.dtype) * setting.scale
+    block.train()(x)
+    optimiser = torch.optim.Adam(block.parameters(), lr=0.03)
+    for _ in range(setting.steps):
+        optimiser.zero_grad()
+        ((block(x) - target) / setting.scale).square().mean().backward()
+        optimiser.step()
+    block.eval()
+    y = block(x).detach()
+    if not y.isfinite().all():  # inverse refuses such features
+        return Outcome(False, None, float('nan'), 0, float('nan'))
+    x_hat, info = block.inverse(
+        y, tol=1e-6 if setting.dtype == torch.float32 else 1e-12, max_iter=max_iter, strict=False
+    )
+    error = max_token_norm(x_hat - x)
+    held = None if info.error_bound.isnan().any() else bool((error <= info.error_bound).all())
+    steepness = block.local_lipschitz(x[:1]).max() if setting.channels <= 64 else torch.tensor(float('nan'))
+    return Outcome(
+        bool(info.converged.all()),
+        held,
+        float((error / max_token_norm(x)).max()),
+        int(info.iterations.max()),
+        float(steepness),
+    )
+
+
+def table(results: dict[Setting, Outcome]) -> str:
+    """A Markdown table, one line for every form and mode."""
+    groups = defaultdict(list)
+    for setting, outcome in results.items():
+        groups[setting.form, setting.mode].append((setting, outcome))
+    lines = [
+        '| form | mode | cells | failed | not converged | bound broken | another input | worst error float32 '
+        '| float64 | most evaluations | steepest |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for (form, mode), cells in groups.items():
+        outcomes = [outcome for _, outcome in cells]
+        worst = [
+            max((o.error if o.error == o.error else float('inf') for s, o in cells if s.dtype == dtype), default=0)
+            for dtype in DTYPES
+        ]
+        steep = max((o.steepness for o in outcomes if o.steepness == o.steepness), default=float('nan'))
+        other = sum(o.converged and o.held is None and not o.error < WRONG for o in outcomes)
+        lines.append(
+            f'| {form} | {mode} | {len(cells)} | {sum(o.failed for o in outcomes)} '
+            f'| {sum(not o.converged for o in outcomes)} | {sum(o.held is False for o in outcomes)} | {other} '
+            f'| {worst[0]:.1e} | {worst[1]:.1e} | {max(o.iterations for o in outcomes)} | {steep:.3g} |'
+        )
+    return '\n'.join(lines)
