@@ -113,7 +113,7 @@ def test_summary_of_seeds_heads_and_a_failure(tmp_path):
     assert plain['runs'][0]['curves']['miou'][0][0] == 20  # the line cut short did no harm
     json.dumps(results, allow_nan=False)
     rows = [line for line in markdown(results).splitlines() if line.startswith('| fcn ')]
-    assert rows[2] == '| fcn | - | - | - | - | - |'
+    assert rows[2] == '| fcn | - | - | - | - | - | - |'
 
 
 def test_heads_on_different_images_are_refused(tmp_path):

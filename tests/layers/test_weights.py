@@ -489,14 +489,10 @@ def test_norms_are_computed_once(name, counted):
             layer.lipschitz_bound(), layer.lipschitz_bound(7)
             after = len(counted)
             for _ in range(2):
-                (
-                    layer(x),
-                    layer.inverse(y, certify=False),
-                    layer.recover_input(y, 1e-6, 100),
-                    layer.forward_and_log_abs_det(x, 2),
-                )
+                layer(x), layer.inverse(y, certify=False), layer.recover_input(y, 1e-6, 100)
+                layer.forward_and_log_abs_det(x, 2)
                 layer.lipschitz_bound(), layer.lipschitz_bound(7), layer.bi_lipschitz_bound()
-                layer.inverse_error(x, torch.ones(2)), layer.log_abs_det_error_bound(x, 2)
+                layer.inverse_error(x, torch.ones(2))
                 getattr(layer, 'saturation', layer)(x)
             assert len(counted) == after
     counted.clear()

@@ -30,8 +30,10 @@ class CertificateHook(Hook):
     - Every ``interval`` iterations ``certificate/BLOCK/bound`` (the certified Lipschitz bound), ``/sharpness`` (the
       largest over the heads) and ``/saturated`` (share of the tokens, in the batch of this iteration, that the ball of
       the scores clips) go to the visualisation backends and the message hub, not to the terminal.
-    - At validation the worst ``inverse_error``, ``relative_error``, ``error_bound`` and ``evaluations`` over the images
-      that are inverted stand among the metrics, as ``val/certificate/BLOCK/...``. Errors are in the norm of the block.
+    - At validation the worst ``inverse_error`` and ``error_bound``, both relative to the features as ``relative_error``
+      and ``relative_bound``, and ``evaluations`` over the images that are inverted stand among the metrics, as
+      ``val/certificate/BLOCK/...``. Errors are in the norm of the block. So does what the bound of a residual layer is
+      made of, ``(residual + rounding) / (1 - local_bound)``.
 
     Blocks are the residual layers (attention in the certified, conditional and paper form, channel attention, residual
     convolutions) and the couplings; BLOCK is the name of the module in the model, and those of a sequence count one by
@@ -115,7 +117,7 @@ class CertificateHook(Hook):
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Put the worst of all images among the metrics."""
         for name, batches in self._found.items():
-            for key in ('inverse_error', 'relative_error', 'error_bound', 'evaluations'):
+            for key in batches[0].keys() - {'images'}:
                 worst = max(batch[key] for batch in batches)
                 if not math.isnan(worst):
                     runner.message_hub.update_scalar(f'val/certificate/{name}/{key}', worst)
@@ -142,7 +144,11 @@ class CertificateHook(Hook):
     def _measure(self, name: str, block: InvertibleModule, x: Tensor | None, iteration: int) -> None:
         """Bound, sharpness and, given what the block saw, the share of saturated tokens."""
         n_pixels = None if x is None else x.shape[2] * x.shape[3]
-        bound, found = block.lipschitz_bound(n_pixels), {}
+        found = {}
+        try:
+            bound = block.lipschitz_bound(n_pixels)
+        except ValueError as error:
+            raise RuntimeError(f'{name}, in iteration {iteration}: {error}') from error
         if isinstance(block, ResidualLayer) and bound is not None:
             found['bound'] = bound
             _check_bound(name, bound, getattr(block, 'contraction', 1.0), iteration)
@@ -164,16 +170,20 @@ class CertificateHook(Hook):
         # in a batch of another size the sub-networks of a coupling may round otherwise than they did
         x_hat, info = block.inverse(y if explicit else y[:room], self.tol, self.max_iter, strict=False)
         x_hat, info = x_hat[:room], InverseInfo(*(field[:room] for field in info))
-        x = x[:room].to(x_hat.dtype)
-        error, size = block.error_norm(x_hat - x), block.error_norm(x)
+        x = x[:room].double()
+        error, size = block.error_norm(x_hat.double() - x), block.error_norm(x)
+        size = size.clamp(min=torch.finfo(size.dtype).tiny)
         bound = None if explicit else block.lipschitz_bound()
         _check_inverse(name, error, info, bound, iteration, self.max_iter)
+        parts = {} if explicit else dict(residual=info.residual, rounding=info.rounding, local_bound=info.lipschitz)
         batches.append(
-            dict(
+            {key: float(value.max()) for key, value in parts.items()}
+            | dict(
                 images=len(x),
                 inverse_error=float(error.max()),
                 error_bound=float(info.error_bound.max()),
-                relative_error=float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()),
+                relative_error=float((error / size).max()),
+                relative_bound=float((info.error_bound / size).max()),
                 evaluations=int(info.iterations.max()),
             )
         )

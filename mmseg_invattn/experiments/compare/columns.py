@@ -135,6 +135,7 @@ CERTIFICATE = [
         'largest local constant of y - x found on real features: a lower bound',
     ),
     _number('inverse error', 'inverse_error', significant, 'largest, relative to the largest token'),
+    _number('error bound', 'relative_bound', significant, 'certified, of that error, the largest'),
     _number('evaluations', 'evaluations', lambda v: f'{v:.0f}', 'of the branch for one inverse, the most'),
     _number(
         'clipped', 'clipped', lambda v: f'{100 * v:.1f} %', 'share of the tokens that the ball of the scores clips'

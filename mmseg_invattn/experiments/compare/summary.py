@@ -148,6 +148,7 @@ def _attention(evaluations: Sequence[dict]) -> dict:
         clipped=float(np.mean(clipped)) if clipped else None,
         inverse_error=worst(inverses, 'relative_error'),
         inverse_bound=worst(inverses, 'error_bound'),
+        relative_bound=worst(inverses, 'relative_bound'),
         inverse_error_absolute=worst(inverses, 'inverse_error'),
         evaluations=worst(inverses, 'evaluations'),
     )

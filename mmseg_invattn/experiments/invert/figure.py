@@ -59,14 +59,21 @@ def draw_curve(axis: Axes, inversion: Inversion) -> None:
 
 
 def summary(inversion: Inversion) -> str:
-    """The numbers in two lines."""
+    """The numbers in two lines, and in a third what the bound is made of."""
     bound = 'no certified bound' if inversion.error_bound is None else f'certified bound {inversion.error_bound:.1e}'
     lipschitz = '' if inversion.lipschitz_bound is None else f', Lipschitz bound {inversion.lipschitz_bound:.4f}'
     state = 'converged' if inversion.converged else 'NOT converged'
+    made_of = ''
+    if inversion.error_bound is not None and inversion.rounding is not None:
+        made_of = (
+            f'\nthe bound: residual {inversion.residual:.1e}, rounding of the forward pass {inversion.rounding:.1e}'
+        )
+        if inversion.local_bound is not None:
+            made_of += f', divided by 1 - {inversion.local_bound:.3f}, the Lipschitz bound around these features'
     return (
         f'{inversion.name} {tuple(inversion.seen.shape[1:])}: {state} in '
         f'{counted(inversion.iterations, "evaluation")}\n'
-        f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}'
+        f'error {inversion.error:.1e} ({inversion.relative_error:.1e} of the largest), {bound}{lipschitz}{made_of}'
     )
 
 

@@ -41,7 +41,10 @@ class Inversion:
         relative_error: that by the norm of ``seen``.
         residual: that the solver reports.
         error_bound: certified upper bound of the error; None where the form has none.
+        rounding: bound of what rounding changed in the forward pass, part of the bound; None likewise. Of a sequence
+            the largest of a layer.
         lipschitz_bound: certified bound of the branches; None where there is none.
+        local_bound: the same around these features, where it is part of the bound; None likewise.
         iterations: evaluations of branches, summed over the layers.
         converged: whether the solver met its tolerance.
         curve: a point for 1, 2, ... evaluations, up to where the solver is done.
@@ -55,7 +58,9 @@ class Inversion:
     relative_error: float
     residual: float
     error_bound: float | None
+    rounding: float | None
     lipschitz_bound: float | None
+    local_bound: float | None
     iterations: int
     converged: bool
     curve: tuple[CurvePoint, ...]
@@ -99,8 +104,8 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
     error, curve = norm(recovered - x), []
     for count in [*range(1, min(max_iter, MAX_POINTS) + 1), max_iter]:
         partly, reached = back(count)
-        curve.append(CurvePoint(count, norm(partly - x), float(reached.residual.max()), _bound(reached)))
-        if reached.converged.all() or count == max_iter:
+        curve.append(CurvePoint(count, norm(partly - x), float(reached.residual.max()), _bound(reached.error_bound)))
+        if torch.equal(partly, recovered):
             break
     return Inversion(
         name,
@@ -110,8 +115,10 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         error,
         error / norm(x),
         float(info.residual.max()),
-        _bound(info),
+        _bound(info.error_bound),
+        _bound(info.rounding),
         layer.lipschitz_bound() or None,
+        _bound(info.lipschitz) or None,
         int(info.iterations.max()),
         bool(info.converged.all()),
         tuple(curve),
@@ -131,6 +138,7 @@ def _inverse_of(module: nn.Module, x: Tensor, tol: float) -> Callable[[int], tup
     return back
 
 
-def _bound(info: InverseInfo) -> float | None:
-    bound = float(info.error_bound.max())
+def _bound(values: Tensor) -> float | None:
+    """The largest; None where it is not known."""
+    bound = float(values.max())
     return None if math.isnan(bound) else bound
