@@ -91,22 +91,21 @@ class CouplingAttention2d(ExplicitInverse):
         """B read the very y_1 that forward made, so what it gave is what forward added, if y was not rounded when it
         was stored. A reads an x_2 that is off by e_2 and may round otherwise there:
 
-            e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + 2 rounding of A
+            e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + rounding of A at both
 
         with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated.
         """
         weights, u = cast_all(weights, x.dtype), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
         (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)
-        sums = (
-            x1.double() + self.first(x2, weights.first).double(),
-            x2.double() + self.second(y1, weights.second).double(),
-        )
+        added = self.first(x2, weights.first), self.second(y1, weights.second)
+        sums = x1.double() + added[0].double(), x2.double() + added[1].double()
         residual = [max_token_norm(part.double() - sum_) for part, sum_ in zip((y1, y2), sums, strict=True)]
         rounded = [u * max_token_norm(sum_) + max_token_norm(off) for sum_, off in zip(sums, kept, strict=True)]
         error2, off = residual[1] + rounded[1], max_token_norm(kept[0])
         if bool((off > 0).any()):
-            error2 = error2 + self.second.difference(y1.double(), off, 0.0, weights.second, u)
-        error1 = residual[0] + rounded[0] + self.first.difference(x2.double(), error2, 0.0, weights.first, u)
+            error2 = error2 + self.second.difference(y1.double(), off, 0.0, weights.second, added[1], u)
+        moved = self.first.difference(x2.double(), error2, 0.0, weights.first, added[0], u)
+        error1 = residual[0] + rounded[0] + moved
         return Accuracy(torch.hypot(*residual), torch.hypot(*rounded), torch.hypot(error1, error2))
 
     @torch.no_grad()

@@ -65,7 +65,13 @@ class OrdinaryBranch(nn.Module):
 
     @torch.no_grad()
     def difference(
-        self, x: Tensor, distance: Tensor, within: Tensor | float, weights: OrdinaryWeights, u: float | None = None
+        self,
+        x: Tensor,
+        distance: Tensor,
+        within: Tensor | float,
+        weights: OrdinaryWeights,
+        computed: Tensor | None = None,
+        u: float = 0.0,
     ) -> Tensor:
         """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
 
@@ -78,7 +84,9 @@ class OrdinaryBranch(nn.Module):
             distance: shape (B,).
             within: likewise.
             weights: of the forward pass, in the dtype that it computes in.
-            u: unit roundoff of two evaluations whose rounding is in the bound; None: of the exact A.
+            computed: A(x) as it was evaluated in that dtype; then the bound is of it and of an evaluation near x, whose
+                rounding is bounded a priori. None: of the exact A.
+            u: unit roundoff of these evaluations.
         """
         tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
         reach = (distance + within)[:, None]
@@ -95,7 +103,11 @@ class OrdinaryBranch(nn.Module):
         ball = effective * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
         steep = torch.minimum(local.sum(1).amax(1), ball.sum(1))
         moved = torch.minimum(steep * distance, 2 * (effective * radius).sum(1))
-        return moved if u is None else moved + 2 * self._rounding(tokens_B1NC, moments, reach, size, beta, weights, u)
+        if computed is None:
+            return moved
+        exact_BNC = moments.mean.sum(1) + (0 if weights.bias is None else weights.bias)
+        here = max_token_norm(computed.double() - exact_BNC.mT.reshape(x.shape))
+        return moved + here + self._rounding(tokens_B1NC, moments, reach, size, beta, weights, u)
 
     def _rounding(
         self,

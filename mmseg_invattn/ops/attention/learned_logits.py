@@ -30,6 +30,8 @@ def learned_logits_attention(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> T
 class _LearnedLogits(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+        # torch asks whether the mask wants a gradient, whatever the mode
+        q, k, v, beta = (t.detach() for t in (q, k, v, beta))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
 
     @staticmethod

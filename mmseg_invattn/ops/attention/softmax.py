@@ -12,6 +12,7 @@ from ..second_derivative import once_differentiable, plain_operators_wanted
 from .learned_logits import learned_logits_attention
 
 MAX_PARTS = 8  # of the queries; each takes a copy of the keys and values
+BLOCK = 2**24  # numbers of the map in float64 at a time, on a GPU
 MIN_WIDTH = 64  # narrower parts of the values cost more in repeated softmaxes than they save in channels of zeros
 
 
@@ -52,11 +53,29 @@ def softmax_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM
 def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None) -> Tensor:
     if beta is not None and beta.requires_grad:
         return learned_logits_attention(q, k, v, beta)
+    if q.dtype == torch.float64 and q.device.type != 'cpu' and not torch.is_grad_enabled():
+        return attend_in_blocks(q, k, v, beta)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
     # Where torch took plain operators the node is that of a product, and has a second derivative.
     node = None if torch.compiler.is_compiling() else out.grad_fn
     fused = node is not None and node.name().startswith('ScaledDotProduct')
     return once_differentiable(out) if fused else out
+
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, numbers: int = BLOCK) -> Tensor:
+    """The same in blocks of queries: the fused kernels of a GPU know no float64, and the N x M map is not held.
+
+    Args:
+        numbers: in a block of the map.
+    """
+    rows = max(numbers // (q.shape[0] * q.shape[1] * k.shape[2]), 1)
+    parts = []
+    for first in range(0, q.shape[2], rows):
+        count = min(rows, q.shape[2] - first)
+        scores = q.narrow(2, first, count) @ k.mT
+        scores = scores if beta is None else scores + beta.narrow(2, first, count)
+        parts.append(scores.softmax(-1) @ v)
+    return torch.cat(parts, 2)
 
 
 def _parts(q: Tensor) -> int:
