@@ -40,17 +40,13 @@ class Assessment(NamedTuple):
     Attributes:
         branch: g there, in float64.
         lipschitz: reach -> upper bound of Lip(g) at all features within the reach.
-        rounding: (reach, Lip(g) there) -> upper bound of what rounding changed in g, within the reach.
+        rounding: (reach, Lip(g) there) -> upper bound of what rounding changed in g, within the reach; None where the
+            layer does not say, so that there is no error bound.
     """
 
     branch: Tensor
     lipschitz: Callable[[Tensor], Tensor]
-    rounding: Callable[[Tensor, Tensor], Tensor]
-
-
-def unknown(reach: Tensor, *_: Tensor) -> Tensor:
-    """A bound that nobody knows."""
-    return torch.full_like(reach, torch.nan)
+    rounding: Callable[[Tensor, Tensor], Tensor] | None
 
 
 def certified(
@@ -78,10 +74,11 @@ def certified(
         solved: what the solver says.
     """
     pixel = groups**0.5
-    if lipschitz is None or not lipschitz < 1:
-        # a contraction within a rounding error of 1 certifies nothing
-        known = solved.converged if lipschitz is None else torch.zeros_like(solved.converged)
-        return uncertified(solved._replace(residual=residual, converged=known), groups)
+    if lipschitz is None or seen.rounding is None:
+        return uncertified(solved._replace(residual=residual), groups)
+    if not lipschitz < 1:  # a contraction within a rounding error of 1 certifies nothing
+        nothing = torch.zeros_like(solved.converged)
+        return uncertified(solved._replace(residual=residual, converged=nothing), groups)
     everywhere, known = torch.full_like(residual, lipschitz), error.nan_to_num()
     rho = sums + seen.rounding(torch.zeros_like(residual), everywhere)
     reach = (residual + rho + known) / (1 - lipschitz)

@@ -30,7 +30,7 @@ from ..ops import (
     truncation_bound,
     unit_roundoff,
 )
-from .certificate import Assessment, certified, uncertified, unknown, unrotated
+from .certificate import Assessment, certified, uncertified, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, check_converged, check_features, check_finite_weights
 from .orthogonal import rotate
@@ -82,7 +82,7 @@ class ResidualLayer(InvertibleModule):
             weights: of :meth:`for_size`, the numbers of the forward pass in float64.
             u: unit roundoff of the forward pass.
         """
-        return Assessment(self.branch(x, weights), unknown, unknown)
+        return Assessment(self.branch(x, weights), lambda reach: torch.full_like(reach, torch.inf), None)
 
     def rotation(self, weights: Any) -> Tensor | None:
         """U, shape (C, C), or None for the identity."""

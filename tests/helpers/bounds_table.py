@@ -5,7 +5,6 @@ Settings are drawn with a fixed seed, so that the tables come out again.
 
 import argparse
 import collections
-import math
 import statistics
 
 import torch
@@ -59,11 +58,11 @@ def battery(count: int) -> None:
         ratios[name] += (bound / error)[(error > 0) & ~bound.isnan()].tolist()
 
     draw()
-    print('| layer | settings | samples outside | without a bound | bound / error, median |')
+    print('| layer | settings | samples outside | samples without a bound | bound / error, median |')
     print('| --- | --- | --- | --- | --- |')
     for name in sorted(seen):
-        ratio = statistics.median(ratios[name]) if ratios[name] else math.nan
-        print(f'| `{name}` | {seen[name]} | {outside[name]} | {unknown[name]} | {ratio:.1f} |')
+        ratio = f'{statistics.median(ratios[name]):.1f}' if ratios[name] else 'exact'
+        print(f'| `{name}` | {seen[name]} | {outside[name]} | {unknown[name]} | {ratio} |')
 
 
 def trained(layer: nn.Module, steps: int = 200) -> nn.Module:
