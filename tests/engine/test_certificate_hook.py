@@ -234,7 +234,7 @@ def test_an_inverse_off_by_more_than_its_bound_stops_the_run():
 def test_a_certified_inverse_that_does_not_converge_stops_the_run_and_one_of_the_paper_does_not():
     torch.manual_seed(0)
     x, hook = 3 * torch.randn(1, 8, 4, 4), CertificateHook(interval=5, max_iter=1)
-    with pytest.raises(RuntimeError, match='0: an inverse did not converge within 1 evaluations'):
+    with pytest.raises(RuntimeError, match='0: an inverse did not converge within 1 evaluation,'):
         run(nn.Sequential(CertifiedAttention2d(8)), x, hook)
     assert 'val/certificate/0/relative_error' in run(nn.Sequential(PaperAttention2d(8)), x, hook)
 
