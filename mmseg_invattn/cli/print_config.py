@@ -16,10 +16,7 @@ SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
-        __doc__,
-        'CONFIG --out whole.py',
-        'CONFIG --cfg-options train_cfg.max_iters=100',
-        'own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py',
+        __doc__, 'CONFIG --out whole.py', 'CONFIG --cfg-options train_cfg.max_iters=100', 'CONFIG --copy my_data.py'
     )
     add_config_arguments(parser)
     add_output_arguments(parser, f'also write it here ({", ".join(SUFFIXES)}); default: nowhere')

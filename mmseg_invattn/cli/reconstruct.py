@@ -24,8 +24,8 @@ from .parser import CommandParser
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
         __doc__,
-        'reconstruction/cifar10.py --form certified --mode l2 --out work_dirs/reconstruction',
-        'reconstruction/cifar10.py --form all --mode all',
+        'CONFIG --form certified --mode l2 --out results',
+        'CONFIG --form all --mode all',
         '--summary work_dirs/reconstruction',
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files, trained one after the other')

@@ -1,10 +1,12 @@
 """``--cfg-options``: what a config has, can be changed; what is new, has to be said to be new."""
 
+from argparse import Namespace
+
 import pytest
 from helpers.commands import CFG_OPTIONS, LINES, parser_of, run_command, write_command_case
 from mmengine.config import Config
 
-from mmseg_invattn.cli.arguments import OptionsAction
+from mmseg_invattn.cli.arguments import OptionsAction, read_config
 from mmseg_invattn.cli.main import COMMANDS
 from mmseg_invattn.engine.config_file import apply_options
 
@@ -91,6 +93,15 @@ def test_a_dict_replaced_whole_needs_no_plus():
     assert cfg.model.backbone == dict(type='X', width=3)
     with pytest.raises(ValueError, match='no width in model.auxiliary_head'):
         changed(('model.backbone._delete_', True), ('model.auxiliary_head.0.width', 3))
+
+
+def test_they_find_the_attention_that_the_command_line_chooses():
+    options = {'model.backbone.attention.mode': 'l2', '+model.backbone.attention.sharpness': 2.0}
+    args = Namespace(config='flow/cifar10_8x8.py', form='certified', mode=None, cfg_options=options)
+    assert read_config(args).model.backbone.attention == dict(form='certified', mode='l2', sharpness=2.0)
+    args.form = None
+    with pytest.raises(ValueError, match='flow/cifar10_8x8.py has no attention in model.backbone'):
+        read_config(args)
 
 
 @pytest.fixture(scope='module')

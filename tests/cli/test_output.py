@@ -16,7 +16,7 @@ WRITTEN = {
     'invert': 'inverse.json',
     'explore': None,
     'compare': 'tiny/seed_0/run.json',
-    'reconstruct': '{folder}/tiny/iter_1.pth',
+    'reconstruct': 'tiny/none/iter_1.pth',
     'sample': None,
     'interpolate': None,
     'export': None,
@@ -51,7 +51,7 @@ def test_files_stay(command, case, tmp_path, capsys):
     line = LINES[command].format(out=tmp_path / 'out', **case).split()
     out = Path(line[line.index('--work-dir' if command == 'train' else '--out') + 1])
     name = WRITTEN[command]
-    file = out / name.format(folder=Path(case['config']).parent.name) if name else out
+    file = out / name if name else out
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('{"fingerprint": ""}')
     assert run_command(command, *line) == 2

@@ -14,7 +14,7 @@ def hooks(folder, name: str, **changes: object) -> list[str]:
     cfg = Config.fromfile(folder / 'tiny.py')
     cfg.merge_from_dict(changes)
     cfg.work_dir, cfg.experiment_name, cfg.visualizer.name = str(folder / name), name, name
-    return [type(hook).__name__ for hook in build_runner(cfg).hooks]
+    return [type(hook).__name__ for hook in build_runner(cfg, 'training').hooks]
 
 
 @pytest.fixture(scope='module')

@@ -247,7 +247,7 @@ def test_weights_that_are_not_finite_are_not_written(name, value, refused):
     runner = SimpleNamespace(model=model, iter=6, logger=mock.Mock())
     if not refused:
         return hook.before_save_checkpoint(runner, checkpoint)
-    with pytest.raises(FloatingPointError, match=f'{name} has 1 values.*iteration 7'):
+    with pytest.raises(FloatingPointError, match=f'{name} has 1 value .*iteration 7'):
         hook.before_save_checkpoint(runner, checkpoint)
 
 

@@ -24,7 +24,7 @@ from mmseg_invattn.datasets import Cifar10Dataset
 from mmseg_invattn.experiments.attention_choice import INVERTIBLE_FORMS, choose_attention
 from mmseg_invattn.experiments.reconstruct.convergence import plain_errors, solver_errors
 from mmseg_invattn.experiments.reconstruct.metric import ReconstructionMetric
-from mmseg_invattn.experiments.reconstruct.run import try_plain_iteration
+from mmseg_invattn.experiments.reconstruct.run import run_reconstruction, try_plain_iteration
 from mmseg_invattn.experiments.reconstruct.table import read_results, reconstruction_table
 from mmseg_invattn.layers import CertifiedAttention2d, NotConvergedError, PaperAttention2d
 from mmseg_invattn.layers.attention.modes import MODES
@@ -205,6 +205,13 @@ def reconstruct(root: Path, out: Path, config: str, forms: list, mode: str, opti
             *options,
         ),
     )
+
+
+def test_another_model_is_refused_before_it_is_trained(tmp_path):
+    cfg = load(ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py')
+    with pytest.raises(ValueError, match='model.type is EncoderDecoder, .* take a config of configs/reconstruction'):
+        run_reconstruction(cfg, tmp_path, 'demo')
+    assert not any(tmp_path.iterdir())
 
 
 def test_tool_writes_results_pictures_and_the_table(tmp_path, capsys, monkeypatch):

@@ -115,11 +115,11 @@ def test_split_inverse_takes_what_forward_returned():
     split = Split(5)
     trunk, latent = split(torch.randn(2, 5, 3, 3))
     assert trunk.shape[1] == 2 and latent.shape[1] == 3
-    with pytest.raises(ValueError, match='got 1 tensors; it takes the 2'):
+    with pytest.raises(ValueError, match='got 1 tensor; it takes the 2'):
         split.inverse(trunk)
     with pytest.raises(ValueError, match=r'got a trunk of shape \(2, 3, 3, 3\)'):
         split.inverse((latent, trunk))
-    with pytest.raises(ValueError, match='got 1 tensors; it takes the 2'):
+    with pytest.raises(ValueError, match='got 1 tensor; it takes the 2'):
         InvertibleSequential(split).inverse(trunk)
     with pytest.raises(ValueError, match='of one batch size'):
         InvertibleSequential(split).inverse((trunk, latent[:1]))

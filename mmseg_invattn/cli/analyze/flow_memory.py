@@ -10,7 +10,7 @@ from ..parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'flow/cifar10.py --form certified --batches 2 16 --target 64')
+    parser = CommandParser(__doc__, 'CONFIG --form certified --batches 2 16')
     add_config_arguments(parser)
     add_attention_arguments(parser)
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 3], metavar='N', help='batch sizes to measure')

@@ -33,7 +33,15 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     Returns:
         What result.json holds: the metrics, what was run, the seconds of training and of the test, and the median of
         the training iterations.
+
+    Raises:
+        ValueError: the config has another model.
     """
+    if cfg.model.type not in ('InvReconstruction', InvReconstruction):
+        raise ValueError(
+            f'model.type is {cfg.model.type}, and a reconstruction has an InvReconstruction: take a config of '
+            'configs/reconstruction'
+        )
     cfg.test_evaluator.output_dir = str(out)
     runner = build_runner(cfg, 'training')
     start = time.perf_counter()
