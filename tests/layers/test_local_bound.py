@@ -127,7 +127,8 @@ def attention_of(mode: str, tokens: list[list[float]], reach: float = 0.0) -> tu
             branch.attention.mode.join.weight.copy_(torch.tensor([0.0, 10.0, 0.1, 0.0]))
     x_B1NC, size, one = torch.tensor(tokens, dtype=torch.float64)[None, None], (1, len(tokens)), torch.ones(1)
     scores, (value, _) = branch.attention(), branch.value()
-    moments = attention_moments(branch.attention, scores, x_B1NC, size, None, value)
+    identity = torch.eye(value.shape[1], dtype=value.dtype)[None]
+    moments = attention_moments(branch.attention, scores, x_B1NC, size, None, value, identity)
     bound = local_bound(moments, one, 10 * one[None], reach * one[None])[0, 0, 0]
     moved = x_B1NC.clone()
     moved[..., 0, :] *= 1 - reach / max(float(moved[..., 0, :].norm()), 1e-9)

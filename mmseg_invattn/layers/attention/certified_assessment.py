@@ -53,13 +53,14 @@ class Seen:
     def __init__(self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: float):
         b_BGNC = weights.norm.bounded(tokens_BGNC)
         self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
-        linear = weights.out @ weights.value
         self.tokens = b_BGNC
-        self.moments = attention_moments(block.attention, weights.scores, b_BGNC, weights.size, weights.beta, linear)
+        self.moments = attention_moments(
+            block.attention, weights.scores, b_BGNC, weights.size, weights.beta, weights.value, weights.out, narrow=True
+        )
         self.effective = block.heads.norms(weights.out, weights.value, spectral_norm_bound).effective
         self.scale_G = weights.norm.scale[:, 0, 0]
         bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(b_BGNC[:, :1, 0, 0]))
-        self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(linear))
+        self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(weights.value))
         self.nearest_BG = torch.linalg.vector_norm(weights.norm.centred(tokens_BGNC), dim=-1).amin(-1)
         self.radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
         # what rounds is as large as the features, wherever m is

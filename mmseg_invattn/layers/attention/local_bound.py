@@ -10,11 +10,11 @@ mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as
 
     |dm_i| <= (|W_V| + (K_i + A_i) S_i) d,     S_i^2 = sum_j P_ij |v_j - m_i|^2,    A_i^2 = sum_j P_ij |alpha_ij|^2
 
-by Cauchy and Schwarz. K_i is the spread of kappa_j about its mean for a softmax, where that number is 1 and what a
-whole row has in common is not seen. For other kernels the number differs from 1/2 by at most 1/2, and K_i is half the
-spread about the mean and half that about 0. These are moments under P: one evaluation of the attention with
-``(x, |v|^2, |kappa|^2, |x|^2)`` for values gives them all, since v and kappa are affine in x. Where keys are pooled,
-squares are averaged with them, which makes no moment smaller.
+by Cauchy and Schwarz. For a softmax, where that number is 1, K_i is the spread of kappa_j under P about any vector,
+since what a whole row has in common is not seen: about its mean. For other kernels the number differs from 1/2 by at
+most 1/2, and K_i is half that spread and half the one about 0. These are moments under P: one evaluation
+of the attention with v and squares for values gives them all. Where keys are pooled, squares are averaged with them,
+which makes no moment smaller.
 
 Within the reach rho of x no log w changes by more than ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P by no
 more than the factor e^2E, while v, kappa and alpha move by at most ``|W_V| rho``, ``g rho`` and ``g rho``, with g the
@@ -35,29 +35,36 @@ ROUNDINGS = 64  # of a second moment, in eps
 
 
 class Moments(NamedTuple):
-    """Moments under P of every pixel and head, float64.
+    """Moments under P of every pixel and head, float64, of ``v = W_V x`` and ``w = W_O v``.
 
     Attributes:
-        tokens: ``sum_j P_ij x_j``, shape (B, H, N, C).
-        mean: m, shape (B, H, N, E).
-        spread: S, shape (B, H, N).
-        of_tokens: the same of the tokens themselves.
+        values: ``sum_j P_ij v_j``, shape (B, H, N, E).
+        mean: m, that of w, shape (B, H, N, C).
+        of_values: spread of v, shape (B, H, N).
+        spread: S, that of w, likewise.
         gradients: K + A, likewise.
         steepest: ``max |kappa| + max |alpha|``, shape (B, H, 1).
     """
 
-    tokens: Tensor
+    values: Tensor
     mean: Tensor
+    of_values: Tensor
     spread: Tensor
-    of_tokens: Tensor
     gradients: Tensor
     steepest: Tensor
 
 
 def attention_moments(
-    attention: Attention, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Any, value_HEC: Tensor
+    attention: Attention,
+    scores: Any,
+    tokens_BGNC: Tensor,
+    size: tuple[int, int],
+    beta: Any,
+    value_HEC: Tensor,
+    out_HCE: Tensor,
+    narrow: bool = False,
 ) -> Moments:
-    """Moments of the values ``v = W x``.
+    """Moments at the tokens.
 
     Args:
         attention: with row-stochastic weights.
@@ -65,36 +72,38 @@ def attention_moments(
         tokens_BGNC: x; one group of them serves all heads.
         size: (H, W).
         beta: of ``attention.logits``.
-        value_HEC: W.
+        value_HEC: W_V.
+        out_HCE: W_O.
+        narrow: leave out the mean of kappa under P, which takes C more values: K_i is the spread about the mean of all
+            pixels then, as good where the weights of a row are not concentrated.
     """
     mode = attention.mode
     kappa, alpha, tied = mode.score_gradients(scores, tokens_BGNC)
     # P does not see a shift of v, nor a softmax one of kappa: small numbers have small rounding errors
+    centre_k = kappa.mean(2, keepdim=True)
+    about_0, kappa = kappa, kappa - centre_k
     v = grouped_linear(tokens_BGNC, value_HEC)
-    centre_v = v.mean(2, keepdim=True)
-    centre_k = kappa.mean(2, keepdim=True) if mode.softmax else torch.zeros_like(kappa[:, :, :1])
-    tokens = tokens_BGNC.expand(-1, len(value_HEC), -1, -1)
-    centre_x = tokens.mean(2, keepdim=True)
-    squares = _square(v - centre_v), _square(kappa - centre_k), _square(tokens - centre_x)
-    mix = attention.mixer(scores, tokens_BGNC, size, beta)
-    moments = mix(torch.cat((tokens, *squares), -1)).double()
-    mean_x, square_v, square_k, square_x = moments.split([tokens.shape[-1], 1, 1, 1], -1)
-    mean = grouped_linear(mean_x, value_HEC.double())
-    mean_k = mode.score_gradients(scores, mean_x.to(tokens.dtype)).kappa.double() - centre_k
+    v = v - v.mean(2, keepdim=True)
+    squares = _square(grouped_linear(v, out_HCE)), _square(v), _square(kappa)
+    parts = [v, *squares, _square(about_0), *([] if narrow and not tied else [kappa])]
+    mixed = attention.mixer(scores, tokens_BGNC, size, beta)(torch.cat(parts, -1)).double()
+    mean_v, square_w, square_v, square_k, square_0, *mean_k = mixed.split([part.shape[-1] for part in parts], -1)
     up = 1 + ROUNDINGS * torch.finfo(v.dtype).eps
-    square_v, square_k = square_v * up, square_k * up
-    of_tokens = (square_x * up - _square(mean_x - centre_x)).clamp(min=0).sqrt()
-    spread = (square_v - _square(mean - centre_v)).clamp(min=0).sqrt()
-    of_query = (square_k - _square(mean_k)).clamp(min=0).sqrt()
+    square_k = square_k * up
+    of_values = (square_v * up - _square(mean_v)).clamp(min=0).sqrt()
+    spread = (square_w * up - _square(grouped_linear(mean_v, out_HCE.double()))).clamp(min=0).sqrt()
+    of_query = (square_k - (_square(mean_k[0]) if mean_k else 0)).clamp(min=0).sqrt()
     if not mode.softmax:
-        of_query = (of_query + square_k.sqrt()) / 2
+        of_query = (of_query + (square_0 * up).sqrt()) / 2
     alpha = (alpha - centre_k if tied else alpha).double()
     of_key = _square(alpha)
-    if tied:  # alpha_ij = alpha_i - kappa_j
-        of_key = of_key - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k
+    if tied:
+        of_key = of_key - 2 * (alpha * mean_k[0]).sum(-1, keepdim=True) + square_k  # alpha_ij = alpha_i - kappa_j
     of_key = of_key.clamp(min=0).sqrt()
-    steepest = _largest(alpha) + _largest(kappa - centre_k) * (1 + tied)
-    return Moments(mean_x, mean, spread[..., 0], of_tokens[..., 0], (of_query + of_key)[..., 0], steepest)
+    steepest = _largest(alpha) + _largest(kappa if mode.softmax else about_0) * (1 + tied)
+    values = mean_v + grouped_linear(tokens_BGNC, value_HEC).double().mean(2, keepdim=True)
+    mean = grouped_linear(values, out_HCE.double())
+    return Moments(values, mean, of_values[..., 0], spread[..., 0], (of_query + of_key)[..., 0], steepest)
 
 
 def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_BH: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class OrdinaryBranch(nn.Module):
         linear = weights.out @ weights.value
         effective = spectral_norm_bound(linear)
         slope = torch.maximum(bounds.query_slope, bounds.key_slope) / radius.square()
-        moments = attention_moments(self.attention, weights.scores, tokens_B1NC, size, beta, linear)
+        moments = attention_moments(self.attention, weights.scores, tokens_B1NC, size, beta, weights.value, weights.out)
         local = local_bound(moments, effective, slope, reach.expand_as(slope))
         ball = effective * mode.lipschitz_factor(bounds, self.attention.whole(x[0, 0].numel()))
         steep = torch.minimum(local.sum(1).amax(1), ball.sum(1))

@@ -64,12 +64,11 @@ def attention_rounding(
     share = (span.exp() / total.to(span)).clamp(max=1)
     averaged = (2 * share.sqrt()).clamp(max=1)[..., None]
     far = (value * reach_BG)[..., None]
-    mean_BHNE = grouped_linear(moments.tokens, value_HEC)
-    mixed = torch.linalg.vector_norm(mean_BHNE, dim=-1) + far
+    mixed = torch.linalg.vector_norm(moments.values, dim=-1) + far
     v_BHNE = grouped_linear(tokens_BGNC, value_HEC)
     largest = torch.linalg.vector_norm(v_BHNE, dim=-1).amax(-1, keepdim=True) + far
     spread = moments.spread + (effective * 2 * reach_BG)[..., None]
-    apart = (moments.of_tokens * value[:, None] / 2 + far).minimum(share.sqrt()[..., None] * largest)
+    apart = (moments.of_values / 2 + far).minimum(share.sqrt()[..., None] * largest)
     column, width = column[:, None], value_HEC.shape[-2]
     errors = root_of_squares(
         column * product_rounding(value_HEC, u)[:, None] * radius_BG[..., None] * averaged,
