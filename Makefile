@@ -6,9 +6,9 @@ DEMO_ARGS ?=
 PYTEST := -m pytest -n 2 --dist loadfile
 
 # Small tensors everywhere: threads within an operation would only wait for each other.
-test test-slow test-openmmlab: export OMP_NUM_THREADS = 1
+test test-slow test-bounds test-openmmlab: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow test-openmmlab lint wheel check-wheel setup clean
+.PHONY: demo test test-slow test-bounds test-openmmlab lint wheel check-wheel setup clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
@@ -18,6 +18,10 @@ test: $(VENV)/.ready
 
 test-slow: $(VENV)/.ready
 	$(VENV)/bin/python $(PYTEST) -m slow
+
+# Error bounds in 50 000 settings: about a quarter of an hour on two cores.
+test-bounds: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -n 2 -m slow tests/layers/test_error_bounds.py
 
 # The same suite with the original OpenMMLab packages, in an environment of its own.
 test-openmmlab: $(VENV_OPENMMLAB)/.ready
