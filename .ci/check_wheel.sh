@@ -40,7 +40,7 @@ PATH="$work/full/bin:$PATH"
 "$work/full/bin/python" -m mmseg_invattn.doctor
 mmseg-invattn demo --iters 4 > "$work/demo.log" 2>&1 || { cat "$work/demo.log"; exit 1; }
 tail -n 25 "$work/demo.log"
-config=invnl_plainconv_1xb8-1k_context-shapes-48x96
+config=demo/invnl_plainconv_1xb8-1k_context-shapes-48x96.py
 mmseg-invattn train "$config" --work-dir trained --cfg-options train_cfg.max_iters=4 train_cfg.val_interval=4 \
     > "$work/train.log" 2>&1 || { cat "$work/train.log"; exit 1; }
 test -f trained/iter_4.pth

@@ -27,6 +27,7 @@ def terminable() -> Iterator[None]:
         yield
         return
     process = os.getpid()
+    stopped: list[KeyboardInterrupt] = []
 
     def stop(number: int, frame: object) -> None:
         if os.getpid() != process:  # a fork, which has inherited this function: it ends as if it had not
@@ -38,13 +39,19 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for worker in multiprocessing.active_children():
             worker.terminate()
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        stopped.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise stopped[0]
 
     # a shell has background jobs ignore Ctrl-C
     handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
+    except Exception as error:
+        # MMEngine takes whatever stops it while it writes a config for a mistake in the config's syntax
+        if stopped:
+            raise stopped[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

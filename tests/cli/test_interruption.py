@@ -56,6 +56,20 @@ def test_the_line_resumes(number, tmp_path, capsys, monkeypatch):
     assert (work / 'iter_6.pth').is_file()
 
 
+def test_a_signal_that_is_taken_for_an_error(tmp_path, capsys, monkeypatch):
+    """MMEngine formats the config for every checkpoint, and raises a SyntaxError whatever happens there."""
+
+    def run_iter(loop, batch):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException as error:
+            raise SyntaxError('Failed to format the config file') from error
+
+    monkeypatch.setattr(IterBasedTrainLoop, 'run_iter', run_iter)
+    assert run_command('train', write_case(tmp_path), '--work-dir', tmp_path / 'work', options=('',)) == 130
+    assert 'interrupted. No checkpoint was written' in capsys.readouterr().err
+
+
 def test_nothing_was_saved(tmp_path, capsys, monkeypatch):
     stopped_after(1, signal.SIGTERM, monkeypatch)
     assert run_command('train', write_case(tmp_path), '--work-dir', tmp_path / 'work', options=('',)) == 143
