@@ -2,7 +2,8 @@
 
 Both are held to the true error, the distance to the solution in float64. Errors below 4 eps are rounding, and count as
 4 eps. An evaluation is one of g. A solver has to evaluate g at the x that it returns to know its residual, and so is
-the plain iteration charged here.
+the plain iteration charged here. The peers certify nothing, so the solver is compared with them alone; what the
+certificate costs on top is a comparison of its own.
 """
 
 import copy
@@ -38,7 +39,7 @@ class Case(NamedTuple):
 
     def inverted(self) -> tuple[Tensor, Tensor]:
         """(error, evaluations) of the project's inverse."""
-        x, info = self.block.inverse(self.y, tol=TOLERANCE)
+        x, info = self.block.inverse(self.y, tol=TOLERANCE, certify=False)
         return self.error(x), info.iterations
 
 
@@ -123,7 +124,7 @@ def compare_evaluations(
         # The plain iteration takes that many calls of the block, without looking at its residual.
         calls = int(peer.max())
         times = interleave(
-            lambda: case.block.inverse(case.y, tol=TOLERANCE),
+            lambda: case.block.inverse(case.y, tol=TOLERANCE, certify=False),
             lambda: plain(case.block, case.y, calls),
             session.rounds(7),
             waiter(session.device),
@@ -152,6 +153,14 @@ def run(session: Session) -> None:
         case = solved(trained(block, x, training), x)
         compare_evaluations(session, f'inverse, {name}', case, sizes, 1, MOST_EVALUATIONS)
         compare_paper(session, f'inverse, {name}', case, sizes)
+        compare_certificate(session, f'inverse, {name}', case, sizes)
+    if not session.quick:
+        block, x = CertifiedAttention2d(channels).to(session.device), torch.randn(1, channels, 64, 128)
+        block(x.to(session.device))
+        large = solved(block, x.to(session.device))
+        compare_certificate(
+            session, 'inverse, random weights', large, dict(B=1, C=channels, N=8192, contraction=CONTRACTION)
+        )
     channels, size = 4, (4, 4)
     sizes = sizes | dict(B=1, C=channels, N=size[0] * size[1])
     cases = {
@@ -166,11 +175,23 @@ def run(session: Session) -> None:
         )
 
 
+def compare_certificate(session: Session, what: str, case: Case, sizes: dict) -> None:
+    """The inverse with its error bound against the one without."""
+    with constant_weights(case.block):
+        times = interleave(
+            lambda: case.block.inverse(case.y, tol=TOLERANCE),
+            lambda: case.block.inverse(case.y, tol=TOLERANCE, certify=False),
+            session.rounds(7),
+            waiter(session.device),
+        )
+    session.add(Line(what, 'itself without its certificate', sizes, [compared('time', 's', *times, 1.5)]))
+
+
 def compare_paper(session: Session, what: str, case: Case, sizes: dict) -> None:
     """Against the paper's way: always the same number of iterations."""
     with constant_weights(case.block):
         times = interleave(
-            lambda: case.block.inverse(case.y, tol=TOLERANCE),
+            lambda: case.block.inverse(case.y, tol=TOLERANCE, certify=False),
             lambda: plain(case.block, case.y, PAPER_ITERATIONS),
             session.rounds(7),
             waiter(session.device),
