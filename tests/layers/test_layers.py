@@ -27,7 +27,7 @@ from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.token_norm import TokenNorm
 from mmseg_invattn.layers.certificate import uncertified
 from mmseg_invattn.layers.contract import check_converged
-from mmseg_invattn.layers.residual import solve_residual
+from mmseg_invattn.layers.solve import solve_residual
 from mmseg_invattn.ops import max_token_norm, solve_fixed_point, to_ball
 
 CERTIFIED = [

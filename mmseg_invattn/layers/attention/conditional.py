@@ -26,13 +26,9 @@ from ...ops import (
     gram_norm,
     local_lipschitz,
     max_token_norm,
-    pixel_tokens,
-    root_of_squares,
     spectral_norm_bound,
     storage_error,
-    sum_rounding,
     transposed,
-    truncation_bound,
     twice_differentiable,
     unit_roundoff,
 )
@@ -43,18 +39,17 @@ from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
 from ..contract import InverseInfo, check_converged, check_features, composed_error
 from ..parameters import compute_dtype
-from ..residual import ResidualLayer, solve_residual
+from ..residual import ResidualLayer
+from ..solve import solve_residual
 from .attention import Attention, Mix
+from .conditional_assessment import assess, series_error
 from .heads import SMALL, build_heads
-from .linear import GroupedLinear, grouped_linear
+from .linear import GroupedLinear
 from .modes import ScoreBounds
 from .options import LocalAttentionOptions, read_options
 from .saturation import saturated_share
 from .sharpness import Sharpness
 from .token_norm import NormWeights, TokenNorm
-
-POWERS = 8  # of W in the bound of the inverse
-TERMS = 64  # of a bound that are added up one by one
 
 
 class ConditionalWeights(NamedTuple):
@@ -132,7 +127,7 @@ class ConditionalAttention2d(ResidualLayer):
     def weights(self) -> ConditionalWeights:
         with full_precision(self.weight.weight.device):
             scores, weight = self.attention(), self.weight()[0]
-            total = self._total(gram_norm(weight))
+            total = self.total(gram_norm(weight))
             return ConditionalWeights(
                 scores,
                 self.attention.mode.bounds(scores, gram_norm),
@@ -141,7 +136,7 @@ class ConditionalAttention2d(ResidualLayer):
                 weight * (self.contraction * (1 - 64 * torch.finfo(weight.dtype).eps) / total.clamp(min=SMALL)),
             )
 
-    def _total(self, norm_H: Tensor) -> Tensor:
+    def total(self, norm_H: Tensor) -> Tensor:
         """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
         return (norm_H if self.groups > 1 or len(norm_H) == 1 else norm_H.sum(0, keepdim=True))[:, None, None]
 
@@ -180,7 +175,7 @@ class ConditionalAttention2d(ResidualLayer):
 
     def branch_bound(self, weights: ConditionalWeights, n: int | None) -> float:
         """``|W|`` in float64, rounded up: the bound of the branch in x_1, for every number of pixels."""
-        norms = self._total(spectral_norm_bound(weights.weight))
+        norms = self.total(spectral_norm_bound(weights.weight))
         return float(norms.max()) * (1 + 4 * torch.finfo(weights.weight.dtype).eps)
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor:
@@ -248,89 +243,11 @@ class ConditionalAttention2d(ResidualLayer):
         return certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
 
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
-        """Of g in x_1. With u the unit roundoff, S the spread of the values W x_1 under P, n keys of which none has a
-        weight above p, and the ball as in :mod:`.rounding`,
-
-            b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             S (G_1 + G_2) r
-            scores   dt of the mode                                                      S dt
-            exp                                    S u (4 + log n) min(1, 2 sqrt(p))
-            sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
-            W        of P x_1                      max|W_:k| R(C, C) |P x_1|
-
-        and u |g| of the sum.
-        """
-        x1, x2 = x.chunk(2, 1)
-        attention, mode = self.attention, self.attention.mode
-        b_B1NC = weights.norm.bounded(pixel_tokens(x2))
-        tokens_BGNC = self.heads.tokens(x1)
-        v_BHNC = grouped_linear(tokens_BGNC, weights.weight)
-        v_BHNC = v_BHNC - v_BHNC.mean(2, keepdim=True)
-        mix = attention.mixer(weights.scores, b_B1NC, weights.size, weights.beta)
-        width = tokens_BGNC.shape[-1]
-        values = tokens_BGNC.expand(-1, len(weights.weight), -1, -1), v_BHNC.square().sum(-1, keepdim=True)
-        mean_BHNC, square_BHN1 = mix(torch.cat(values, -1)).split([width, 1], -1)
-        g = transposed(self.heads.merge(mean_BHNC, weights.weight)).reshape(x1.shape)
-        spread, mixed = square_BHN1[..., 0].clamp(min=0).sqrt(), torch.linalg.vector_norm(mean_BHNC, dim=-1)
-        largest = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1, keepdim=True)
-        radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
-        bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
-        n, total = attention.keys(weights.size, weights.beta)
-        share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)[..., None]
-        r = u * (4 + math.log2(b_B1NC.shape[-1] + 1) * radius.square() / 2)
-        moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
-        moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
-        column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
-        errors = root_of_squares(
-            spread * moved,
-            spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
-            column * sum_rounding(n, width, u) * (mixed + share.sqrt() * largest),
-            column * sum_rounding(width, width, u) * mixed,
-        )
-        rho = self.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, self.groups)
-        rate = self._rate(weights.weight)
-        # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
-        size = max_token_norm(x1, self.groups)
-        relative = torch.where(size > 0, rho / size, 0)
-        return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
+        return assess(self, x, weights, u)
 
     def series_error(self, x: Tensor, lipschitz: Tensor, n_terms: int) -> Tensor:
-        """``sum_(k > n) |tr W^k| tr P^k / k`` where a group has one W, since the trace of a Kronecker product is one.
-
-        P^k is row-stochastic, so ``tr P^k = sum_i sum_j (P^(k-1))_ij P_ji <= sum_i max_j P_ji <= N p`` for k > 1, with
-        p the largest weight.
-        """
-        weight = cast_all(weights_of(self), torch.float64).weight
-        size, n = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
-        if self.groups != len(weight) or n_terms < 1:
-            return truncation_bound(self.channels / 2 * n, lipschitz, n_terms)
-        sized = cast_all(self._sized(weights_of(self), x.to(compute_dtype(self, x))), torch.float64)
-        keys, total = self.attention.keys(size, sized.beta)
-        b_B1NC = sized.norm.bounded(pixel_tokens(x.chunk(2, 1)[1]))
-        radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
-        span = 2 * self.attention.mode.bounds(sized.scores, spectral_norm_bound, radius).peak
-        share_BH = (span.exp() / total.to(span)).clamp(max=1)
-        power, norm, left_out = torch.linalg.matrix_power(weight, n_terms + 1), spectral_norm_bound(weight), 0.0
-        for k in range(n_terms + 1, n_terms + 1 + TERMS):
-            trace = power.diagonal(dim1=-2, dim2=-1).sum(-1).abs()
-            left_out = left_out + (trace + k * weight.shape[-1] ** 2 * 2.0**-52 * norm**k) / k  # rounding included
-            power = power @ weight
-        rest = truncation_bound(weight.shape[-1], norm, n_terms + TERMS)
-        return (n * share_BH * (left_out + rest)).sum(-1)
-
-    def _rate(self, weight_HCC: Tensor) -> float:
-        """L with ``|(1 + g)^-1| <= 1 / (1 - L)``, float64.
-
-        The inverse is ``sum_k (-W P)^k``, and where a group has one W for all pixels ``|(W P)^k| <= |W^k|``: with
-        ``T = sum_k |W^k|``, ``T <= sum_(k < n) |W^k| + |W^n| T``.
-        """
-        if self.groups != len(weight_HCC):
-            return float(self._total(spectral_norm_bound(weight_HCC)).max())
-        power, norms = weight_HCC, []
-        for _ in range(POWERS):
-            norms.append(spectral_norm_bound(power))
-            power = power @ weight_HCC
-        total = (1 + sum(norms[:-1])) / (1 - norms[-1])
-        return float((1 - 1 / total).max())
+        sized = self._sized(weights_of(self), x.to(compute_dtype(self, x)))
+        return series_error(self, x, cast_all(sized, torch.float64), lipschitz, n_terms)
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:

@@ -1,0 +1,118 @@
+"""What is certain of a conditional branch around given features: how it rounds, and what its linearity gives.
+
+Given x_2 the branch is linear in x_1, so its inverse is a series of powers, and the trace of a power is a product.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...ops import (
+    max_token_norm,
+    pixel_tokens,
+    root_of_squares,
+    spectral_norm_bound,
+    sum_rounding,
+    transposed,
+    truncation_bound,
+)
+from ..certificate import Assessment
+from .linear import grouped_linear
+
+if TYPE_CHECKING:
+    from .conditional import ConditionalAttention2d, SizedWeights
+
+POWERS = 8  # of W in the bound of the inverse
+TERMS = 64  # of a bound that are added up one by one
+
+
+def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: float) -> Assessment:
+    """g in x_1, at features in float64, with the weights of the forward pass and its unit roundoff u.
+
+    With S the spread of the values W x_1 under P, n keys of which none has a weight above p, and R(n, D) of
+    :func:`~mmseg_invattn.ops.sum_rounding`, rounding changes g by the root of the squares of
+
+        b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             S (G_1 + G_2) r
+        scores   dt of the mode                                                      S dt
+        exp                                    S u (4 + log n) min(1, 2 sqrt(p))
+        sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
+        W        of P x_1                      max|W_:k| R(C, C) |P x_1|
+
+    and u |g| of the sum.
+    """
+    x1, x2 = x.chunk(2, 1)
+    attention, mode = block.attention, block.attention.mode
+    b_B1NC = weights.norm.bounded(pixel_tokens(x2))
+    tokens_BGNC = block.heads.tokens(x1)
+    v_BHNC = grouped_linear(tokens_BGNC, weights.weight)
+    v_BHNC = v_BHNC - v_BHNC.mean(2, keepdim=True)
+    mix = attention.mixer(weights.scores, b_B1NC, weights.size, weights.beta)
+    width = tokens_BGNC.shape[-1]
+    values = tokens_BGNC.expand(-1, len(weights.weight), -1, -1), v_BHNC.square().sum(-1, keepdim=True)
+    mean_BHNC, square_BHN1 = mix(torch.cat(values, -1)).split([width, 1], -1)
+    g = transposed(block.heads.merge(mean_BHNC, weights.weight)).reshape(x1.shape)
+    spread, mixed = square_BHN1[..., 0].clamp(min=0).sqrt(), torch.linalg.vector_norm(mean_BHNC, dim=-1)
+    largest = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1, keepdim=True)
+    radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
+    bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
+    n, total = attention.keys(weights.size, weights.beta)
+    share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)[..., None]
+    r = u * (4 + math.log2(b_B1NC.shape[-1] + 1) * radius.square() / 2)
+    moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
+    moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
+    column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
+    errors = root_of_squares(
+        spread * moved,
+        spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
+        column * sum_rounding(n, width, u) * (mixed + share.sqrt() * largest),
+        column * sum_rounding(width, width, u) * mixed,
+    )
+    rho = block.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, block.groups)
+    rate = inverse_rate(block, weights.weight)
+    # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
+    size = max_token_norm(x1, block.groups)
+    relative = torch.where(size > 0, rho / size, 0)
+    return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
+
+
+def series_error(
+    block: 'ConditionalAttention2d', x: Tensor, sized: 'SizedWeights', lipschitz: Tensor, n_terms: int
+) -> Tensor:
+    """``sum_(k > n) |tr W^k| tr P^k / k`` where a group has one W, since the trace of a Kronecker product is one.
+
+    P^k is row-stochastic, so ``tr P^k = sum_i sum_j (P^(k-1))_ij P_ji <= sum_i max_j P_ji <= N p`` for k > 1, with
+    p the largest weight.
+    """
+    weight, n = sized.weight, x.shape[2] * x.shape[3]
+    if block.groups != len(weight) or n_terms < 1:
+        return truncation_bound(block.channels / 2 * n, lipschitz, n_terms)
+    _, total = block.attention.keys(sized.size, sized.beta)
+    b_B1NC = sized.norm.bounded(pixel_tokens(x.chunk(2, 1)[1]))
+    radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
+    span = 2 * block.attention.mode.bounds(sized.scores, spectral_norm_bound, radius).peak
+    share_BH = (span.exp() / total.to(span)).clamp(max=1)
+    power, norm, left_out = torch.linalg.matrix_power(weight, n_terms + 1), spectral_norm_bound(weight), 0.0
+    for k in range(n_terms + 1, n_terms + 1 + TERMS):
+        trace = power.diagonal(dim1=-2, dim2=-1).sum(-1).abs()
+        left_out = left_out + (trace + k * weight.shape[-1] ** 2 * 2.0**-52 * norm**k) / k  # rounding included
+        power = power @ weight
+    rest = truncation_bound(weight.shape[-1], norm, n_terms + TERMS)
+    return (n * share_BH * (left_out + rest)).sum(-1)
+
+
+def inverse_rate(block: 'ConditionalAttention2d', weight_HCC: Tensor) -> float:
+    """L with ``|(1 + g)^-1| <= 1 / (1 - L)``, float64.
+
+    The inverse is ``sum_k (-W P)^k``, and where a group has one W for all pixels ``|(W P)^k| <= |W^k|``: with
+    ``T = sum_k |W^k|``, ``T <= sum_(k < n) |W^k| + |W^n| T``.
+    """
+    if block.groups != len(weight_HCC):
+        return float(block.total(spectral_norm_bound(weight_HCC)).max())
+    power, norms = weight_HCC, []
+    for _ in range(POWERS):
+        norms.append(spectral_norm_bound(power))
+        power = power @ weight_HCC
+    total = (1 + sum(norms[:-1])) / (1 - norms[-1])
+    return float((1 - 1 / total).max())

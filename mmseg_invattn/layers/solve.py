@@ -1,0 +1,50 @@
+"""How accurate the solver of a residual layer has to be, and where rounding ends what it can do."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..ops import FixedPointResult, solve_fixed_point
+
+
+def solve_residual(
+    branch: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    lipschitz: float | None,
+    *,
+    tol: float,
+    max_iter: int,
+    memory: int,
+    norm: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, FixedPointResult]:
+    """Solves ``x + branch(x) = y`` to a residual that is small against the features, or that rounding explains.
+
+    Args:
+        branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
+        y: shape (B, C, H, W), float32 or float64.
+        lipschitz: bound of Lip(g) in the norm; None without one.
+        memory: steps that the acceleration combines.
+        norm: of the contraction, (B, C, H, W) -> (B,).
+
+    Returns:
+        x, one plain step beyond the solver's where g is a contraction: its residual is known already.
+    """
+    first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
+    # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
+    size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
+    floor = 4 * torch.finfo(y.dtype).eps * size
+    contraction = lipschitz if lipschitz is not None and lipschitz < 1 else None
+    margin = 1.0 if contraction is None else 1 - contraction
+    solved = solve_fixed_point(
+        branch,
+        y,
+        norm,
+        tol=torch.maximum(tol * size * margin - floor, floor),
+        floor=8 * floor,
+        contraction=contraction,
+        max_iter=max_iter,
+        memory=memory,
+        first=first,
+    )
+    return solved.x if contraction is None else solved.x + solved.step, solved
