@@ -75,7 +75,7 @@ class InverseCost:
         name: of the module.
         shape: of its input, without the batch.
         forward: operations of a forward pass.
-        inverse: operations of the inverse, all its iterations and their acceleration included.
+        inverse: operations of the inverse, all its iterations, their acceleration and its certificate included.
         iterations: evaluations of the branch, of one layer for a sequence: the largest; 0 for a closed form.
         error_bound: certified, NaN where there is none.
         converged: whether the inverse met its tolerance.

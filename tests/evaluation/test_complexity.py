@@ -89,7 +89,8 @@ def test_an_inverse_costs_its_evaluations(base, tmp_path, form, mode):
         acceleration = 2 * 6**2 * 8 * 6 * 8
         assert cost.iterations >= 2
         assert 0.9 * cost.iterations * cost.forward <= cost.inverse
-        assert cost.inverse <= (cost.iterations + 1) * (cost.forward + acceleration)
+        # the certificate: an evaluation with more values, and norms of the matrices
+        assert cost.inverse <= (cost.iterations + 1) * (cost.forward + acceleration) + 2 * cost.forward
         assert cost.error_bound < 1
 
 
