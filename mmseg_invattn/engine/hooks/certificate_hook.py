@@ -117,7 +117,7 @@ class CertificateHook(Hook):
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Put the worst of all images among the metrics."""
         for name, batches in self._found.items():
-            for key in batches[0].keys() - {'images'}:
+            for key in [key for key in batches[0] if key != 'images']:
                 worst = max(batch[key] for batch in batches)
                 if not math.isnan(worst):
                     runner.message_hub.update_scalar(f'val/certificate/{name}/{key}', worst)
@@ -175,18 +175,18 @@ class CertificateHook(Hook):
         size = size.clamp(min=torch.finfo(size.dtype).tiny)
         bound = None if explicit else block.lipschitz_bound()
         _check_inverse(name, error, info, bound, iteration, self.max_iter)
-        parts = {} if explicit else dict(residual=info.residual, rounding=info.rounding, local_bound=info.lipschitz)
-        batches.append(
-            {key: float(value.max()) for key, value in parts.items()}
-            | dict(
-                images=len(x),
-                inverse_error=float(error.max()),
-                error_bound=float(info.error_bound.max()),
-                relative_error=float((error / size).max()),
-                relative_bound=float((info.error_bound / size).max()),
-                evaluations=int(info.iterations.max()),
-            )
+        found = dict(
+            images=len(x),
+            inverse_error=float(error.max()),
+            error_bound=float(info.error_bound.max()),
+            relative_error=float((error / size).max()),
+            relative_bound=float((info.error_bound / size).max()),
+            evaluations=int(info.iterations.max()),
         )
+        if not explicit:
+            parts = dict(residual=info.residual, rounding=info.rounding, local_bound=info.lipschitz)
+            found |= {key: float(value.max()) for key, value in parts.items()}
+        batches.append(found)
 
 
 def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
