@@ -11,7 +11,7 @@ from ..wording import counted
 
 
 class InverseInfo(NamedTuple):
-    """What an inverse reached, for each sample; every field has shape (B,).
+    """What an inverse reached, for each sample; every field has shape (B,), and the measured ones are float64.
 
     Attributes:
         iterations: evaluations of the branch.
