@@ -70,7 +70,13 @@ def test_error_is_within_its_bound(setting):
 @pytest.mark.slow
 @pytest.mark.parametrize('start', range(8))
 def test_error_is_within_its_bound_in_many_settings(start):
-    seed(start)(given(settings(largest=64))(run(max_examples=6250, **BATTERY)(check_setting)))()
+    @seed(start)
+    @given(settings(largest=64))
+    @run(max_examples=6250, **BATTERY)
+    def draw(setting):
+        check_setting(setting)
+
+    draw()
 
 
 def rounding_at(layer: ResidualLayer, x: Tensor) -> tuple[Tensor, Tensor]:
