@@ -10,7 +10,7 @@ from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
 from .norms import max_channel_norm, max_token_norm
 from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
-from .rounding import product_rounding, root_of_squares, storage_error, sum_rounding, unit_roundoff
+from .rounding import drift, product_rounding, root_of_squares, storage_error, sum_rounding, unit_roundoff
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
@@ -22,6 +22,7 @@ __all__ = [
     'branch_and_log_abs_det',
     'cast_all',
     'differentiable_copies',
+    'drift',
     'fingerprint',
     'full_precision',
     'gram_norm',

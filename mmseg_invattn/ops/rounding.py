@@ -18,6 +18,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+ALIKE = 2.0**-5  # relative spread up to which numbers are taken to round alike, as those of a constant map do
+
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     """u of a dtype."""
@@ -47,6 +49,23 @@ def product_rounding(weight: Tensor, u: float) -> Tensor:
     """
     rows, terms = weight.shape[-2:]
     return sum_rounding(terms, rows, u) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
+
+
+def drift(values: Tensor, mean: Tensor, spread: Tensor, n: int, u: float) -> Tensor:
+    """Rounding of sums of n terms that are alike, whose errors are alike too and add up: ``n u / 2`` of the sum.
+
+    Args:
+        values: (..., N, E), what is summed.
+        mean: (..., M, E), the sums, with weights that add up to 1.
+        spread: (..., M), of the values about them.
+
+    Returns:
+        Tensor of shape (..., M): 0 where the values vary.
+    """
+    alike = values.std(-2, correction=0, keepdim=True) <= ALIKE * values.mean(-2, keepdim=True).abs()
+    size = torch.linalg.vector_norm(mean, dim=-1)
+    of_channels = torch.linalg.vector_norm(mean * alike, dim=-1)
+    return n * u / 2 * torch.where(spread <= ALIKE * size, size, of_channels)
 
 
 def root_of_squares(*errors: Tensor) -> Tensor:

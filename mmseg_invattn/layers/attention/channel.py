@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
+from ...ops import drift, max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
 from ...ops.attention import softmax_attention
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_sharpness
@@ -110,6 +110,12 @@ class InvChannelAttention(ResidualLayer):
         averaged = (2 * p_B1CC.amax(-1).sqrt()).clamp(max=1)  # errors of different channels are independent
         scores = averaged * (inner_rounding(q_B1CN, b_B1CN, still, still, u) + u * (4 + math.log(self.channels)))
         sums = sum_rounding(self.channels, n, u) * (sizes_B1C + spread_B1C)
+        sums = sums + drift(b_B1CN, mean_B1CN, spread_B1C, self.channels, u)
+        # the products of a score are alike where the channels are constant over the pixels
+        constant = drift(b_B1CN.mT, b_B1CN.mT, torch.full_like(b_B1CN[..., 0, :], torch.inf), n, u).amax(
+            -1, keepdim=True
+        )
+        scores = scores + constant * weights.sharpness.abs()
         others = (weights.gain.abs() * unit * root_of_squares(spread_B1C * scores, sums)).flatten(1).amax(1)
 
         def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ops import (
+    drift,
     max_token_norm,
     pixel_tokens,
     root_of_squares,
@@ -67,6 +68,7 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
         spread * moved,
         spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
         column * sum_rounding(n, width, u) * (mixed + share.sqrt() * largest),
+        column * drift(tokens_BGNC, mean_BHNC, spread / column, n, u),
         column * sum_rounding(width, width, u) * mixed,
     )
     rho = block.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, block.groups)

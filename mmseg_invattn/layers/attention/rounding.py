@@ -12,6 +12,7 @@ for every head and pixel, in the norm of a token,
                                                          w_O R(n, E) (|P v| + min(S_V / 2, sqrt(p) max|v|))
     W_O      of P v                                                                      R(E, C) w_O |P v|
 
+and where values are alike, as on a constant map, ``w_O n u / 2 |P v|`` (:func:`~mmseg_invattn.ops.drift`),
 with ``w_O = max_k |W_O:k|``, since errors of different channels of v are independent as well. The squares of all lines
 are added up (:mod:`~mmseg_invattn.ops.rounding`). Under P the mean of ``max t - t`` is at most the entropy of P, so
 log n.
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops import product_rounding, root_of_squares, spectral_norm_bound, sum_rounding
+from ...ops import drift, product_rounding, root_of_squares, spectral_norm_bound, sum_rounding
 from ..certificate import UNDERFLOW
 from .attention import Attention
 from .linear import grouped_linear
@@ -75,6 +76,7 @@ def attention_rounding(
         spread * attention.mode.rounding(scores, tokens_BGNC, reach_BG, u),
         spread * u * (4 + math.log(n)) * averaged,
         column * sum_rounding(n, width, u) * (mixed + apart),
+        column * drift(v_BHNE, moments.values, moments.of_values, n, u),
         column * sum_rounding(width, out_HCE.shape[-2], u) * mixed,
     )
     underflow = UNDERFLOW * value_HEC.shape[-1] * (spectral_norm_bound(out_HCE) * (value + 1) + 1)

@@ -115,7 +115,9 @@ class InvRelativeAttention2d(ResidualLayer):
         norms = spectral_norm_bound(weights.weight)
         beside = weights.weight.transpose(0, 1).flatten(1)
         heads = len(norms) ** 0.5
-        relative = sum_rounding(n, self.channels, u) * float(norms.sum()) + heads * float(product_rounding(beside, u))
+        relative = max(sum_rounding(n, self.channels, u), n * u / 2) * float(norms.sum()) + heads * float(
+            product_rounding(beside, u)
+        )
         size = max_token_norm(x)
         last = u * (max_token_norm(g) + torch.linalg.vector_norm(weights.bias))
         bound = float(norms.sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
