@@ -25,9 +25,9 @@ from ..ops import (
     full_precision,
     local_lipschitz,
     max_token_norm,
+    roundoff_with_check,
     storage_error,
     truncation_bound,
-    unit_roundoff,
 )
 from .certificate import Assessment, certified, uncertified, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
@@ -146,7 +146,7 @@ class ResidualLayer(InvertibleModule):
         solved: FixedPointResult,
     ) -> InverseInfo:
         """The report of ``x = inverse(y)``, y known up to ``error``, with the weights that both passes used."""
-        exact, u = cast_all(sized, torch.float64), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        exact, u = cast_all(sized, torch.float64), roundoff_with_check(x.dtype)
         seen = self.assess(x.double(), exact, u)
         z = x.double() + seen.branch
         size = torch.maximum(self.error_norm(x), self.error_norm(y))
@@ -191,15 +191,16 @@ class ResidualLayer(InvertibleModule):
             return exact
         with full_precision(x.device):
             wide, sized = self._widened(x, weights)
-            seen = self.assess(wide.double(), cast_all(sized, torch.float64), 0.0)
-        at_x = seen.lipschitz(exact).nan_to_num(torch.inf).clamp(max=lipschitz)
-        return self.series_error(wide.double(), at_x, n_terms)
+            wide, sized = wide.double(), cast_all(sized, torch.float64)
+            at_x = self.assess(wide, sized, 0.0).lipschitz(exact).nan_to_num(torch.inf).clamp(max=lipschitz)
+            return self.series_error(wide, sized, at_x, n_terms)
 
-    def series_error(self, x: Tensor, lipschitz: Tensor, n_terms: int) -> Tensor:
+    def series_error(self, x: Tensor, weights: Any, lipschitz: Tensor, n_terms: int) -> Tensor:
         """Bound of what the series of the determinant leaves out after n terms, shape (B,).
 
         Args:
             x: float64.
+            weights: as in :meth:`assess`.
             lipschitz: bound of Lip(g) at x, (B,).
         """
         return truncation_bound(self.rank * x.shape[2] * x.shape[3], lipschitz, n_terms)

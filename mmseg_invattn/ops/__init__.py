@@ -10,7 +10,16 @@ from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import Step, memory_free
 from .norms import max_channel_norm, max_token_norm
 from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
-from .rounding import drift, product_rounding, root_of_squares, storage_error, sum_rounding, unit_roundoff
+from .rounding import (
+    ball_rounding,
+    drift,
+    product_rounding,
+    root_of_squares,
+    roundoff_with_check,
+    storage_error,
+    sum_rounding,
+    unit_roundoff,
+)
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
 
@@ -19,6 +28,7 @@ __all__ = [
     'Roulette',
     'Step',
     'at_least_float32',
+    'ball_rounding',
     'branch_and_log_abs_det',
     'cast_all',
     'differentiable_copies',
@@ -34,6 +44,7 @@ __all__ = [
     'plain_operators_wanted',
     'product_rounding',
     'root_of_squares',
+    'roundoff_with_check',
     'same',
     'softmax_attention',
     'softmax_attention_dense',

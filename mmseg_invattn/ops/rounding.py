@@ -13,6 +13,7 @@ A vector of D such errors keeps nearer to its root mean square the larger D is: 
 ``max_k |W_:k|^2 |x|^2`` (:func:`product_rounding`).
 """
 
+import math
 from functools import reduce
 
 import torch
@@ -24,6 +25,24 @@ ALIKE = 2.0**-5  # relative spread up to which numbers are taken to round alike,
 def unit_roundoff(dtype: torch.dtype) -> float:
     """u of a dtype."""
     return torch.finfo(dtype).eps / 2
+
+
+def roundoff_with_check(dtype: torch.dtype) -> float:
+    """u of a dtype, and that of the float64 evaluation that it is held against."""
+    return unit_roundoff(dtype) + unit_roundoff(torch.float64)
+
+
+def ball_rounding(channels: int, radius: Tensor, u: float) -> Tensor:
+    """Relative rounding of ``b = x / sqrt(a^2 + |x|^2)``: ``u (4 + log_2(C + 1) |b|^2 / 2)``.
+
+    A difference, a root and two products, and a sum of C squares in pairs, which counts as far as |x| does beside a.
+
+    Args:
+        channels: C.
+        radius: largest |b|.
+        u: of the dtype that is computed in.
+    """
+    return u * (4 + math.log2(channels + 1) * radius.square() / 2)
 
 
 def sum_rounding(n: int, dimensions: int, u: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...ops import spectral_norm_bound
 from ...ops.attention import (
     criss_cross_weights,
     from_windows,
@@ -83,6 +84,12 @@ class Attention(nn.Module):
             return beta.shape[-1], total.amin(0) if total.dim() == 2 else total
         count = len(pixel_grid(size, torch.zeros(()), options.key_pooling))
         return count, torch.full((1,), float(count))
+
+    def largest_weight(self, scores: Any, radius_BG: Tensor, size: tuple[int, int], beta: Any) -> Tensor:
+        """Bound of every ``P_ij`` of tokens in a ball, (B, H): scores range over twice their peak there, float64."""
+        _, total = self.keys(size, beta)
+        span = 2 * self.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
+        return (span.exp() / total.to(span)).clamp(max=1)
 
     def mixer(
         self,

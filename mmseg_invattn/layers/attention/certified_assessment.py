@@ -10,13 +10,12 @@ squares, a root and two products, which makes ``Lip(g) |b| r``; of what follows,
 sum, ``u (|g| + |bias|)``.
 """
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...ops import root_of_squares, spectral_norm_bound
+from ...ops import ball_rounding, root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
 from .rounding import attention_rounding
 
@@ -98,5 +97,5 @@ class Seen:
         others = attention_rounding(
             self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u
         )
-        tokens = u * (4 + math.log2(channels + 1) * radius_BG.square() / 2) * radius_BG * self.scale_G
+        tokens = ball_rounding(channels, radius_BG, u) * radius_BG * self.scale_G
         return Errors(reach_BG, tokens, self.heads.total(others))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import drift, max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
+from ...ops import ball_rounding, drift, max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
 from ...ops.attention import softmax_attention
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_sharpness
@@ -120,7 +120,7 @@ class InvChannelAttention(ResidualLayer):
 
         def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:
             beta = (radius + reach / unit).clamp(max=1)
-            tokens = u * (4 + math.log2(n + 1) * beta.square() / 2) * lipschitz * unit * beta
+            tokens = ball_rounding(n, beta, u) * lipschitz * unit * beta
             # within the reach every size above grows by no more than the reach, or twice it
             return root_of_squares(others, tokens) + 2 * u * max_channel_norm(g) + 64 * u * n**0.5 * reach
 

@@ -26,11 +26,11 @@ from ...ops import (
     gram_norm,
     local_lipschitz,
     max_token_norm,
+    roundoff_with_check,
     spectral_norm_bound,
     storage_error,
     transposed,
     twice_differentiable,
-    unit_roundoff,
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
@@ -38,7 +38,6 @@ from ..certificate import Assessment, certified, uncertified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
 from ..contract import InverseInfo, check_converged, check_features, composed_error
-from ..parameters import compute_dtype
 from ..residual import ResidualLayer
 from ..solve import solve_residual
 from .attention import Attention, Mix
@@ -64,12 +63,11 @@ class ConditionalWeights(NamedTuple):
 
 
 class SizedWeights(NamedTuple):
-    """What the branch needs on maps of one size: scores at the sharpness, beta, and the largest sharpness."""
+    """What the branch needs on maps of one size: scores at the sharpness, and beta."""
 
     size: tuple[int, int]
     scores: Any
     beta: Any
-    sharpness: Tensor
     norm: NormWeights
     weight: Tensor
 
@@ -140,19 +138,16 @@ class ConditionalAttention2d(ResidualLayer):
         """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
         return (norm_H if self.groups > 1 or len(norm_H) == 1 else norm_H.sum(0, keepdim=True))[:, None, None]
 
-    def _at(self, weights: ConditionalWeights, n_pixels: int) -> tuple[Tensor, Tensor]:
-        """Sharpness and temperature for so many pixels, (H,) each."""
-        peak = weights.bounds.peak
-        sharpness = self.sharpness.at(weights.sharpness, n_pixels, weights.weight)
-        return sharpness, sharpness / peak.clamp(min=SMALL)
+    def _temperature(self, weights: ConditionalWeights, n_pixels: int) -> Tensor:
+        """For so many pixels, (H,)."""
+        return self.sharpness.at(weights.sharpness, n_pixels, weights.weight) / weights.bounds.peak.clamp(min=SMALL)
 
     def for_size(self, weights: ConditionalWeights, size: tuple[int, int]) -> SizedWeights:
-        sharpness, temperature = self._at(weights, size[0] * size[1])
+        temperature = self._temperature(weights, size[0] * size[1])
         return SizedWeights(
             size,
             self.attention.mode.scaled(weights.scores, temperature),
             self.attention.logits(size, weights.weight),
-            sharpness,
             weights.norm,
             weights.weight,
         )
@@ -234,7 +229,7 @@ class ConditionalAttention2d(ResidualLayer):
         self, x: Tensor, y: Tensor, sized: SizedWeights, lipschitz: float | None, tol: float, solved: FixedPointResult
     ) -> InverseInfo:
         """The report of what y1 alone decides, x1; x2 passed as it was."""
-        u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        u = roundoff_with_check(x.dtype)
         x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
         seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
         z, stored = x1 + seen.branch, storage_error(y1, x.dtype)
@@ -245,9 +240,8 @@ class ConditionalAttention2d(ResidualLayer):
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         return assess(self, x, weights, u)
 
-    def series_error(self, x: Tensor, lipschitz: Tensor, n_terms: int) -> Tensor:
-        sized = self._sized(weights_of(self), x.to(compute_dtype(self, x)))
-        return series_error(self, x, cast_all(sized, torch.float64), lipschitz, n_terms)
+    def series_error(self, x: Tensor, weights: SizedWeights, lipschitz: Tensor, n_terms: int) -> Tensor:
+        return series_error(self, x, weights, lipschitz, n_terms)
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
@@ -256,7 +250,7 @@ class ConditionalAttention2d(ResidualLayer):
         |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
         """
         weights = weights_of(self, weights)
-        temperature = self._at(weights, x.shape[2] * x.shape[3])[1]
+        temperature = self._temperature(weights, x.shape[2] * x.shape[3])
         slope = temperature * weights.bounds.query_slope + temperature * weights.bounds.key_slope
         slope = float(slope.max() / weights.norm.scale.min())
         lipschitz = self._bound(weights, None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ops import (
+    ball_rounding,
     drift,
     max_token_norm,
     pixel_tokens,
@@ -58,9 +59,9 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
     largest = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1, keepdim=True)
     radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
     bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
-    n, total = attention.keys(weights.size, weights.beta)
-    share = ((2 * bounds.peak).exp() / total.to(x1)).clamp(max=1)[..., None]
-    r = u * (4 + math.log2(b_B1NC.shape[-1] + 1) * radius.square() / 2)
+    n = attention.keys(weights.size, weights.beta)[0]
+    share = attention.largest_weight(weights.scores, radius, weights.size, weights.beta)[..., None]
+    r = ball_rounding(b_B1NC.shape[-1], radius, u)
     moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
     moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
     column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
@@ -90,11 +91,9 @@ def series_error(
     weight, n = sized.weight, x.shape[2] * x.shape[3]
     if block.groups != len(weight) or n_terms < 1:
         return truncation_bound(block.channels / 2 * n, lipschitz, n_terms)
-    _, total = block.attention.keys(sized.size, sized.beta)
     b_B1NC = sized.norm.bounded(pixel_tokens(x.chunk(2, 1)[1]))
     radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
-    span = 2 * block.attention.mode.bounds(sized.scores, spectral_norm_bound, radius).peak
-    share_BH = (span.exp() / total.to(span)).clamp(max=1)
+    share_BH = block.attention.largest_weight(sized.scores, radius, sized.size, sized.beta)
     power, norm, left_out = torch.linalg.matrix_power(weight, n_terms + 1), spectral_norm_bound(weight), 0.0
     for k in range(n_terms + 1, n_terms + 1 + TERMS):
         trace = power.diagonal(dim1=-2, dim2=-1).sum(-1).abs()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm, unit_roundoff
+from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm, roundoff_with_check
 from ..constant_weights import weights_of
 from ..contract import check_features
 from ..explicit import Accuracy, ExplicitInverse
@@ -95,7 +95,7 @@ class CouplingAttention2d(ExplicitInverse):
 
         with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated.
         """
-        weights, u = cast_all(weights, x.dtype), unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        weights, u = cast_all(weights, x.dtype), roundoff_with_check(x.dtype)
         (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)
         added = self.first(x2, weights.first), self.second(y1, weights.second)
         sums = x1.double() + added[0].double(), x2.double() + added[1].double()

@@ -53,8 +53,8 @@ class GroupedHeads:
         return grouped_linear(o_BHNE, out_HCE)
 
     @staticmethod
-    def total(of_heads: Tensor, dim: int = 1) -> Tensor:
-        """What the heads, one entry each of the dimension, write together: each to its own group, or their sum."""
+    def total(of_heads: Tensor) -> Tensor:
+        """What the heads, one entry each of dimension 1, write together: each to its own group, or their sum."""
         return of_heads
 
     @staticmethod
@@ -82,8 +82,8 @@ class SharedHeads(GroupedHeads):
         return self.total(grouped_linear(o_BHNE, out_HCE))
 
     @staticmethod
-    def total(of_heads: Tensor, dim: int = 1) -> Tensor:
-        return of_heads.sum(dim, keepdim=True)
+    def total(of_heads: Tensor) -> Tensor:
+        return of_heads.sum(1, keepdim=True)
 
     @staticmethod
     def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> SharedHeadNorms:

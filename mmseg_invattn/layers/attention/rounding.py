@@ -60,9 +60,7 @@ def attention_rounding(
     value, effective = spectral_norm_bound(value_HEC), spectral_norm_bound(out_HCE @ value_HEC)
     column = torch.linalg.vector_norm(out_HCE, dim=-2).amax(-1)
     radius_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) + reach_BG
-    n, total = attention.keys(size, beta)
-    span = 2 * attention.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
-    share = (span.exp() / total.to(span)).clamp(max=1)
+    n, share = attention.keys(size, beta)[0], attention.largest_weight(scores, radius_BG, size, beta)
     averaged = (2 * share.sqrt()).clamp(max=1)[..., None]
     far = (value * reach_BG)[..., None]
     mixed = torch.linalg.vector_norm(moments.values, dim=-1) + far

@@ -1,9 +1,8 @@
 """Orthogonal 1x1 convolution as an invertible layer: chooses new axes for the channels and amplifies nothing."""
 
-import torch
 from torch import Tensor
 
-from ...ops import full_precision, max_token_norm, unit_roundoff
+from ...ops import full_precision, max_token_norm, roundoff_with_check
 from ..certificate import unrotated
 from ..explicit import Accuracy, ExplicitInverse
 from ..orthogonal import OrthogonalMatrix, rotate
@@ -37,7 +36,7 @@ class OrthogonalConv1x1(ExplicitInverse):
         return rotate(y, weights, transpose=True)
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Tensor) -> Accuracy:
-        u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
+        u = roundoff_with_check(x.dtype)
         residual, rounding = unrotated(y[0].double(), x.double(), weights.to(x.dtype).double(), u)
         rounding = rounding + 2 * max_token_norm(stored[0])
         return Accuracy(residual, rounding, residual + rounding)
