@@ -37,6 +37,20 @@ from .parameters import compute_dtype
 from .solve import solve_residual
 
 
+class Equation(NamedTuple):
+    """``x + branch(x) = target``, and what a solution of it makes of the features.
+
+    Attributes:
+        branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
+        target: shape (B, ...).
+        whole: x -> the features.
+    """
+
+    branch: Callable[[Tensor, Tensor], Tensor]
+    target: Tensor
+    whole: Callable[[Tensor], Tensor]
+
+
 class ResidualLayer(InvertibleModule):
     """``y = U (x + g(x))``.
 
@@ -116,30 +130,37 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            target = rotate(wide, self.rotation(sized), transpose=True)
-            x, solved = solve_residual(
-                lambda x, index: self.branch(x, sized),
-                target,
+            equation = self.equation(wide, sized)
+            part, solved = solve_residual(
+                equation.branch,
+                equation.target,
                 lipschitz,
                 tol=tol,
                 max_iter=max_iter,
                 memory=self.memory,
                 norm=lambda x: self.branch_norm(x, self.groups),
             )
+            x = equation.whole(part)
             if certify:
                 error = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
-                info = self._certified(x, y, error, sized, lipschitz, tol, solved)
+                info = self.certified(x, y, error, weights, sized, lipschitz, tol, solved)
             else:
                 info = uncertified(solved, self.groups)
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
 
-    def _certified(
+    def equation(self, y: Tensor, weights: Any) -> Equation:
+        """What the inverse of y solves; both in the dtype that is computed in, the weights of :meth:`for_size`."""
+        target = rotate(y, self.rotation(weights), transpose=True)
+        return Equation(lambda x, index: self.branch(x, weights), target, lambda x: x)
+
+    def certified(
         self,
         x: Tensor,
         y: Tensor,
         error: Tensor,
+        weights: Any,
         sized: Any,
         lipschitz: float | None,
         tol: float,

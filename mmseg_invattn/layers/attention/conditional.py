@@ -34,12 +34,11 @@ from ...ops import (
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
-from ..certificate import Assessment, certified, uncertified
+from ..certificate import Assessment, certified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
-from ..contract import InverseInfo, check_converged, check_features, composed_error
-from ..residual import ResidualLayer
-from ..solve import solve_residual
+from ..contract import InverseInfo, check_features, composed_error
+from ..residual import Equation, ResidualLayer
 from .attention import Attention, Mix
 from .conditional_assessment import assess, series_error
 from .heads import SMALL, build_heads
@@ -182,60 +181,37 @@ class ConditionalAttention2d(ResidualLayer):
             g = self._mixed(x1, self._mixer(x2, cast), cast.weight)
             return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
-    @torch.no_grad()
-    def inverse(
+    def equation(self, y: Tensor, weights: SizedWeights) -> Equation:
+        """Of x_1, with P of the x_2 that passed."""
+        x2, y1 = y.chunk(2, 1)
+        mix = self._mixer(x2, weights)
+
+        def branch(x1: Tensor, index: Tensor) -> Tensor:
+            of_index = mix if len(index) == len(x2) else self._mixer(x2[index], weights)
+            return self._mixed(x1, of_index, weights.weight)
+
+        return Equation(branch, y1, lambda x1: torch.cat([x1, x2], 1))
+
+    def certified(
         self,
+        x: Tensor,
         y: Tensor,
-        tol: float = 1e-6,
-        max_iter: int = 100,
-        strict: bool = True,
-        weights: Any = None,
-        certify: bool = True,
-        error: Tensor | None = None,
-    ) -> tuple[Tensor, InverseInfo]:
-        check_features(y, self.channels, finite=True)
-        weights = weights_of(self, weights)
-        lipschitz = self._bound(weights, None)
-        with full_precision(y.device):
-            wide, cast = self._widened(y, weights)
-            x2, y1 = wide.chunk(2, 1)
-            whole = self._mixer(x2, cast)
-
-            def branch(x1: Tensor, index: Tensor) -> Tensor:
-                mix = whole if len(index) == len(x2) else self._mixer(x2[index], cast)
-                return self._mixed(x1, mix, cast.weight)
-
-            x1, solved = solve_residual(
-                branch,
-                y1,
-                lipschitz,
-                tol=tol,
-                max_iter=max_iter,
-                memory=self.memory,
-                norm=lambda x: max_token_norm(x, self.groups),
-            )
-            x = torch.cat([x1, x2], 1)
-            if certify:
-                info = self._certified(x, y, cast, lipschitz, tol, solved)
-                if error is not None:
-                    info = info._replace(error_bound=composed_error(self, x, info, error, weights))
-            else:
-                info = uncertified(solved, self.groups)
-        if strict:
-            check_converged(x, info, lipschitz, tol, max_iter)
-        return x, info
-
-    def _certified(
-        self, x: Tensor, y: Tensor, sized: SizedWeights, lipschitz: float | None, tol: float, solved: FixedPointResult
+        error: Tensor,
+        weights: ConditionalWeights,
+        sized: SizedWeights,
+        lipschitz: float | None,
+        tol: float,
+        solved: FixedPointResult,
     ) -> InverseInfo:
-        """The report of what y1 alone decides, x1; x2 passed as it was."""
+        """The report of what y1 alone decides, x1; x2 passed as it was. An error of y moves P as well."""
         u = roundoff_with_check(x.dtype)
         x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
         seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
         z, stored = x1 + seen.branch, storage_error(y1, x.dtype)
         residual, sums, kept = (max_token_norm(t, self.groups) for t in (y1.double() - z, z, stored))
         size, exact = torch.maximum(max_token_norm(x), max_token_norm(y)), torch.zeros_like(residual)
-        return certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
+        info = certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
+        return info._replace(error_bound=composed_error(self, x, info, error, weights))
 
     def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         return assess(self, x, weights, u)
