@@ -143,7 +143,7 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
         # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
         error, relative, bound, iterations = values.amax(1).tolist()
         result |= dict(
-            lipschitz=head.attention.block.lipschitz_bound(),
+            lipschitz=head.attention.lipschitz_bound(),
             error=error,
             relative=relative,
             bound=bound,

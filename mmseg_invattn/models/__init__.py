@@ -1,7 +1,7 @@
 """What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
 
 from . import plugins  # noqa: F401  (imported for its registrations)
-from .attention_slot import AttentionInverse
+from .attention import AttentionInverse
 from .backbones import CifarResNet, InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d, SelfAttentionNet
 from .classifiers import ImageClassifier
 from .flows import InvReconstruction, InvResNetFlow

@@ -17,13 +17,13 @@ from mmseg_invattn.visualization.model_input import read_image
 FCN = dict(type='FCNHead', num_convs=1, concat_input=False)
 RESNET = dict(type='InvResNet', strides=(2, 2), out_indices=(1,), stage_blocks=(1, 1), hidden_channels=(6, 6))
 MODELS = {
-    'head': (dict(type='InvNLHead', concat_input=False, spread=4.0), ['decode_head.attention.block']),
-    'stack': (dict(type='InvNLHead', concat_input=False, num_blocks=2), ['decode_head.attention.block']),
+    'head': (dict(type='InvNLHead', concat_input=False), ['decode_head.attention']),
+    'stack': (dict(type='InvNLHead', concat_input=False, num_blocks=2), ['decode_head.attention']),
     'coupling': (
         dict(type='InvNLHead', concat_input=False, attention=dict(form='coupling')),
-        ['decode_head.attention.block'],
+        ['decode_head.attention'],
     ),
-    'dual': (dict(type='InvDAHead'), ['decode_head.attention.block', 'decode_head.channel_attention']),
+    'dual': (dict(type='InvDAHead'), ['decode_head.attention', 'decode_head.channel_attention']),
     'resnet': (FCN | dict(in_channels=48, backbone=RESNET), ['backbone']),
     'revnet': (FCN | dict(in_channels=48, backbone=RESNET | dict(type='RevNet2d')), ['backbone']),
 }

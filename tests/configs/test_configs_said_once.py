@@ -16,7 +16,7 @@ ALL = sorted(FOLDER.rglob('*.py'))
 HEAD = {'model.decode_head.type', 'model.decode_head.attention'}
 BACKBONE = {'model.backbone.type', 'model.backbone.attention'}
 TWINS = [
-    (r'demo/invnl', 'demo/nonlocal', HEAD | {'model.decode_head.spread'}),
+    (r'demo/invnl', 'demo/nonlocal', HEAD),
     (r'demo/nonlocal', 'demo/fcn', {'model.decode_head.type'}),
     (r'invnl/invnl(-[a-z0-9-]+)?', 'nonlocal/nonlocal', HEAD | {'model.decode_head.num_blocks'}),
     (r'invda/invda', 'danet/danet', HEAD),

@@ -22,7 +22,7 @@ from mmseg_invattn.layers import (
     PaperAttention2d,
 )
 from mmseg_invattn.models import InvAttentionResNet, InvResNet, RevNet2d
-from mmseg_invattn.models.attention_slot import build_attention
+from mmseg_invattn.models.attention import build_attention
 
 
 class Log(dict):
@@ -69,13 +69,13 @@ def test_every_block_is_found_by_name():
         depth=18,
         stem_channels=4,
         base_channels=4,
-        attention=[dict(stage=1, spread=20.0)],
+        attention=[dict(stage=1)],
         plugins=None,
         norm_cfg=dict(type='GN', num_groups=2),
     )
     assert list(invertible_blocks(net)) == ['layer2.attention0.block']
-    assert list(invertible_blocks(build_head('da'))) == ['attention.block', 'channel_attention']
-    assert list(invertible_blocks(build_head('fcn'))) == ['attention.block.layers.0', 'attention.block.layers.2']
+    assert list(invertible_blocks(build_head('da'))) == ['attention', 'channel_attention']
+    assert list(invertible_blocks(build_head('fcn'))) == ['attention.layers.0', 'attention.layers.2']
     assert not invertible_blocks(build_head('da', form='none'))
 
 
@@ -274,7 +274,7 @@ train_cfg = dict(max_iters=4, val_interval=4)
         for path in (tmp_path / 'work').glob('*/vis_data/scalars.json')
         for line in path.read_text().splitlines()
     ]
-    key = 'certificate/decode_head.attention.block/'
+    key = 'certificate/decode_head.attention/'
     assert [line['step'] for line in lines if f'{key}bound' in line] == [2, 4]
     (validation,) = (line for line in lines if 'mIoU' in line)
     assert 0 < validation[f'{key}inverse_error'] <= validation[f'{key}error_bound']

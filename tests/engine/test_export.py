@@ -17,7 +17,7 @@ from mmseg_invattn.engine.export import ForwardPass
 from mmseg_invattn.layers import GridCoupling, MemoryFree
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.export import export_onnx, export_torch
-from mmseg_invattn.models.attention_slot import build_attention
+from mmseg_invattn.models.attention import build_attention
 
 BLOCKS = {mode: dict(mode=mode) for mode in MODES}
 BLOCKS |= {

@@ -35,7 +35,7 @@ class BackboneLoss(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(4, 3, 1)
         self.backbone = InvAttentionResNet(
-            attention=[dict(stage=0, spread=20.0), dict(stage=1, mode='l2', num_blocks=2)],
+            attention=[dict(stage=0), dict(stage=1, mode='l2', num_blocks=2)],
             depth=18,
             stem_channels=4,
             base_channels=4,
@@ -56,7 +56,7 @@ def run_case(case: str, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]
     """Weights after two steps on four samples, of which each process takes its share."""
     torch.manual_seed(0)
     name, form = CASES[case]
-    model = (HeadLoss(build_head(name, form=form, spread=20.0)) if name else BackboneLoss()).double().train()
+    model = (HeadLoss(build_head(name, form=form)) if name else BackboneLoss()).double().train()
     weights = model.state_dict(keep_vars=True)
     if world_size > 1:
         model = DistributedDataParallel(model)  # a parameter without gradient is an error in the second step

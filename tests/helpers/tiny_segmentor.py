@@ -11,11 +11,7 @@ import mmseg_invattn  # noqa: F401  (registers the head where this runs outside 
 
 
 def build_segmentor(
-    attention: dict | None = None,
-    spread: float = 20.0,
-    size: tuple[int, int] = (16, 16),
-    test_cfg: dict | None = None,
-    channels: int = 8,
+    attention: dict | None = None, size: tuple[int, int] = (16, 16), test_cfg: dict | None = None, channels: int = 8
 ) -> nn.Module:
     """Weights by the generator of now; its data-dependent start is done, so that what follows has one course."""
     init_default_scope('mmseg')
@@ -36,7 +32,6 @@ def build_segmentor(
                 norm_cfg=None,
                 concat_input=False,
                 align_corners=False,
-                spread=spread,
                 loss_decode=dict(type='CrossEntropyLoss'),
                 attention=attention or dict(form='certified'),
             ),

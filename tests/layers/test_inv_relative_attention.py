@@ -104,7 +104,7 @@ def test_in_a_head():
     """Where any attention block stands: it trains, and the head inverts it."""
     torch.manual_seed(3)
     model = build_segmentor(dict(type='InvRelativeAttention2d', num_heads=3, contraction=0.8))
-    block = model.decode_head.attention.block
+    block = model.decode_head.attention
     assert isinstance(block, InvRelativeAttention2d) and block.channels == 8
     features = model.extract_feat(torch.randn(2, 3, 16, 16))
     model.decode_head(features).square().sum().backward()

@@ -25,7 +25,7 @@ from mmseg_invattn.layers import (
     NonLocalAttention2d,
     OrthogonalConv1x1,
 )
-from mmseg_invattn.models.attention_slot import build_attention
+from mmseg_invattn.models.attention import build_attention
 from mmseg_invattn.ops import max_channel_norm, max_token_norm
 from mmseg_invattn.ops.attention import softmax_attention
 
@@ -36,28 +36,25 @@ def scope():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize('spread', [1.0, 20.0])
 @pytest.mark.parametrize('form', ['certified', 'conditional', 'coupling', 'paper', 'none'])
 @pytest.mark.parametrize('name', HEADS)
-def test_gradient_reaches_every_parameter(name, form, spread):
-    head = build_head(name, form=form, spread=spread).train()
+def test_gradient_reaches_every_parameter(name, form):
+    head = build_head(name, form=form).train()
     losses = head.loss(features(), labels(), {})
     total_loss(losses).backward()
     assert not without_gradient(head)
     assert losses.keys() == build_head(name, form='none').loss(features(), labels(), {}).keys()
-    assert (head.attention.log_gain is None) == (spread == 1 or form == 'none')
 
 
 @pytest.mark.parametrize('name', HEADS)
 def test_attention_inverts_within_its_bound(name):
-    head = build_head(name, spread=20.0).train()
+    head = build_head(name).train()
     inputs = features(3)
     head(inputs)  # the normalisation starts from the first batch
     seen, recovered, info = head.eval().invert_attention(inputs)
     assert seen.shape == (3, 8, 6, 6)
     assert info.converged.all() and (max_token_norm(recovered - seen) <= info.error_bound).all()
-    gain = torch.tensor([20.0, 1 / 20] * 4).view(-1, 1, 1)
-    torch.testing.assert_close(seen, head.attention_input(inputs) * gain)
+    torch.testing.assert_close(seen, head.attention_input(inputs))
 
 
 @pytest.mark.parametrize('name', HEADS)
@@ -83,7 +80,7 @@ def parameters_left(head: nn.Module) -> dict:
 @pytest.mark.parametrize('name', ['aspp', 'sep_aspp', 'psp', 'fcn'])
 def test_ordinary_form_starts_as_the_head_of_mmseg(name):
     """The ordinary block starts as the identity: the same logits as MMSegmentation's head without attention."""
-    ours = build_head(name, form='none', spread=20.0).eval()
+    ours = build_head(name, form='none').eval()
     arguments = {k: v for k, v in HEADS[name].items() if k != 'num_blocks'}
     theirs = MODELS.build(COMMON | arguments | dict(type=ours.__class__.__name__.removeprefix('Inv'))).eval()
     theirs.load_state_dict(parameters_left(ours))
@@ -138,7 +135,7 @@ def test_head_without_a_skip_takes_any_c1_channels():
 
 def test_size_of_the_position_attention():
     for head in (build_head('da', pam_channels=2), build_head('da', attention=dict(reduction=4))):
-        assert head.attention.block.attention.mode.query.weight.shape == (1, 2, 8)
+        assert head.attention.attention.mode.query.weight.shape == (1, 2, 8)
     with pytest.raises(ValueError, match='pam_channels=3 does not divide channels=8'):
         build_head('da', pam_channels=3)
     with pytest.raises(ValueError, match='pam_channels=2 asks for reduction=4, and attention has reduction=2'):
@@ -220,7 +217,7 @@ def test_the_training_tool_names_it_too(tmp_path):
 def test_few_frames_from_a_head_to_its_kernel(name, monkeypatch):
     """A debugger gets from the head to the kernel, itself included, through 5 functions of this package."""
     head = build_head(name, num_blocks=1).eval()
-    mode, found = head.attention.block.attention.mode, []
+    mode, found = head.attention.attention.mode, []
     kernel = mode.attend
     assert kernel is softmax_attention
 
@@ -235,7 +232,7 @@ def test_few_frames_from_a_head_to_its_kernel(name, monkeypatch):
 
 
 def test_three_blocks_in_a_row_learn():
-    head = build_head('fcn', num_blocks=3, spread=20.0).train()
+    head = build_head('fcn', num_blocks=3).train()
     assert isinstance(head, FCNHead)
     inputs, samples = features(), labels()
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
@@ -247,14 +244,14 @@ def test_three_blocks_in_a_row_learn():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-    assert head.attention.block.lipschitz_bound() < 1
+    assert head.attention.lipschitz_bound() < 1
 
 
 @pytest.mark.parametrize('form', ['certified', 'none'])
 @pytest.mark.parametrize('name', HEADS)
 def test_half_precision_trains_and_inverts(name, form):
     """Under autocast the features are bfloat16; certificate and inverse are those of float32."""
-    head = build_head(name, form=form, spread=20.0).train()
+    head = build_head(name, form=form).train()
     inputs = features()
     with torch.autocast('cpu', torch.bfloat16):
         total_loss(head.loss(inputs, labels(), {})).backward()

@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 import mmseg_invattn.layers, mmseg_invattn.models
 init_default_scope('mmseg')
-names = {MODELS: ['InvNLHead', 'InvResNet', 'AttentionSlot', 'CertifiedAttention2d', 'InvResNetFlow'],
+names = {MODELS: ['InvNLHead', 'InvResNet', 'CertifiedAttention2d', 'InvResNetFlow'],
          DATASETS: ['CamVidDataset'], HOOKS: ['CertificateHook', 'ConstantWeightsHook'], METRICS: ['SegMetric'],
          TRANSFORMS: ['SeedTransforms']}
 for registry, wanted in names.items():

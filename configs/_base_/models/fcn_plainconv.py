@@ -5,13 +5,6 @@ model = dict(
     data_preprocessor=data_preprocessor,
     backbone=dict(type='PlainConvNet', channels=48, strides=(2, 2)),
     decode_head=dict(
-        type='FCNHead',
-        in_channels=48,
-        in_index=0,
-        channels=48,
-        concat_input=False,
-        dropout_ratio=0,
-        num_classes=3,
-        norm_cfg=None,
+        type='FCNHead', in_channels=48, in_index=0, channels=48, concat_input=False, dropout_ratio=0, num_classes=3
     ),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers import InverseInfo, InvertibleModule
-from ...models.attention_slot import forward_and_back
+from ...models.attention import forward_and_back
 from ...models.backbones.invertible_backbone import InvertibleBackbone
 from ...models.invertible_parts import invertible_parts
 from ...models.recorded_inputs import recorded_inputs

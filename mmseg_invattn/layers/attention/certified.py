@@ -123,6 +123,7 @@ class CertifiedAttention2d(ResidualLayer):
         # A value bias would only add a constant: rows of P sum to 1.
         self.value = GroupedLinear(width, inter, number, bias=False)
         self.out = GroupedLinear(inter, width, number, bias=False)
+        self.heads.start(self.value.weight.data, self.out.weight.data)
         self.bias = nn.Parameter(torch.zeros(self.groups, width)) if options.bias else None
         self.mix = OrthogonalMatrix(in_channels) if self.groups > 1 else None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...ops import gram_norm, transposed
 from ..checks import check_choice, check_takes
-from .linear import grouped_linear
+from .linear import grouped_linear, orthogonal_
 from .modes.base import Norm, product_norm
 from .options import AttentionOptions
 
@@ -48,6 +48,11 @@ class GroupedHeads:
         """(B, C, H, W) -> (B, G, N, C of a group)."""
         return transposed(x_BCHW.unflatten(1, (self.groups, -1)).flatten(3))
 
+    @staticmethod
+    def start(value_HEC: Tensor, out_HCE: Tensor) -> None:
+        """Sets both so that ``W_O W_V`` is as large in every direction as it is in any, on E of its C channels."""
+        orthogonal_(value_HEC, out_HCE)
+
     def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
         """What the heads write, (B, G, N, C)."""
         return grouped_linear(o_BHNE, out_HCE)
@@ -77,6 +82,13 @@ class SharedHeads(GroupedHeads):
     def __init__(self, channels: int, options: AttentionOptions):
         super().__init__(channels, options)
         self.groups, self.width = 1, channels
+
+    @staticmethod
+    def start(value_HEC: Tensor, out_HCE: Tensor) -> None:
+        """As for groups, and the heads write to channels of their own."""
+        side_by_side = torch.cat(out_HCE.unbind(), 1)[None]
+        orthogonal_(value_HEC, side_by_side)
+        out_HCE.copy_(torch.stack(side_by_side[0].chunk(len(out_HCE), 1)))
 
     def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
         return self.total(grouped_linear(o_BHNE, out_HCE))

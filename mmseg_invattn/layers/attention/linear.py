@@ -12,6 +12,18 @@ def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = 
     return y if bias_GE is None else y + bias_GE[:, None]
 
 
+@torch.no_grad()
+def orthogonal_(*weights_GEC: Tensor) -> None:
+    """Sets each matrix to a random one whose singular values are all 1.
+
+    The start of what is divided by its norm: the typical singular value of a random matrix is well below the largest,
+    that of a product of two further still, and the branch would start as much too faint.
+    """
+    for weight in weights_GEC:
+        for matrix in weight:
+            matrix.copy_(nn.init.orthogonal_(torch.empty_like(matrix, dtype=torch.float64)))
+
+
 class Bias(nn.Module):
     """A learned vector that starts at 0; calling the module gives it in float32 or higher.
 

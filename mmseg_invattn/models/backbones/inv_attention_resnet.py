@@ -1,13 +1,13 @@
 """ResNet of any depth with invertible attention after chosen stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..attention_slot import AttentionInverse, AttentionSlot
+from ..attention import AttentionInverse, build_attention, forward_and_back
 from ..recorded_inputs import recorded_inputs
 
 
@@ -20,9 +20,9 @@ class InvAttentionResNet(ResNet):
     with ``layer3.attention0``: pretrained weights load.
 
     Args:
-        attention: one dict for each attention: ``stage``, counted from 0 as in ``out_indices``; ``spread`` (1.0) and
-            ``num_blocks`` (1), see :class:`~mmseg_invattn.models.attention_slot.AttentionSlot`; what remains is the
-            config of the block. Those of one stage act in their order.
+        attention: one dict for each attention: ``stage``, counted from 0 as in ``out_indices``; ``num_blocks`` (1), see
+            :func:`~mmseg_invattn.models.attention.build_attention`; what remains is the config of the block. Those of
+            one stage act in their order.
         deep_stem: three 3x3 convolutions in the stem, as in ``ResNetV1c``; False for ``ResNet``.
         kwargs: further arguments of ``ResNet``; ``avg_down=True`` for ``ResNetV1d``.
 
@@ -30,7 +30,7 @@ class InvAttentionResNet(ResNet):
         ValueError: an argument breaks its rule.
 
     Example:
-        >>> net = InvAttentionResNet(depth=18, attention=[dict(stage=2, form='certified', spread=20.0)])
+        >>> net = InvAttentionResNet(depth=18, attention=[dict(stage=2, form='certified')])
     """
 
     def __init__(self, attention: Sequence[Mapping] = (), deep_stem: bool = True, **kwargs):
@@ -38,7 +38,7 @@ class InvAttentionResNet(ResNet):
         for entry in attention:
             self._attach(**entry)
 
-    def _attach(self, stage: int | None = None, **config) -> None:
+    def _attach(self, stage: int | None = None, num_blocks: int = 1, **config) -> None:
         """Puts attention behind whatever the stage ends with."""
         if stage not in range(self.num_stages):
             raise ValueError(
@@ -52,9 +52,14 @@ class InvAttentionResNet(ResNet):
             )
         layer = getattr(self, self.res_layers[stage])
         channels = self.base_channels * 2**stage * self.block.expansion
-        before = sum(isinstance(module, AttentionSlot) for module in layer)
-        slot = {name: config.pop(name) for name in ('spread', 'num_blocks') if name in config}
-        layer.add_module(f'attention{before}', AttentionSlot(channels, config, **slot))
+        before = sum(name.startswith('attention') for name, _ in layer.named_children())
+        layer.add_module(f'attention{before}', build_attention(channels, config, num_blocks))
+
+    def _attentions(self) -> Iterator[tuple[str, nn.Module]]:
+        for stage in self.res_layers:
+            for name, module in getattr(self, stage).named_children():
+                if name.startswith('attention'):
+                    yield f'{stage}.{name}', module
 
     @torch.no_grad()
     def invert_attention(
@@ -73,8 +78,7 @@ class InvAttentionResNet(ResNet):
             TypeError: an attention has no inverse.
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
-        slots = [(name, module) for name, module in self.named_modules() if isinstance(module, AttentionSlot)]
         return {
-            name: slot.invert(seen, tol, max_iter, strict)
-            for name, slot, seen in recorded_inputs(slots, lambda: self(x))
+            name: forward_and_back(attention, seen, tol, max_iter, strict)
+            for name, attention, seen in recorded_inputs(self._attentions(), lambda: self(x))
         }

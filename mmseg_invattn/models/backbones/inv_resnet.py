@@ -32,7 +32,7 @@ class InvResNet(InvertibleBackbone):
         in_channels: channels of the image.
         strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
         out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
-        attention: config of an attention with an inverse, see :mod:`~mmseg_invattn.models.attention_slot`.
+        attention: config of an attention with an inverse, see :mod:`~mmseg_invattn.models.attention`.
         attention_stages: stages that end with it.
         memory_free: train by recovering the activations rather than storing them.
         stage_blocks: residual blocks of each stage; the depth's by default.

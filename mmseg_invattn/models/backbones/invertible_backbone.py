@@ -13,7 +13,7 @@ from torch import Tensor
 from ...layers import InverseInfo, InvertibleModule, InvertibleSequential, MemoryFree, Split, Squeeze
 from ...ops import Roulette, at_least_float32
 from ...wording import counted
-from .. import attention_slot
+from .. import attention as attentions
 
 # Layers of stage i at so many channels, and whether a split follows them.
 Stage = Callable[[int, int, bool], list[InvertibleModule]]
@@ -153,7 +153,7 @@ def build_attention(attention: dict, channels: int) -> InvertibleModule:
     Raises:
         ValueError: it has none.
     """
-    layer = attention_slot.build_attention(channels, attention)
+    layer = attentions.build_attention(channels, attention)
     if not isinstance(layer, InvertibleModule):
         raise ValueError(
             f'attention={attention} has no inverse, and the backbone would have none: take '

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...layers import InvertibleModule, InvertibleSequential, Squeeze
-from ..attention_slot import build_attention
+from ..attention import build_attention
 
 
 @MODELS.register_module()
@@ -19,7 +19,7 @@ class InvReconstruction(BaseModel):
 
     Args:
         attention: config of the attention, without ``in_channels``; see
-            :func:`~mmseg_invattn.models.attention_slot.build_attention`. It must have an inverse.
+            :func:`~mmseg_invattn.models.attention.build_attention`. It must have an inverse.
         target_shape: (batch, channels, height, width) of the target; a batch may be smaller. Height and width are half
             of the image's.
         target_seed: the target is a function of it and of the shape.

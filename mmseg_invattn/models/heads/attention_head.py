@@ -7,7 +7,7 @@ import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
-from ..attention_slot import AttentionInverse, AttentionSlot
+from ..attention import AttentionInverse, build_attention, forward_and_back
 
 
 class AttentionHead(BaseDecodeHead):
@@ -17,23 +17,19 @@ class AttentionHead(BaseDecodeHead):
         attention: config of the attention block, without ``in_channels``: ``dict(form='certified', mode=...)`` with
             the arguments of that form; ``form='none'`` is the ordinary non-local block in the very same place. A list
             of configs stands for these blocks in a row.
-        spread: start of the gains of loud and quiet channels, at least 1; with 1 there are none, nor under
-            ``form='none'``. See :class:`AttentionSlot`.
-        num_blocks: the block so many times in a row.
+        num_blocks: the block so many times in a row, see :func:`~mmseg_invattn.models.attention.build_attention`.
         kwargs: arguments of the head.
 
     Attributes:
-        attention: an :class:`~mmseg_invattn.models.attention_slot.AttentionSlot`.
+        attention: one block, or several in a row.
 
     Raises:
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(
-        self, attention: Mapping | Sequence[Mapping] | None = None, spread: float = 1.0, num_blocks: int = 1, **kwargs
-    ):
+    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, num_blocks: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.attention = AttentionSlot(self.channels, attention, spread, num_blocks)
+        self.attention = build_attention(self.channels, attention, num_blocks)
 
     @abstractmethod
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -53,4 +49,4 @@ class AttentionHead(BaseDecodeHead):
             TypeError: the attention has no inverse.
             NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
         """
-        return self.attention.invert(self.attention_input(inputs), tol, max_iter, strict)
+        return forward_and_back(self.attention, self.attention_input(inputs), tol, max_iter, strict)

@@ -18,7 +18,7 @@ class InvASPPHead(AttentionHead, ASPPHead):
     Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, https://arxiv.org/abs/1706.05587.
 
     Args:
-        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``ASPPHead``.
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``ASPPHead``.
     """
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -39,7 +39,7 @@ class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
     Args:
         c1_in_channels: channels of ``inputs[0]``, the skip; 0: there is no skip.
         c1_channels: channels that the skip is brought to; of no effect without one.
-        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``ASPPHead``.
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``ASPPHead``.
 
     Raises:
         ValueError: an argument breaks its rule.

@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...layers import InvChannelAttention, InvertibleModule
-from ..attention_slot import AttentionInverse, forward_and_back
+from ..attention import AttentionInverse, forward_and_back
 from .attention_head import AttentionHead
 
 
@@ -18,15 +18,14 @@ class InvDAHead(AttentionHead, DAHead):
     """The twin of MMSegmentation's ``DAHead``: position and channel attention side by side, three outputs and losses.
 
     Under ``form='none'`` the position attention is the ordinary non-local block and the channel attention DANet's own.
-    The gains of ``spread`` are those of the position attention: quiet channels as tokens of the channel attention would
-    have logits of 0, and all receive the same. Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983.
+    Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983.
 
     Args:
         attention: the position attention, see :class:`AttentionHead`.
         pam_channels: size of its queries, keys and values, a divisor of ``channels``, in place of its ``reduction``.
         channel_attention: config of the channel attention, without ``in_channels``: ``dict(contraction=0.9,
             sharpness=2.0)`` of ``InvChannelAttention``; for a position attention with an inverse.
-        kwargs: ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of every head.
+        kwargs: ``num_blocks`` of :class:`AttentionHead`, and arguments of every head.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -43,7 +42,7 @@ class InvDAHead(AttentionHead, DAHead):
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))
         super().__init__(attention=attention, pam_channels=1, **kwargs)
         del self.pam, self.cam  # the attentions stand in their places
-        if isinstance(self.attention.block, InvertibleModule):
+        if isinstance(self.attention, InvertibleModule):
             self.channel_attention = InvChannelAttention(self.channels, **(channel_attention or {}))
         elif channel_attention is None:
             self.channel_attention = CAM()

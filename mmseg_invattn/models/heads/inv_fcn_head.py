@@ -17,7 +17,7 @@ class InvFCNHead(AttentionHead, FCNHead):
     One block cannot give one far pixel much weight where there are many; a few in a row can: ``num_blocks=3``.
 
     Args:
-        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``:
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``:
             ``num_convs`` (0: the attention sees the backbone's features, then ``in_channels`` equals ``channels``),
             ``kernel_size``, ``concat_input``, ``dilation`` and those of every head.
     """

@@ -17,7 +17,7 @@ class InvNLHead(AttentionHead, FCNHead):
     Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971.
 
     Args:
-        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``,
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``,
             ``num_convs`` excepted.
     """
 

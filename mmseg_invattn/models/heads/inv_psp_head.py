@@ -16,7 +16,7 @@ class InvPSPHead(AttentionHead, PSPHead):
     Zhao et al., Pyramid Scene Parsing Network, https://arxiv.org/abs/1612.01105.
 
     Args:
-        kwargs: ``attention``, ``spread`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``PSPHead``.
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``PSPHead``.
     """
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:

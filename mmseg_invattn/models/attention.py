@@ -1,6 +1,5 @@
-"""A place for attention in a network: the attention, the gains of the channels that it sees, and its inversion."""
+"""Attention in a network: built from its config, and run forward and back."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,62 +23,6 @@ class AttentionInverse(NamedTuple):
     seen: Tensor
     recovered: Tensor
     info: InverseInfo
-
-
-@MODELS.register_module()
-class AttentionSlot(nn.Module):
-    """``y = d^-1 attention(d x)``, with a learned gain d for each channel, (B, C, H, W) -> (B, C, H, W).
-
-    Half of the channels start loud (``d = spread``), half quiet (``1 / spread``). A contraction moves no feature by
-    more than a share of the largest token. Against loud channels that share is faint, in quiet ones it is plain to see;
-    without gains the branch is a faint addition everywhere, and takes many times as long to learn. Certificate and
-    error bounds are those of the attention, for the features ``d x`` that it sees.
-
-    Args:
-        in_channels: C.
-        attention: config of the attention, see :func:`build_attention`.
-        spread: start of the gains, at least 1; with 1, and for attention without an inverse, there are none.
-        num_blocks: see :func:`build_attention`.
-
-    Attributes:
-        block: the attention, one block or several in a row.
-        log_gain: ``log d``, shape (C,), or None where there are no gains.
-
-    Raises:
-        ValueError: an argument breaks its rule.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        attention: Mapping | Sequence[Mapping] | None = None,
-        spread: float = 1.0,
-        num_blocks: int = 1,
-    ):
-        super().__init__()
-        if not 1 <= spread < math.inf:
-            raise ValueError(
-                f'spread={spread} is not a number from 1: loud channels are multiplied by it and quiet '
-                'ones divided; the certified form learns well with 20, 1 switches it off'
-            )
-        self.block = build_attention(in_channels, attention, num_blocks)
-        self.log_gain = None
-        if spread > 1 and isinstance(self.block, InvertibleModule):
-            loud = torch.arange(in_channels) % 2 == 0
-            self.log_gain = nn.Parameter(torch.where(loud, 1.0, -1.0) * math.log(spread))
-
-    def forward(self, x: Tensor) -> Tensor:
-        gain = self._gain()
-        return self.block(x) if gain is None else self.block(x * gain) / gain
-
-    def invert(self, x: Tensor, tol: float, max_iter: int, strict: bool) -> AttentionInverse:
-        """Runs x through the attention and back; what it sees is ``d x``."""
-        gain = self._gain()
-        return forward_and_back(self.block, x if gain is None else x * gain, tol, max_iter, strict)
-
-    def _gain(self) -> Tensor | None:
-        """d, shape (C, 1, 1)."""
-        return None if self.log_gain is None else self.log_gain.exp()[:, None, None]
 
 
 def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None, num_blocks: int = 1) -> nn.Module:
