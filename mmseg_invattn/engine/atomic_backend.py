@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
 
 SUFFIX = '.partial'  # of a file that is still being written
+_UMASK = threading.Lock()  # it can be read only by setting it, for all threads of the process
 
 
 @register_backend('atomic_local', force=True)
@@ -39,8 +41,9 @@ class AtomicLocalBackend(LocalBackend):
                 os.unlink(file.name)
                 raise
         # NamedTemporaryFile makes files private; a checkpoint gets the permissions of any other file
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK:
+            umask = os.umask(0)
+            os.umask(umask)
         os.chmod(file.name, 0o666 & ~umask)
         os.replace(file.name, target)
         _sync_folder(target.parent)

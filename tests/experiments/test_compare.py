@@ -32,7 +32,7 @@ OPTIONS = {'train_cfg.val_interval': 3}
 STEPS = []  # what was run
 
 
-def in_process(command: list[str], log: Path, say, keep_open=()) -> int:
+def in_process(command: list[str], log: Path, say, **options) -> int:
     """Stands in for run_process."""
     try:
         if 'mmseg_invattn.cli' in command:
@@ -64,13 +64,13 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
             processes=None,
             cfg_options=OPTIONS,
             overwrite=False,
+            jobs=1,
         )
         | arguments,
     )
     STEPS.clear()
     with (
         mock.patch.object(course, 'run_process', in_process),
-        mock.patch('mmseg_invattn.experiments.compare.training.run_process', in_process),
         mock.patch.object(speed, 'interleave', partial(speed.interleave, rounds=3)),
         _configs_laid_out_quickly(),
     ):
@@ -235,6 +235,8 @@ def test_refusals(case, tmp_path):
     refused('there is no such config', 'gone.py', error=FileNotFoundError)
     refused('--baseline other.py is none of the configs', baseline='other.py')
     refused('--processes 2 is for distributed training', processes=2)
+    refused('--jobs 0: at least 1', jobs=0)
+    refused('--jobs 2 with --launcher pytorch', jobs=2, launcher='pytorch')
     refused('holds another comparison, with the config certified', plain)
     refused('holds another comparison, with certified, seed_0', seeds=[1])
     refused('the --cfg-options or the checkpoint of certified, seed_0 were different', cfg_options={})

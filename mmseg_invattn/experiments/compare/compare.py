@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +17,15 @@ from ...wording import counted
 from .environment import device_name
 from .evaluation import ignored_label
 from .folder import check_folder, locked, read_json, run_folders, write_json
+from .jobs import shared_cores, work_on_all
 from .pictures import pictures
 from .plan import Run, plan_runs
-from .process import ProcessFailedError, run_process
+from .process import Processes, ProcessFailedError, run_process
 from .report import write_reports
 from .summary import summarise
 from .training import begin, train
+
+_BEGINNING = threading.Lock()  # writing a config out is yapf's work, which was not written for threads
 
 
 def compare(args: Namespace) -> int:
@@ -36,7 +41,9 @@ def compare(args: Namespace) -> int:
         FileNotFoundError: a config, a checkpoint or the data are missing.
         ValueError: an argument breaks its rule, or ``out`` holds something else.
     """
-    processes = _processes(args)
+    distributed = _distributed(args)
+    if args.jobs < 1:
+        raise ValueError(f'--jobs {args.jobs}: at least 1')
     runs = plan_runs(args.configs, args.seeds, args.out, args.cfg_options, args.checkpoints)
     baseline = Path(args.baseline or args.configs[0]).stem
     if baseline not in {run.name for run in runs}:
@@ -44,17 +51,23 @@ def compare(args: Namespace) -> int:
     for run in runs[: len(args.configs)]:
         check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
     check_folder(args.out, runs, args.resume, args.overwrite)
-    with locked(args.out) as lock:
+    with locked(args.out) as lock, shared_cores(args.jobs):
         if args.overwrite:
             for folder in {folder.parent for folder in run_folders(args.out)}:
                 shutil.rmtree(folder)
-        for number, run in enumerate(runs, 1):
-            _work_on(run, processes, f'[{number}/{len(runs)}] {run.title}', lock)
+        processes = Processes()
+        launch = partial(run_process, keep_open=[lock], processes=processes)
+
+        def work(item: tuple[int, Run], settings: Mapping[str, str]) -> None:
+            number, run = item
+            _work_on(run, distributed, f'[{number}/{len(runs)}] {run.title}', partial(launch, settings=settings))
+
+        work_on_all(list(enumerate(runs, 1)), args.jobs, work, processes)
         done: dict[str, Run] = {}  # the first seed of every head
         for run in runs:
             if (run.folder / 'evaluation.json').is_file():
                 done.setdefault(run.name, run)
-        speed = _speed(args.out, done, lock) if done else None
+        speed = _speed(args.out, done, launch) if done else None
         results = summarise(runs, baseline, args.cfg_options, speed)
         labels = {head['name']: head['label'] for head in results['heads']}
         shown = {labels[name]: done[name] for name in labels if name in done}
@@ -66,7 +79,7 @@ def compare(args: Namespace) -> int:
     return 1 if failed else 0
 
 
-def _work_on(run: Run, processes: int | None, title: str, lock: int) -> None:
+def _work_on(run: Run, distributed: int | None, title: str, launch: Callable) -> None:
     """Train and evaluate one run as far as that is not done; a failure is noted, and is not one of the others."""
 
     def say(line: str) -> None:
@@ -75,27 +88,24 @@ def _work_on(run: Run, processes: int | None, title: str, lock: int) -> None:
     if (run.folder / 'evaluation.json').is_file():
         say('done already')
         return
-    begin(run)
+    with _BEGINNING:
+        begin(run)
     step = 'training'
     try:
         if not (run.folder / 'trained.json').is_file():
             say('training' if run.checkpoint is None else f'given {run.checkpoint}')
-            train(run, processes, say, [lock])
+            train(run, distributed, say, launch)
         step = 'evaluation'
         say('evaluating')
-        run_process(
-            [sys.executable, '-m', 'mmseg_invattn.experiments.compare.evaluation', str(run.folder)],
-            run.folder / 'output.log',
-            say,
-            [lock],
-        )
+        command = [sys.executable, '-m', 'mmseg_invattn.experiments.compare.evaluation', str(run.folder)]
+        launch(command, run.folder / 'output.log', say)
         say(f'done, mIoU {read_json(run.folder / "evaluation.json")["miou"]:.2f}')
     except ProcessFailedError as error:
         write_json(run.folder / 'failed.json', dict(message=f'{step} {error}', tail=error.tail))
         say(f'FAILED: {step} {error}' + ''.join(f'\n    {line}' for line in error.tail[-5:]))
 
 
-def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
+def _speed(out: Path, done: Mapping[str, Run], launch: Callable) -> dict | None:
     """Latency and throughput of all heads, measured side by side unless that was done for these very runs here."""
     identity = dict(device=device_name(), runs={name: run.fingerprint for name, run in done.items()})
     known = read_json(out / 'speed.json')
@@ -105,7 +115,7 @@ def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
     fresh = out / '.speed.part'
     command = [sys.executable, '-m', 'mmseg_invattn.experiments.compare.speed', str(fresh)]
     try:
-        run_process(command + [f'{name}={run.folder}' for name, run in done.items()], out / 'speed.log', print, [lock])
+        launch(command + [f'{name}={run.folder}' for name, run in done.items()], out / 'speed.log', print)
     except ProcessFailedError as error:  # the report shows dashes
         print(f'the measurement of speed {error}: ' + '\n    '.join(error.tail[-5:]), flush=True)
         return None
@@ -118,12 +128,17 @@ def _speed(out: Path, done: Mapping[str, Run], lock: int) -> dict | None:
     return found
 
 
-def _processes(args: Namespace) -> int | None:
+def _distributed(args: Namespace) -> int | None:
     """Processes of each training; None: it is not distributed."""
     if args.launcher == 'none':
         if args.processes is not None:
             raise ValueError(f'--processes {args.processes} is for distributed training: add --launcher pytorch')
         return None
+    if args.jobs > 1:
+        raise ValueError(
+            f'--jobs {args.jobs} with --launcher {args.launcher}: a distributed training has all devices to itself; '
+            'leave one of the two out'
+        )
     processes = torch.cuda.device_count() if args.processes is None else args.processes
     if processes < 1:
         raise ValueError(

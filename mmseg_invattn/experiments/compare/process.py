@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...paths import ROOT
@@ -25,7 +26,54 @@ class ProcessFailedError(RuntimeError):
         self.tail = tail
 
 
-def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], keep_open: Sequence[int] = ()) -> int:
+class StoppedError(RuntimeError):
+    """The comparison was stopped: the process was ended, or not begun."""
+
+
+class Processes:
+    """The processes at work, begun by several threads.
+
+    An interrupt reaches the main thread alone. It ends all processes, and from then on none begins.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self.stopped = False
+
+    def begin(self, command: Sequence[str], **options: object) -> subprocess.Popen:
+        """Start a process, as ``Popen`` does it, in a session of its own.
+
+        Raises:
+            StoppedError: none begins any more.
+        """
+        with self._lock:
+            if self.stopped:
+                raise StoppedError('stopped before it began')
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self._running.add(process)
+            return process
+
+    def forget(self, process: subprocess.Popen) -> None:
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to all processes and their children."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                _signal_group(process, number)
+
+
+def run_process(
+    command: Sequence[str],
+    log: Path,
+    say: Callable[[str], None],
+    keep_open: Sequence[int] = (),
+    settings: Mapping[str, str] | None = None,
+    processes: Processes | None = None,
+) -> int:
     """Run a command to its end.
 
     Args:
@@ -33,18 +81,21 @@ def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], k
         log: what it prints is appended here.
         say: takes a line of progress.
         keep_open: file descriptors that it inherits.
+        settings: environment variables that it has beside those of this process.
+        processes: those that are ended together with it; None: it is the only one.
 
     Returns:
         Largest resident memory of the process in bytes.
 
     Raises:
         ProcessFailedError: it crashed, or was killed.
+        StoppedError: it was ended since the comparison was.
     """
-    environment = dict(os.environ, PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8')
+    processes = processes or Processes()
+    environment = dict(os.environ, PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8') | dict(settings or {})
     environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), environment.get('PYTHONPATH')]))
     tail: deque[str] = deque(maxlen=TAIL)
-    # A session of its own: an interrupt reaches this process alone, which then ends the whole group.
-    process = subprocess.Popen(
+    process = processes.begin(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,7 +103,6 @@ def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], k
         encoding='utf-8',
         errors='replace',
         env=environment,
-        start_new_session=True,
         pass_fds=tuple(keep_open),
     )
     try:
@@ -69,6 +119,9 @@ def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], k
         process.returncode = os.waitstatus_to_exitcode(status)
     finally:
         _end_group(process)
+        processes.forget(process)
+    if processes.stopped:
+        raise StoppedError('ended')
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         out_of_memory = ' (perhaps for lack of memory)' if name == 'SIGKILL' else ''
@@ -80,14 +133,19 @@ def run_process(command: Sequence[str], log: Path, say: Callable[[str], None], k
 
 def _end_group(process: subprocess.Popen) -> None:
     """End what is left of the process and of its children."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass
+    _signal_group(process, signal.SIGTERM)
     if process.returncode is None:
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            _signal_group(process, signal.SIGKILL)
             process.wait()
     process.stdout.close()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    # A session of its own: an interrupt of the terminal reaches this process alone, which then ends the whole group.
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ...engine.checkpoints import read_checkpoint
@@ -11,7 +11,7 @@ from ...engine.resume import find_resume_checkpoint
 from .environment import environment
 from .folder import read_json, write_json
 from .plan import Run
-from .process import ProcessFailedError, run_process
+from .process import ProcessFailedError
 
 
 def begin(run: Run) -> None:
@@ -28,14 +28,14 @@ def begin(run: Run) -> None:
     run.cfg.dump(run.config)
 
 
-def train(run: Run, processes: int | None, say: Callable[[str], None], keep_open: Sequence[int] = ()) -> None:
+def train(run: Run, processes: int | None, say: Callable[[str], None], launch: Callable[..., int]) -> None:
     """Train to the end and write ``trained.json``; nothing where the weights are given.
 
     Args:
         run: the run, begun.
         processes: of a distributed training on this machine; None: one process, not distributed.
         say: takes a line of progress.
-        keep_open: file descriptors that the training inherits.
+        launch: :func:`run_process`, told where the process is to run.
 
     Raises:
         ProcessFailedError: the training failed, or left no checkpoint of its last iteration.
@@ -49,7 +49,7 @@ def train(run: Run, processes: int | None, say: Callable[[str], None], keep_open
         launcher = ['--launcher', 'pytorch']
     command = [*start, 'mmseg_invattn.cli', 'train', str(run.config), '--work-dir', str(run.folder), '--resume']
     command += launcher
-    memory = run_process(command, run.folder / 'output.log', say, keep_open)
+    memory = launch(command, run.folder / 'output.log', say)
     path = find_resume_checkpoint(run.folder, run.cfg.get('default_hooks', {}).get('checkpoint'))
     if path is None:
         raise ProcessFailedError('the training wrote no checkpoint: its config needs a checkpoint hook', [])
