@@ -19,7 +19,7 @@ class AttentionHead(BaseDecodeHead):
             of configs stands for these blocks in a row.
         spread: start of the gains of loud and quiet channels, at least 1; with 1 there are none, nor under
             ``form='none'``. See :class:`AttentionSlot`.
-        num_blocks: the block so many times in a row.
+        num_blocks: the block so many times in a row; 0: no attention, the control.
         kwargs: arguments of the head.
 
     Attributes:
