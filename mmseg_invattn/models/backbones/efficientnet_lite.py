@@ -8,6 +8,7 @@ padded as TensorFlow's 'SAME' pads them: an even image gets its one or three row
 import math
 from collections.abc import Sequence
 
+import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -79,6 +80,8 @@ class EfficientNetLite(BaseModule):
         stage_channels, stride, dilation = {}, 2, 1
         width, depth = VARIANTS[variant]
         for stage, kernel, step, expansion, out_channels, repeats in GROUPS:
+            if stage > max(out_indices):
+                break  # nobody would see it, and it would never learn
             out_channels = _round_width(out_channels * width)
             if stage not in (0, NUM_STAGES - 1) or step > 1:  # the first group and the last are never deepened
                 repeats = math.ceil(repeats * depth)
@@ -106,6 +109,8 @@ class EfficientNetLite(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> features of the stages in ``out_indices``, (B, C, ceil(H / stride), ...)."""
+        if x.device.type == 'cpu':
+            x = x.contiguous(memory_format=torch.channels_last)  # all that follows takes a fifth less time
         x, features = self.stem(x), {}
         for stage, block in zip(self.stage_of_block, self.blocks, strict=True):
             features[stage] = x = block(x)
