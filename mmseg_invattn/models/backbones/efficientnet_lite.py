@@ -6,7 +6,7 @@ padded as TensorFlow's 'SAME' pads them: an even image gets its one or three row
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmcv.cnn import ConvModule
@@ -76,34 +76,22 @@ class EfficientNetLite(BaseModule):
         super().__init__(init_cfg)
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         self.stem = _conv(3, STEM_CHANNELS, 3, norm_cfg, stride=2)
-        self.blocks, self.stage_of_block, channels = nn.ModuleList(), [], STEM_CHANNELS
-        stage_channels, stride, dilation = {}, 2, 1
-        width, depth = VARIANTS[variant]
-        for stage, kernel, step, expansion, out_channels, repeats in GROUPS:
+        self.blocks, self.stage_of_block = nn.ModuleList(), []
+        channels, stride, dilation, stage_channels = STEM_CHANNELS, 2, 1, {}
+        for stage, kernel, step, expansion, out_channels, repeats in _groups(*VARIANTS[variant]):
             if stage > max(out_indices):
                 break  # nobody would see it, and it would never learn
-            out_channels = _round_width(out_channels * width)
-            if stage not in (0, NUM_STAGES - 1) or step > 1:  # the first group and the last are never deepened
-                repeats = math.ceil(repeats * depth)
-            dilated = stride * step > output_stride
+            missed = step if stride * step > output_stride else 1
+            stride, step = stride * step // missed, step // missed
             for index in range(repeats):
-                first = index == 0
-                self.blocks.append(
-                    MBConv(
-                        channels,
-                        out_channels,
-                        kernel,
-                        expansion,
-                        norm_cfg,
-                        1 if dilated or not first else step,
-                        dilation,
-                    )
-                )
+                step = step if index == 0 else 1
+                self.blocks.append(MBConv(channels, out_channels, kernel, expansion, norm_cfg, step, dilation))
                 self.stage_of_block.append(stage)
-                channels = out_channels
-                if first and dilated:  # the pixels that the stride would have left out lie between the taps from here
-                    dilation *= step
-            stride, stage_channels[stage] = stride if dilated else stride * step, channels
+                channels = stage_channels[stage] = out_channels
+                if (
+                    index == 0
+                ):  # from here on, pixels that the stride would have left out lie between those that it takes
+                    dilation *= missed
         self.out_channels = tuple(stage_channels[stage] for stage in self.out_indices)
         self._freeze()
 
@@ -188,6 +176,14 @@ def _conv(
         act_cfg=act_cfg,
         **padding,
     )
+
+
+def _groups(width: float, depth: float) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """The lines of :data:`GROUPS`, so many times as wide and as deep; the first and the last are never deepened."""
+    for index, (stage, kernel, step, expansion, channels, repeats) in enumerate(GROUPS):
+        if 0 < index < len(GROUPS) - 1:
+            repeats = math.ceil(repeats * depth)
+        yield stage, kernel, step, expansion, _round_width(channels * width), repeats
 
 
 def _round_width(channels: float) -> int:
