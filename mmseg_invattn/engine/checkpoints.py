@@ -97,6 +97,8 @@ def use_safe_checkpoint_loading(trust: bool = False) -> None:
     from mmengine.runner import checkpoint as stock
     from torch.utils.model_zoo import load_url
 
+    from ..models.package_weights import load_from_package
+
     def load_from_local(filename: str, map_location: Any) -> Any:
         return read_checkpoint(filename, map_location, trust)
 
@@ -142,6 +144,7 @@ def use_safe_checkpoint_loading(trust: bool = False) -> None:
         'open-mmlab': load_from_openmmlab,
         'openmmlab': load_from_openmmlab,
         'mmcls': load_from_mmcls,
+        'package': load_from_package,
         r'(\S+\:)?s3': load_from_ceph,
         r'(\S+\:)?petrel': load_from_ceph,
     }

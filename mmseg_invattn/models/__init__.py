@@ -2,14 +2,23 @@
 
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention import AttentionInverse
-from .backbones import CifarResNet, InvAttentionResNet, InvResNet, PlainConvNet, RevNet2d, SelfAttentionNet
+from .backbones import (
+    CifarResNet,
+    EfficientNetLite,
+    InvAttentionResNet,
+    InvResNet,
+    PlainConvNet,
+    RevNet2d,
+    SelfAttentionNet,
+)
 from .classifiers import ImageClassifier
 from .flows import InvReconstruction, InvResNetFlow
-from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead
+from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead, InvSkipHead
 
 __all__ = [
     'AttentionInverse',
     'CifarResNet',
+    'EfficientNetLite',
     'ImageClassifier',
     'InvASPPHead',
     'InvAttentionResNet',
@@ -21,6 +30,7 @@ __all__ = [
     'InvReconstruction',
     'InvResNet',
     'InvResNetFlow',
+    'InvSkipHead',
     'PlainConvNet',
     'RevNet2d',
     'SelfAttentionNet',

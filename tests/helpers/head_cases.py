@@ -19,6 +19,8 @@ SKIP = dict(type='InvDepthwiseSeparableASPPHead', dilations=(1, 3))
 HEADS = dict(
     nl=dict(type='InvNLHead'),
     da=dict(type='InvDAHead'),
+    da_skip=dict(type='InvDAHead', c1_in_channels=4, c1_channels=2),
+    skip=dict(type='InvSkipHead', c1_in_channels=4, c1_channels=2),
     aspp=dict(type='InvASPPHead', dilations=(1, 3)),
     sep_aspp=dict(**SKIP, c1_in_channels=4, c1_channels=2),
     sep_aspp_no_skip=dict(**SKIP, c1_in_channels=0, c1_channels=2),

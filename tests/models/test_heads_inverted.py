@@ -68,9 +68,10 @@ def test_logits_depend_on_the_attention_at_its_input(name):
     head.attention = nn.Identity()
     without = head(inputs)
     torch.testing.assert_close(seen[0], head.attention_input(inputs))
-    pairs = zip(logits, without, strict=True) if name == 'da' else [(logits, without)]
+    dual = name.startswith('da')
+    pairs = zip(logits, without, strict=True) if dual else [(logits, without)]
     changed = [not torch.equal(a, b) for a, b in pairs]
-    assert changed == ([True, True, False] if name == 'da' else [True])
+    assert changed == ([True, True, False] if dual else [True])
 
 
 def parameters_left(head: nn.Module) -> dict:
@@ -131,6 +132,41 @@ def test_head_without_a_skip_takes_any_c1_channels():
     assert build_head('sep_aspp')(features()).shape == (2, 3, 12, 12)
     with pytest.raises(ValueError, match='c1_in_channels=-1 is negative'):
         build_head('sep_aspp', c1_in_channels=-1)
+
+
+@pytest.mark.parametrize('name', ['skip', 'da_skip'])
+def test_skip_sharpens_the_logits(name):
+    """They have the size of the first features and depend on them; the attention does not."""
+    head = build_head(name, form='none').eval()
+    inputs = features()
+    logits = head(inputs)
+    if name == 'da_skip':
+        logits, *branches = logits
+        assert [branch.shape for branch in branches] == [(2, 3, 6, 6)] * 2
+    assert logits.shape == (2, 3, 12, 12)
+    seen = head.attention_input(inputs)
+    inputs[0] += 1
+    assert torch.equal(head.attention_input(inputs), seen)
+    changed = head(inputs)
+    assert not torch.equal(changed[0] if name == 'da_skip' else changed, logits)
+
+
+def test_skip_needs_its_channels():
+    for name, wrong in (('skip', dict(c1_in_channels=0)), ('da', dict(c1_channels=2)), ('da', dict(c1_in_channels=4))):
+        with pytest.raises(ValueError, match='the skip needs the channels of inputs.0. and a positive number'):
+            build_head(name, **wrong)
+
+
+@pytest.mark.parametrize('name', ['skip', 'nl', 'da_skip'])
+def test_no_blocks_are_the_control_without_attention(name):
+    """The ordinary block starts as the identity: the same weights give the same logits, and nothing is left of it."""
+    control, ordinary = build_head(name, num_blocks=0).eval(), build_head(name, form='none').eval()
+    ordinary.load_state_dict(control.state_dict(), strict=False)
+    assert control.state_dict().keys() == parameters_left(control).keys() == parameters_left(ordinary).keys()
+    inputs = features()
+    torch.testing.assert_close(control(inputs), ordinary(inputs))
+    with pytest.raises(TypeError, match='Identity has no inverse'):
+        control.invert_attention(inputs)
 
 
 def test_size_of_the_position_attention():

@@ -17,7 +17,8 @@ class AttentionHead(BaseDecodeHead):
         attention: config of the attention block, without ``in_channels``: ``dict(form='certified', mode=...)`` with
             the arguments of that form; ``form='none'`` is the ordinary non-local block in the very same place. A list
             of configs stands for these blocks in a row.
-        num_blocks: the block so many times in a row, see :func:`~mmseg_invattn.models.attention.build_attention`.
+        num_blocks: the block so many times in a row, see :func:`~mmseg_invattn.models.attention.build_attention`; 0: no
+            attention, the control.
         kwargs: arguments of the head.
 
     Attributes:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...layers import InvChannelAttention, InvertibleModule
 from ..attention import AttentionInverse, forward_and_back
 from .attention_head import AttentionHead
+from .skip_decoder import SkipDecoder
 
 
 @MODELS.register_module()
@@ -25,6 +26,9 @@ class InvDAHead(AttentionHead, DAHead):
         pam_channels: size of its queries, keys and values, a divisor of ``channels``, in place of its ``reduction``.
         channel_attention: config of the channel attention, without ``in_channels``: ``dict(contraction=0.9,
             sharpness=2.0)`` of ``InvChannelAttention``; for a position attention with an inverse.
+        c1_in_channels: channels of ``inputs[0]``, from which a skip leads to the sum of both branches, as in
+            :class:`~.inv_skip_head.InvSkipHead`; 0: there is none, as in DANet.
+        c1_channels: channels that the skip is brought to.
         kwargs: ``num_blocks`` of :class:`AttentionHead`, and arguments of every head.
 
     Raises:
@@ -36,12 +40,19 @@ class InvDAHead(AttentionHead, DAHead):
         attention: Mapping | Sequence[Mapping] | None = None,
         pam_channels: int | None = None,
         channel_attention: Mapping | None = None,
+        c1_in_channels: int = 0,
+        c1_channels: int = 0,
         **kwargs,
     ):
         if pam_channels is not None:
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))
         super().__init__(attention=attention, pam_channels=1, **kwargs)
         del self.pam, self.cam  # the attentions stand in their places
+        self.decoder = None
+        if c1_in_channels or c1_channels:
+            self.decoder = SkipDecoder(
+                self.channels, c1_in_channels, c1_channels, self.norm_cfg, self.act_cfg, self.align_corners
+            )
         if isinstance(self.attention, InvertibleModule):
             self.channel_attention = InvChannelAttention(self.channels, **(channel_attention or {}))
         elif channel_attention is None:
@@ -60,11 +71,17 @@ class InvDAHead(AttentionHead, DAHead):
         return self.cam_in_conv(self._transform_inputs(inputs))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Multi-level features -> logits (B, num_classes, H, W) of the sum, of the position and the channel branch."""
+        """Multi-level features -> logits (B, num_classes, H, W) of the sum, of the position and the channel branch.
+
+        Those of the sum have the size of the skip where there is one.
+        """
         x = self._transform_inputs(inputs)
         position = self.pam_out_conv(self.attention(self.pam_in_conv(x)))
         channel = self.cam_out_conv(self.channel_attention(self.cam_in_conv(x)))
-        return self.cls_seg(position + channel), self.pam_cls_seg(position), self.cam_cls_seg(channel)
+        both = position + channel
+        if self.decoder is not None:
+            both = self.decoder(both, inputs[0])
+        return self.cls_seg(both), self.pam_cls_seg(position), self.cam_cls_seg(channel)
 
     @torch.no_grad()
     def invert_channel_attention(

@@ -1,0 +1,2 @@
+_base_ = './nonlocal_efficientnetlite0-d8_4xb2-40k_cityscapes-512x1024.py'
+model = dict(decode_head=dict(num_blocks=0))

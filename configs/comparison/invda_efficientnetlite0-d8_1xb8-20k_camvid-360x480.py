@@ -1,0 +1,2 @@
+_base_ = './danet_efficientnetlite0-d8_1xb8-20k_camvid-360x480.py'
+model = dict(decode_head=dict(attention=dict(form='certified')))
