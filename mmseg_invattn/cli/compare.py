@@ -24,7 +24,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_output_arguments(parser, 'folder of the runs and the report', 'work_dirs/compare', folder=True)
     parser.add_argument('--resume', action='store_true', help='go on with the comparison that --out holds')
     parser.add_argument(
-        '--jobs', type=int, default=1, metavar='N', help='trainings at a time, each on its share of the cores; default: 1'
+        '--jobs',
+        type=int,
+        default=1,
+        metavar='N',
+        help='trainings at a time, each on its share of the cores; default: 1',
     )
     parser.add_argument(
         '--baseline', metavar='CONFIG', help='the config that the others are compared with; default: the first'

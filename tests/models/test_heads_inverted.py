@@ -205,7 +205,7 @@ def test_blocks_in_a_row():
 @pytest.mark.parametrize(
     'attention, num_blocks, message',
     [
-        (dict(), 0, 'num_blocks=0 is not a positive integer'),
+        (dict(), -1, 'num_blocks=-1 is not a positive integer'),
         ([], 1, 'holds no block'),
         ([dict()], 2, 'leave num_blocks out and list the blocks'),
         ([dict(type='InvChannelAttention'), dict()], 2, 'leave num_blocks out and list the blocks'),

@@ -6,7 +6,7 @@ import torch
 from mmseg.models.decode_heads import DAHead
 from mmseg.models.decode_heads.da_head import CAM
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers import InvChannelAttention, InvertibleModule
 from ..attention import AttentionInverse, forward_and_back
@@ -56,7 +56,8 @@ class InvDAHead(AttentionHead, DAHead):
         if isinstance(self.attention, InvertibleModule):
             self.channel_attention = InvChannelAttention(self.channels, **(channel_attention or {}))
         elif channel_attention is None:
-            self.channel_attention = CAM()
+            # the control without attention has none of either kind
+            self.channel_attention = nn.Identity() if isinstance(self.attention, nn.Identity) else CAM()
         else:
             raise ValueError(
                 f'channel_attention={channel_attention} configures the invertible channel attention, and '
