@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from helpers.config_cases import CONFIGS, FOLDER, NAME, load
+from helpers.config_cases import CONFIGS, FOLDER, NAME, SHORT, load
 from helpers.config_steps import shrink
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -66,9 +66,37 @@ def test_name_says_what_the_config_does():
             assert (cfg.model.backbone.depth, cfg.model.pretrained) == (depth, f'open-mmlab://resnet{depth}_v1c')
 
 
+def test_backbone_with_weights_from_a_package_gets_the_images_that_it_was_trained_with():
+    found = [load(path).model for path in (*CONFIGS, *SHORT) if load(path).model.backbone.type == 'EfficientNetLite']
+    assert len(found) == 27
+    for model in found:
+        assert model.pretrained == 'package' and model.data_preprocessor.bgr_to_rgb
+        assert (model.data_preprocessor.mean, model.data_preprocessor.std) == ([127.0] * 3, [128.0] * 3)
+        with torch.device('meta'):
+            channels = MODELS.build(dict(model.backbone)).out_channels
+        head = model.decode_head
+        assert (head.c1_in_channels, head.in_channels) == (channels[0], channels[head.in_index])
+
+
+def test_short_comparison_has_the_heads_of_the_full_one():
+    """Head and attention are the same; images, stride and schedule differ."""
+    assert len(SHORT) == 9
+    for data in ('1xb8-20k_camvid-360x480', '4xb2-40k_cityscapes-512x1024'):
+        full = {path.stem.split('_')[0]: path for path in CONFIGS if path.match(f'comparison/*-d8_{data}.py')}
+        assert full.keys() == {path.stem for path in SHORT}
+        for path in SHORT:
+            one, other = copy.deepcopy(load(path).model), copy.deepcopy(load(full[path.stem]).model)
+            assert (one.backbone.pop('output_stride'), other.backbone.pop('output_stride')) == (16, 8)
+            for model in (one, other):
+                model.data_preprocessor.pop('size')
+                model.decode_head.pop('num_classes')
+                model.decode_head.loss_decode.pop('class_weight', None)
+            assert one == other, path.stem
+
+
 def test_config_is_self_contained():
     """The package is imported by the config itself, and all of its names are registered."""
-    for path in CONFIGS:
+    for path in (*CONFIGS, *SHORT):
         cfg = load(path)
         assert cfg.custom_imports == dict(imports=['mmseg_invattn'], allow_failed_imports=False)
         assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
@@ -80,7 +108,7 @@ def test_config_is_self_contained():
 
 def test_every_model_builds():
     """On the meta device, where weights take neither time nor memory."""
-    models = {str(load(path).model): path for path in CONFIGS}
+    models = {str(load(path).model): path for path in (*CONFIGS, *SHORT)}
     for path in models.values():
         model = shrink(copy.deepcopy(load(path).model))
         with torch.device('meta'):

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers.config_cases import CONFIGS, FOLDER, load
+from helpers.config_cases import CONFIGS, FOLDER, SHORT, load
 from mmengine.config import Config, ConfigDict
 
 ALL = sorted(FOLDER.rglob('*.py'))
@@ -18,6 +18,10 @@ BACKBONE = {'model.backbone.type', 'model.backbone.attention'}
 TWINS = [
     (r'demo/invnl', 'demo/nonlocal', HEAD),
     (r'demo/nonlocal', 'demo/fcn', {'model.decode_head.type'}),
+    (r'comparison/(?P<folder>camvid/)?fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
+    (r'comparison/(?P<folder>camvid/)?danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
+    (r'comparison/(?P<folder>camvid/)?invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
+    (r'comparison/(?P<folder>camvid/)?invda', 'comparison/{folder}danet', {'model.decode_head.attention'}),
     (r'invnl/invnl(-[a-z0-9-]+)?', 'nonlocal/nonlocal', HEAD | {'model.decode_head.num_blocks'}),
     (r'invda/invda', 'danet/danet', HEAD),
     (r'invdeeplabv3/invdeeplabv3', 'deeplabv3/deeplabv3', HEAD),
@@ -27,7 +31,11 @@ TWINS = [
     (r'inv_attention_resnet/fcn_pluginr(?P<depth>[0-9]+)', 'fcn/fcn_r{depth}-d8', {'model.backbone.plugins'}),
     (r'rev_net/fcn_revnet', 'inv_resnet/fcn_invresnet', BACKBONE),
 ]
-INVERTIBLE = {path for path in CONFIGS if re.match('inv|rev_net|demo/invnl', path.relative_to(FOLDER).as_posix())}
+INVERTIBLE = {
+    path
+    for path in (*CONFIGS, *SHORT)
+    if re.match('inv|rev_net|demo/invnl|comparison/(camvid/)?inv', path.relative_to(FOLDER).as_posix())
+}
 
 
 @cache
@@ -48,15 +56,15 @@ def differences(one: dict, other: dict, where: str = '') -> Iterator[str]:
 def twin_of(path: Path) -> tuple[Path, set[str]] | None:
     name = path.relative_to(FOLDER).as_posix()
     for pattern, twin, allowed in TWINS:
-        if match := re.match(f'{pattern}(?=_|[0-9])', name):
-            return FOLDER / (twin.format(**match.groupdict()) + name[match.end() :]), allowed
+        if match := re.match(rf'{pattern}(?=_|[0-9]|\.)', name):
+            return FOLDER / (twin.format(**match.groupdict('')) + name[match.end() :]), allowed
     return None
 
 
 def test_an_invertible_config_differs_from_its_twin_in_the_attention_alone():
-    pairs = {path: twin_of(path) for path in CONFIGS if twin_of(path)}
+    pairs = {path: twin_of(path) for path in (*CONFIGS, *SHORT) if twin_of(path)}
     own = {path for path in INVERTIBLE if path.parent.name == 'inv_resnet'}  # a backbone without an ordinary twin
-    assert pairs.keys() >= INVERTIBLE - own and len(pairs) > 90
+    assert pairs.keys() >= INVERTIBLE - own and len(pairs) > 110
     for path, (twin, allowed) in pairs.items():
         found = {
             next((name for name in allowed if f'{difference}.'.startswith(f'{name}.')), difference)

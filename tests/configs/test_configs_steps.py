@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.checkout import ROOT
-from helpers.config_cases import CONFIGS, FOLDERS, NAME
+from helpers.config_cases import CONFIGS, FOLDERS, NAME, SHORT
 
 
 def smallest() -> list[Path]:
@@ -46,11 +46,16 @@ def take_steps(paths: list[Path]) -> None:
 
 def test_smallest_train_and_predict():
     paths = smallest()
-    assert len(paths) == 20
+    assert len(paths) == 25
     take_steps(paths)
+
+
+def test_every_head_of_the_short_comparison_trains_and_predicts():
+    assert len(SHORT) == 9
+    take_steps(SHORT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
 def test_config_trains_and_predicts(folder):
-    take_steps([path for path in CONFIGS if path.parent == folder])
+    take_steps([path for path in (*CONFIGS, *SHORT) if path.parent == folder])

@@ -14,7 +14,9 @@ from mmengine.config import Config
 FOLDER = ROOT / 'configs'
 OTHERS = ('_base_', 'flow', 'reconstruction')
 CONFIGS = sorted(path for path in FOLDER.glob('*/*.py') if path.parent.name not in OTHERS)
-FOLDERS = sorted({path.parent for path in CONFIGS})
+# the comparison on a CPU, whose files are called after the head alone
+SHORT = sorted(FOLDER.glob('comparison/*/*.py'))
+FOLDERS = sorted({path.parent for path in (*CONFIGS, *SHORT)})
 # {algo}_{backbone}-d8_{GPUs}xb{batch}-{iters}k_{dataset}-{HxW}.py
 NAME = re.compile(
     r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'

@@ -157,7 +157,7 @@ def test_skip_needs_its_channels():
             build_head(name, **wrong)
 
 
-@pytest.mark.parametrize('name', ['skip', 'nl', 'da_skip'])
+@pytest.mark.parametrize('name', ['skip', 'nl', 'sep_aspp'])
 def test_no_blocks_are_the_control_without_attention(name):
     """The ordinary block starts as the identity: the same weights give the same logits, and nothing is left of it."""
     control, ordinary = build_head(name, num_blocks=0).eval(), build_head(name, form='none').eval()
