@@ -60,10 +60,7 @@ def test_an_interrupt_ends_all_processes_and_begins_no_other(tmp_path, stubborn)
             raise
 
     start = time.monotonic()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        mock.patch('mmseg_invattn.experiments.compare.jobs.PATIENCE', 0.5),
-    ):
+    with pytest.raises(KeyboardInterrupt), mock.patch('mmseg_invattn.experiments.compare.jobs.PATIENCE', 0.5):
         work_on_all(range(4), 2, work, processes)
     assert len(begun) == 2 and not any(map(is_alive, begun)) and time.monotonic() - start < 30
     assert set(failed) == {'StoppedError'}  # so that no run is noted as failed

@@ -1,4 +1,4 @@
-"""Heads with one seed are pairs: the same images in the same order, augmented alike, and dropout that drops the same."""
+"""Heads with one seed are pairs: the same images in the same order, augmented alike, and the same dropout."""
 
 import hashlib
 import random
@@ -24,8 +24,11 @@ def fingerprint(tensors: list[torch.Tensor]) -> str:
 
 
 def seen_in_training(config: Path, draws: int, *options: str) -> list[tuple]:
-    """Train a head that draws so many numbers in every iteration. Of each iteration: files, fingerprint of the augmented images and
-    labels, and of what dropout draws from."""
+    """Train a head that draws so many numbers of its own in every iteration.
+
+    Returns:
+        Of every iteration: files, fingerprint of the augmented images and labels, and of what dropout draws from.
+    """
     seen, dropped = [], []
 
     def iteration(loop, batch):
