@@ -6,6 +6,7 @@ What is trained already is not trained again. docs/compare.md says what is measu
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..experiments.compare.compare import compare
 from ..experiments.compare.folder import run_folders
@@ -17,21 +18,28 @@ from .parser import CommandParser
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CONFIG --seeds 0 1 2 --out work_dirs/compare')
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files; the first is the baseline')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files; the first is the baseline')
     parser.add_argument(
         '--seeds', nargs='+', type=int, default=[0], metavar='N', help='one training of each config for each seed'
     )
     add_output_arguments(parser, 'folder of the runs and the report', 'work_dirs/compare', folder=True)
     parser.add_argument('--resume', action='store_true', help='go on with the comparison that --out holds')
     parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        metavar='N',
-        help='trainings at a time, each on its share of the cores; default: 1',
+        '--jobs', type=int, default=1, metavar='N', help='runs at a time, each on its share of the cores; default: 1'
     )
     parser.add_argument(
         '--baseline', metavar='CONFIG', help='the config that the others are compared with; default: the first'
+    )
+    parser.add_argument(
+        '--control',
+        metavar='CONFIG',
+        help='the config that shows what is reached without attention; default: the first whose model has none',
+    )
+    parser.add_argument(
+        '--margin',
+        type=float,
+        metavar='MIOU',
+        help='test for every head whether it loses less than so much to the baseline; default: no test',
     )
     parser.add_argument(
         '--checkpoints',
@@ -51,8 +59,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='number for a distributed training; default: the GPUs of this machine',
     )
+    parser.add_argument(
+        '--results', type=Path, metavar='FILE', help='write the report of this results.json again, and do nothing else'
+    )
     add_cfg_options(parser)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.results is None and not args.configs:
+        parser.error('give config files, or --results')
+    others = set(vars(args)) - {'configs', 'results', 'out', 'overwrite'}
+    changed = [name for name in others if getattr(args, name) != parser.get_default(name)]
+    if args.results is not None and (args.configs or changed):
+        parser.error('--results takes no config files, and nothing but --out and --overwrite')
+    return args
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
 def resume_advice() -> str:
     """How to go on with a comparison that was stopped."""
     args = parse_args()
-    if not run_folders(args.out):
+    if args.results is not None or not run_folders(args.out):
         return f'Nothing was written to {args.out} so far: start it again'
     return f'To go on with {args.out}: {command_line()}' + ' --resume' * (not args.resume)

@@ -65,6 +65,9 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
             cfg_options=OPTIONS,
             overwrite=False,
             jobs=1,
+            margin=None,
+            control=None,
+            results=None,
         )
         | arguments,
     )
@@ -94,7 +97,10 @@ def case(tmp_path_factory):
 def test_all_numbers_are_there(case):
     results = read(case[2])
     assert (results['baseline'], results['seeds'], results['images']) == ('tiny', [0], 4)
-    assert results['options'] == {'train_cfg.val_interval': '3'}
+    assert results['protocol']['changes'] == [dict(key='train_cfg.val_interval', was='100', now='3')]
+    (schedule,) = results['protocol']['schedules']
+    assert schedule == dict(length=6, unit='iterations', batch=2, planned=None, heads=['tiny', 'certified'])
+    assert results['protocol']['unpaired'] == [] and results['protocol']['apart'] == {}
     plain, certified = results['heads']
     assert (plain['label'], certified['label']) == ('tiny', 'certified')
     for head in results['heads']:
@@ -102,19 +108,23 @@ def test_all_numbers_are_there(case):
         assert run['status'] == 'done' and run['checkpoint'] == 'iter_6.pth'
         assert 0 <= head['miou'] <= 100 and len(head['iou']) == 3 and head['miou_std'] is None
         assert head['miou'] == pytest.approx(sum(head['iou']) / 3)
-        assert [step for step, _ in run['curves']['loss']] == [1, 2, 3, 4, 5, 6]
-        assert [step for step, _ in run['curves']['miou']] == [3, 6]
+        assert run['curves']['loss']['steps'] == [1, 2, 3, 4, 5, 6]
+        assert run['curves']['miou']['steps'] == [3, 6]
         # the last validation of the training saw the same weights and images; MMSegmentation rounds to two digits
-        assert run['curves']['miou'][-1][1] == pytest.approx(head['miou'], abs=0.0051)
+        assert run['curves']['miou']['values'][-1] == pytest.approx(head['miou'], abs=0.0051)
         assert head['parameters'] > 1000 and head['flops'] > 1e6 and head['training_bytes'] == 2**30
         assert head['seconds_per_iteration'] > 0
         assert 0 < head['speed']['latency'] and 0 < head['speed']['throughput'] and head['speed']['rounds'] >= 3
-        (start,) = run['starts']
-        assert start['versions']['torch'] == torch.__version__ and start['device'] and 'commit' in start
+        assert [start['place'] for start in run['starts']] == [0]
+    (place,) = results['places']
+    assert place['versions']['torch'] == torch.__version__ and place['device'] and 'commit' in place
     assert plain['difference'] is None
     found = certified['difference']
     assert found['per_seed'] == {'0': pytest.approx(certified['miou'] - plain['miou'])}
-    assert found['low'] <= found['mean'] <= found['high']
+    assert found['low'] is found['high'] is None and found['scatter_of_images'] > 0  # one seed
+    assert (plain['kind'], plain['share']) == ('none', None)
+    assert certified['kind'] == 'invertible' and certified['share'] > 0
+    assert results['control'] == dict(name='tiny', gains={})
     assert [plain[key] for key in ('bound', 'local_lipschitz', 'inverse_error', 'evaluations', 'clipped')] == [None] * 5
     assert 0.8 < certified['bound'] <= 0.9 and 0 < certified['local_lipschitz'] <= certified['bound']
     assert certified['inverse_error'] < 1e-5 and certified['evaluations'] >= 1 and 0 <= certified['clipped'] <= 1
@@ -125,7 +135,10 @@ def test_reports_show_them(case):
     out, head = case[2], read(case[2])['heads'][1]
     text, page = (out / 'report.md').read_text(), (out / 'report.html').read_text()
     assert f'| certified | {head["miou"]:.2f} | {head["difference"]["mean"]:+.2f} |' in text
-    assert '| tiny | - | - | - | - | - |' in text  # no attention
+    assert '| tiny | - | - | - | - | - | - |' in text  # no attention
+    for place in (text, page):
+        assert 'Reduced protocol' not in place and 'train_cfg.val_interval=3 (was 100)' in place
+        assert f'torch {torch.__version__}' in place and '6 iterations of batch 2' in place
     assert f'{head["miou"]:.2f}' in page and page.count('<svg') == 3
     assert 'http://' not in page.replace('http://www.w3.org', '') and 'https://' not in page
     assert 'data:image/jpeg;base64,' in page and 'data:image/png;base64,' in page
@@ -222,6 +235,24 @@ def test_overwrite_starts_anew(case, tmp_path):
     assert 'miou' in json.loads((tmp_path / 'tiny' / 'seed_0' / 'evaluation.json').read_text())
 
 
+def test_the_report_is_written_again_from_its_results(case, tmp_path):
+    """Without the runs, so without pictures; the numbers are the same."""
+    again = tmp_path / 'again'
+    assert run_compare(results=case[2] / 'results.json', out=again) == 0 and STEPS == []
+    assert (again / 'report.md').read_text() == (case[2] / 'report.md').read_text()
+    page = (again / 'report.html').read_text()
+    assert page.count('<svg') == 3 and 'id="pictures"' not in page
+    with pytest.raises(ValueError, match='holds a report: give another --out, or --overwrite'):
+        run_compare(results=case[2] / 'results.json', out=again)
+    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0
+    with pytest.raises(ValueError, match='holds the runs of a comparison'):
+        run_compare(results=case[2] / 'results.json', out=case[2])
+    with pytest.raises(ValueError, match='is no results.json'):
+        run_compare(results=case[2] / 'speed.json', out=tmp_path / 'other')
+    with pytest.raises(FileNotFoundError, match='there is no such file'):
+        run_compare(results=tmp_path / 'gone.json', out=tmp_path / 'other')
+
+
 def test_refusals(case, tmp_path):
     plain, certified, out = case
 
@@ -234,6 +265,9 @@ def test_refusals(case, tmp_path):
     refused('the config tiny is given twice', plain, certified, plain)
     refused('there is no such config', 'gone.py', error=FileNotFoundError)
     refused('--baseline other.py is none of the configs', baseline='other.py')
+    refused('--control other.py is none of the configs', control='other.py')
+    refused('--margin 0.5 with one seed: an interval needs two', margin=0.5)
+    refused('--margin -1.0: the loss of mIoU', margin=-1.0, seeds=[0, 1])
     refused('--processes 2 is for distributed training', processes=2)
     refused('--jobs 0: at least 1', jobs=0)
     refused('--jobs 2 with --launcher pytorch', jobs=2, launcher='pytorch')
@@ -286,3 +320,11 @@ def test_command_line(case):
     (args,) = handed.call_args.args
     assert (args.configs, args.seeds, args.out) == (['a.py', 'b.py'], [3, 4], Path('there'))
     assert args.cfg_options == {'train_cfg.max_iters': 5}
+
+
+@pytest.mark.parametrize('line', [[], ['a.py', '--results', 'x.json'], ['--results', 'x.json', '--margin', '1']])
+def test_command_lines_that_are_refused(line, capsys):
+    tool = importlib.import_module('mmseg_invattn.cli.compare')
+    with pytest.raises(SystemExit):
+        tool.parse_args(line)
+    assert '--results' in capsys.readouterr().err

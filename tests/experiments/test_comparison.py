@@ -1,4 +1,4 @@
-"""The parts of a comparison on their own: statistics, times, processes, folders, tables, configs."""
+"""The parts of a comparison on their own: summary, times, processes, folders, attention, configs."""
 
 import json
 import os
@@ -11,87 +11,24 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkout import ROOT
-from helpers.comparison_case import IMAGES, made_up_counts, made_up_runs, made_up_speed
+from helpers.comparison_case import made_up_runs, made_up_speed
 from mmcv.cnn import NonLocal2d
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmseg.evaluation import IoUMetric
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from mmseg.registry import MODELS
-from scipy.stats import ttest_rel
 
-from mmseg_invattn.experiments.compare.attention import blocks_of, measure_attention
+from mmseg_invattn.engine.scalars import read_entries
+from mmseg_invattn.experiments.compare.attention import attention_share, blocks_of, measure_attention
 from mmseg_invattn.experiments.compare.columns import significant
 from mmseg_invattn.experiments.compare.folder import locked, write_json
-from mmseg_invattn.experiments.compare.metric import areas
 from mmseg_invattn.experiments.compare.pictures import _apart, _score
 from mmseg_invattn.experiments.compare.process import ProcessFailedError, run_process
 from mmseg_invattn.experiments.compare.report import markdown
 from mmseg_invattn.experiments.compare.speed import interleave
-from mmseg_invattn.experiments.compare.statistics import Areas, difference, scores, spread
 from mmseg_invattn.experiments.compare.summary import label_of, summarise
-from mmseg_invattn.layers import CertifiedAttention2d, InvRelativeAttention2d
-
-# ---------------------------------------------------------------------------------------------------------- statistics
-
-
-def test_scores_agree_with_mmsegmentation():
-    """150 classes, some of them absent, and pixels without a label."""
-    rng = np.random.default_rng(0)
-    labels, predictions = rng.integers(0, 140, (3, 40, 50)), rng.integers(0, 145, (3, 40, 50))
-    predictions[:, :20] = labels[:, :20]
-    labels[:, 5] = 255
-    counts = np.stack([areas(p, t, 150, 255) for p, t in zip(predictions, labels, strict=True)])
-    theirs = [
-        IoUMetric.intersect_and_union(torch.from_numpy(p), torch.from_numpy(t), 150, 255)
-        for p, t in zip(predictions, labels, strict=True)
-    ]
-    expected = IoUMetric.total_area_to_metrics(*map(sum, zip(*theirs, strict=True)), metrics=['mIoU'])
-    found = scores(Areas(counts).total())
-    np.testing.assert_allclose(found.iou, 100 * expected['IoU'], rtol=1e-5)
-    assert found.aacc == pytest.approx(100 * expected['aAcc'], rel=1e-6)
-    assert found.miou == pytest.approx(100 * np.nanmean(expected['IoU']), rel=1e-6)
-    assert np.isnan(found.iou[145:]).all() and not np.isnan(found.iou[:140]).any()
-
-
-def test_images_drawn_once_each_are_the_split():
-    counts = made_up_counts(0, 0.8)
-    np.testing.assert_array_equal(Areas(counts).drawn(np.ones((2, IMAGES))), [counts.sum(0)] * 2)
-    picked = np.eye(IMAGES)[[3]] * 2
-    np.testing.assert_array_equal(Areas(counts).drawn(picked)[0], 2 * counts[3])
-
-
-def test_a_head_does_not_differ_from_itself():
-    runs = {seed: Areas(made_up_counts(seed, 0.8)) for seed in (0, 1)}
-    assert difference(runs, runs)[1:] == (0, 0, 0)
-
-
-def test_interval_of_one_seed_is_that_of_the_images():
-    """Its width is that of the mean over images, for a score that is nearly one."""
-    better, worse = {0: Areas(made_up_counts(0, 0.85))}, {0: Areas(made_up_counts(5, 0.8))}
-    found = difference(better, worse)
-    assert found.low < found.mean < found.high and found.low > 0
-    each = np.array([scores(a).miou - scores(b).miou for a, b in zip(better[0].counts, worse[0].counts, strict=True)])
-    deviation = each.std(ddof=1) / IMAGES**0.5
-    assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1, abs=0.25)
-
-
-def test_interval_of_several_seeds_adds_that_of_the_seeds():
-    """At least as wide as that of a paired t-test over the seeds alone, which sees no images."""
-    ours = {seed: Areas(made_up_counts(seed, 0.8 + 0.01 * seed)) for seed in range(3)}
-    theirs = {seed: Areas(made_up_counts(seed + 10, 0.8)) for seed in range(4)}  # the seed 3 has no partner
-    found = difference(ours, theirs)
-    assert sorted(found.per_seed) == [0, 1, 2] and found.mean == pytest.approx(np.mean(list(found.per_seed.values())))
-    pairs = [[scores(head[seed].total()).miou for seed in range(3)] for head in (ours, theirs)]
-    low, high = ttest_rel(*pairs).confidence_interval(0.95)
-    assert found.high - found.low > high - low and (found.low + found.high) / 2 == pytest.approx(found.mean)
-    assert difference(ours, {7: theirs[3]}) is None
-
-
-def test_spread():
-    assert spread([3.0]) == (3.0, None)
-    assert spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
-
+from mmseg_invattn.experiments.compare.verdicts import IDENTITY
+from mmseg_invattn.layers import FORMS, CertifiedAttention2d, InvRelativeAttention2d
 
 # ------------------------------------------------------------------------------------------------------------- summary
 
@@ -110,10 +47,20 @@ def test_summary_of_seeds_heads_and_a_failure(tmp_path):
     assert (ordinary['bound'], ordinary['local_lipschitz'], ordinary['inverse_error']) == (None, 12.0, None)
     assert certified['seconds_per_iteration'] == pytest.approx(0.2)
     assert certified['training_bytes'] == 2**30
-    assert plain['runs'][0]['curves']['miou'][0][0] == 20  # the line cut short did no harm
+    assert plain['runs'][0]['curves']['miou']['steps'][0] == 20  # the line cut short did no harm
+    assert (plain['kind'], certified['kind'], ordinary['kind']) == ('none', 'invertible', 'ordinary')
+    assert plain['share'] is None and certified['share'] == pytest.approx(0.3) and certified['identity_seeds'] == []
     json.dumps(results, allow_nan=False)
     rows = [line for line in markdown(results).splitlines() if line.startswith('| fcn ')]
-    assert rows[2] == '| fcn | - | - | - | - | - | - |'
+    assert rows[2] == '| fcn | - | - | - | - | - | - | - |'
+
+
+def test_a_long_curve_is_kept_as_means(tmp_path):
+    (run,) = made_up_runs(tmp_path, heads=1, seeds=(0,), iterations=1000)
+    entries = list(read_entries(run.folder.glob('*/vis_data/scalars.json')))
+    loss = summarise([run], run.name, None, None)['heads'][0]['runs'][0]['curves']['loss']
+    assert len(loss['steps']) == len(loss['values']) == 60 and loss['steps'] == sorted(loss['steps'])
+    assert np.mean(loss['values']) == pytest.approx(np.mean([e['loss'] for e in entries if 'loss' in e]), rel=0.01)
 
 
 def test_heads_on_different_images_are_refused(tmp_path):
@@ -266,6 +213,8 @@ def test_ordinary_attention_is_measured(build):
         jacobian = jacobian.permute(1, 0, 3, 2)
     rows = torch.linalg.matrix_norm(jacobian.permute(0, 2, 1, 3), 2).sum(1)
     assert 0.5 * rows.max() < found['local_lipschitz'] <= rows.max() * (1 + 1e-9)
+    moved = (block(x) - x).norm(dim=1) / x.norm(dim=1)
+    assert found['share'] == pytest.approx(moved.flatten().median().item()) and not found['invertible']
 
 
 def test_certified_attention_is_measured():
@@ -280,6 +229,27 @@ def test_position_only_attention_is_measured():
     found = measure_attention(Looks(block), [torch.randn(1, 8, 9, 6)])['block']
     assert found['tokens'] == 54 and found['saturation'] is None
     assert 0 < found['local_lipschitz'] <= found['bound'] == block.lipschitz_bound()
+
+
+def silenced(block):
+    """The same block with an attention that adds nothing."""
+    for name, parameter in block.named_parameters():
+        if name.split('.')[0] in ('out', 'bias', 'gamma') or name.split('.')[1:2] == ['out'] or name == 'weight.weight':
+            torch.nn.init.zeros_(parameter)
+    return block
+
+
+@pytest.mark.parametrize('form', ['certified', 'conditional', 'coupling', 'none'])
+@pytest.mark.parametrize('heads', [1, 2])
+def test_the_share_of_an_attention_that_adds_nothing_is_zero(form, heads):
+    """Whatever the block does to a token besides: turn it, or swap its halves."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 4, 5)
+    block = FORMS[form](8, num_heads=heads).eval()
+    if form == 'none':
+        torch.nn.init.normal_(block.out.weight)
+    assert attention_share(block, x).median() > 100 * IDENTITY
+    assert attention_share(silenced(block), x).max() < IDENTITY / 10
 
 
 # ------------------------------------------------------------------------------------------------------------- configs

@@ -1,4 +1,4 @@
-"""Heads with one seed are pairs: the same images in the same order, augmented alike, the same dropout."""
+"""Heads with one seed are pairs: the same images in the same order, augmented alike, and the same dropout."""
 
 import hashlib
 import random
@@ -24,9 +24,10 @@ def fingerprint(tensors: list[torch.Tensor]) -> str:
 
 
 def seen_in_training(config: Path, draws: int, *options: str) -> list[tuple]:
-    """Train a head that draws so many numbers in every iteration.
+    """Train a head that draws so many numbers of its own in every iteration.
 
-    Of each iteration: files, fingerprint of the augmented images and labels, and of what dropout draws from.
+    Returns:
+        Of every iteration: files, fingerprint of the augmented images and labels, and of what dropout draws from.
     """
     seen, dropped = [], []
 

@@ -4,12 +4,23 @@ import json
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 
+from mmseg_invattn.engine.config_file import read_config
 from mmseg_invattn.experiments.compare.plan import Run
 from mmseg_invattn.experiments.compare.statistics import scores
 
 CLASSES, IMAGES = 4, 12
+CONFIG = """
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000)
+train_dataloader = dict(
+    batch_size=4,
+    sampler=dict(type='ResumableInfiniteSampler'),
+    dataset=dict(data_root='data', pipeline=[dict(type='SeedTransforms')]),
+)
+optim_wrapper = dict(optimizer=dict(lr={lr}))
+model = dict(decode_head=dict(type='{name}'))
+"""
+OPTIONS = {'train_cfg.max_iters': 200}
 START = dict(
     time='2026-01-02 03:04:05',
     device='a device',
@@ -30,20 +41,26 @@ def made_up_counts(seed: int, accuracy: float) -> np.ndarray:
     return np.stack([hit, hit + wrong, true], 1)
 
 
-def made_up_runs(out: Path, heads: int = 3, seeds: tuple[int, ...] = (0, 1), iterations: int = 200) -> list[Run]:
+def made_up_runs(
+    out: Path, heads: int = 3, seeds: tuple[int, ...] = (0, 1), iterations: int = 200, share: float = 0.3
+) -> list[Run]:
     """Folders of so many heads; odd ones are invertible, the head 2 has failed with its last seed."""
     runs = []
     for number in range(heads):
         name = f'head{number}_r18-d8_data' if number else 'fcn_r18-d8_data'
+        config = out / 'configs' / f'{name}.py'
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(CONFIG.format(name=name, lr=0.01 * (1 + number // 3)))
         for seed in seeds:
             folder = out / name / f'seed_{seed}'
-            run = Run(name, f'configs/{name}.py', seed, Config({}), folder, None, fingerprint=f'{number}{seed}')
-            write_run(run, number, failed=number == 2 and seed == seeds[-1], iterations=iterations)
+            cfg = read_config(config, OPTIONS)
+            run = Run(name, str(config), seed, cfg, folder, None, fingerprint=f'{number}{seed}')
+            write_run(run, number, failed=number == 2 and seed == seeds[-1], iterations=iterations, share=share)
             runs.append(run)
     return runs
 
 
-def write_run(run: Run, number: int, failed: bool, iterations: int) -> None:
+def write_run(run: Run, number: int, failed: bool, iterations: int, share: float) -> None:
     """The files of one run."""
     logs = run.folder / '20260102_030405' / 'vis_data'
     (run.folder / 'evaluation').mkdir(parents=True)
@@ -67,12 +84,18 @@ def write_run(run: Run, number: int, failed: bool, iterations: int) -> None:
     np.savez(run.folder / 'evaluation' / 'areas.npz', counts=counts, images=images)
     found, attention, inverse = scores(counts.sum(0)), {}, {}
     if number % 2:
-        attention = dict(block=dict(bound=0.9, local_lipschitz=0.2 + 0.1 * run.seed, saturation=0.1, tokens=64))
+        attention = dict(
+            block=dict(
+                bound=0.9, local_lipschitz=0.2 + 0.1 * run.seed, saturation=0.1, tokens=64, share=share, invertible=True
+            )
+        )
         inverse = dict(
             block=dict(inverse_error=1e-4, relative_error=1e-7 * (1 + run.seed), error_bound=1e-3, evaluations=7.0)
         )
     elif number:
-        attention = dict(block=dict(bound=None, local_lipschitz=12.0, saturation=None, tokens=64))
+        attention = dict(
+            block=dict(bound=None, local_lipschitz=12.0, saturation=None, tokens=64, share=share, invertible=False)
+        )
     write(
         run.folder / 'evaluation.json',
         dict(

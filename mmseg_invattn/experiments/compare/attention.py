@@ -9,7 +9,15 @@ from mmcv.cnn import NonLocal2d
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from torch import Tensor, nn
 
-from ...layers import FORMS, InvChannelAttention, InvRelativeAttention2d, ResidualLayer
+from ...layers import (
+    FORMS,
+    ConditionalAttention2d,
+    InvChannelAttention,
+    InvertibleModule,
+    InvRelativeAttention2d,
+    ResidualLayer,
+)
+from ...layers.orthogonal import rotate
 from ...models.recorded_inputs import recorded_inputs
 from ...ops import local_lipschitz
 
@@ -35,7 +43,8 @@ def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, di
     Returns:
         Name of the block -> ``bound`` (certified; None without a certificate), ``local_lipschitz`` (the largest over
         the images, of the map ``y - x``; None where it overflows), ``saturation`` (mean share of clipped tokens; None
-        in forms without a ball), ``tokens`` (of a whole feature map).
+        in forms without a ball), ``tokens`` (of a whole feature map), ``share`` (see :func:`attention_share`),
+        ``invertible``.
     """
 
     def run() -> None:
@@ -62,7 +71,26 @@ def _measure(block: nn.Module, features: list[Tensor]) -> dict:
         local_lipschitz=float(steep.max()) if steep.isfinite().all() else None,
         saturation=saturation,
         tokens=tokens,
+        share=float(torch.cat([attention_share(block, x) for x in features]).median()),
+        invertible=isinstance(block, InvertibleModule),
     )
+
+
+@torch.no_grad()
+def attention_share(block: nn.Module, x: Tensor) -> Tensor:
+    """``|y_i - x_i| / |x_i|`` of every token i, shape (B N,): how far attention moves it.
+
+    x_i as it would leave the block if the attention were zero: turned by the orthogonal mix of a block that has one,
+    its halves swapped by the conditional form.
+    """
+    untouched = x
+    if isinstance(block, ConditionalAttention2d):
+        untouched = torch.cat(x.chunk(2, 1)[::-1], 1)
+    elif isinstance(block, ResidualLayer):
+        untouched = rotate(x, block.rotation(block.weights()))
+    size = x.norm(dim=1)
+    moved = (block(x) - untouched).norm(dim=1)
+    return (moved / size.clamp(min=torch.finfo(size.dtype).tiny)).flatten()
 
 
 def _steepness(block: nn.Module, x: Tensor) -> Tensor:

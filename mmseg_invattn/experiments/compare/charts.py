@@ -38,18 +38,21 @@ SMOOTHED = 25  # points of a loss that are averaged
 _numbers = itertools.count()
 
 
-def differences(heads: Sequence[dict], baseline: str) -> str:
-    """Difference of the mIoU to the baseline, with its interval and the difference of every seed."""
-    rows = [head for head in heads if head['difference']]
+def differences(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
+    """Difference of the mIoU to the baseline, with its interval, the difference of every seed, and the margin."""
+    rows = [head for head in heads if head['difference'] is not None]
     if not rows:
         return ''
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 0.6 + 0.24 * len(rows)), layout='constrained')
         axis = figure.subplots()
         axis.axvline(0, color=MUTED, linewidth=1)
+        if margin is not None:
+            axis.axvline(-margin, color=SECOND, linewidth=1, linestyle='--')
         for y, head in enumerate(reversed(rows)):
             found = head['difference']
-            axis.plot([found['low'], found['high']], [y, y], color=ACCENT, linewidth=2, solid_capstyle='round')
+            if found['low'] is not None:
+                axis.plot([found['low'], found['high']], [y, y], color=ACCENT, linewidth=2, solid_capstyle='round')
             seeds = list(found['per_seed'].values())
             if len(seeds) > 1:
                 axis.plot(seeds, [y] * len(seeds), '|', color=MUTED, markersize=8)
@@ -65,8 +68,8 @@ def differences(heads: Sequence[dict], baseline: str) -> str:
 
 def learning_curves(heads: Sequence[dict]) -> list[dict]:
     """A panel for each head: its own curves in colour, those of all others behind it. ``label`` and ``svg``."""
-    trained = [head for head in heads if any(run['curves']['loss'] for run in head['runs'])]
-    losses = [value for head in trained for run in head['runs'] for _, value in _smoothed(run['curves']['loss'])]
+    trained = [head for head in heads if any(run['curves']['loss']['steps'] for run in head['runs'])]
+    losses = [value for head in trained for run in head['runs'] for value in _smoothed(run['curves']['loss'])[1]]
     top = float(np.quantile(losses, 0.98)) * 1.05 if losses else 1.0
     panels = []
     for head in trained:
@@ -89,19 +92,19 @@ def learning_curves(heads: Sequence[dict]) -> list[dict]:
 
 def _draw(axis: Axes, head: dict, key: str, style: dict) -> None:
     for run in head['runs']:
-        points = _smoothed(run['curves'][key]) if key == 'loss' else run['curves'][key]
-        if points:
-            axis.plot(*zip(*points, strict=True), **style, marker='.' if len(points) < 3 else None)
+        curve = run['curves'][key]
+        steps, values = _smoothed(curve) if key == 'loss' else (curve['steps'], curve['values'])
+        if len(steps):
+            axis.plot(steps, values, **style, marker='.' if len(steps) < 3 else None)
 
 
-def _smoothed(points: Sequence) -> list[tuple[float, float]]:
-    """Means over neighbours, at most a tenth of the curve."""
-    width = max(1, min(SMOOTHED, len(points) // 10))
+def _smoothed(curve: dict) -> tuple[Sequence[float], Sequence[float]]:
+    """Steps and values as means over neighbours, at most a tenth of the curve."""
+    width = max(1, min(SMOOTHED, len(curve['steps']) // 10))
     if width == 1:
-        return [tuple(point) for point in points]
-    steps, values = np.array(points).T
+        return curve['steps'], curve['values']
     kernel = np.full(width, 1 / width)
-    return list(zip(np.convolve(steps, kernel, 'valid'), np.convolve(values, kernel, 'valid'), strict=True))
+    return np.convolve(curve['steps'], kernel, 'valid'), np.convolve(curve['values'], kernel, 'valid')
 
 
 def _thousands(value: float, _: int) -> str:

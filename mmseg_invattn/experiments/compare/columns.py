@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .statistics import with_other_images
+from .verdicts import IDENTITY, NEEDS_SEEDS, difference_shown, less_worse_than
+
 NONE = '-'
 
 
@@ -66,38 +69,97 @@ def _of_difference(key: str) -> Callable[[dict], float | None]:
     return lambda head: head['difference'][key] if head['difference'] else None
 
 
-def _interval(head: dict) -> str:
+def _interval(low: float | None, high: float | None) -> str:
+    return NEEDS_SEEDS if low is None else f'{low:+.2f} to {high:+.2f}'
+
+
+def _seeds_interval(head: dict) -> str:
     found = head['difference']
-    return f'{found["low"]:+.2f} to {found["high"]:+.2f}' if found else NONE
+    return _interval(found['low'], found['high']) if found else NONE
 
 
-ACCURACY = [
-    Column(
-        'mIoU',
-        lambda head: head.get('miou'),
-        lambda head: with_spread(head.get('miou'), head.get('miou_std')),
-        'mean intersection over union in percent; mean ± standard deviation over the seeds',
-    ),
-    Column(
-        'difference',
-        _of_difference('mean'),
-        lambda head: written(_of_difference('mean')(head), '{:+.2f}'.format),
-        'mIoU less that of the baseline, the same seeds and images, in percentage points',
-    ),
-    Column('95 % interval', _of_difference('low'), _interval, 'of the difference'),
-    Column(
-        'aAcc',
-        lambda head: head.get('aacc'),
-        lambda head: with_spread(head.get('aacc'), head.get('aacc_std')),
-        'share of the pixels that are right, in percent',
-    ),
-    Column(
-        'seeds',
-        lambda head: _done(head),
-        lambda head: f'{_done(head)} of {len(head["runs"])}',
-        'trainings that went well',
-    ),
-]
+def _wide_interval(head: dict) -> str:
+    found = head['difference']
+    return _interval(*(with_other_images(found) or (None, None))) if found else NONE
+
+
+def _verdict(head: dict) -> str:
+    return difference_shown(head['difference']) if head['difference'] else NONE
+
+
+def accuracy_columns(baseline: str, margin: float | None) -> list[Column]:
+    """Scores and differences.
+
+    Args:
+        baseline: label of the head that the others are compared with.
+        margin: see :mod:`.verdicts`.
+    """
+
+    def claim(head: dict) -> str:
+        return less_worse_than(head['difference'], margin) if head['difference'] else NONE
+
+    claimed = Column(
+        f'less than {margin:g} worse' if margin else '',
+        _of_difference('low'),
+        claim,
+        f'whether the head loses less than {margin} mIoU to {baseline}: shown where the 95 % interval lies above '
+        f'-{margin}, refuted where it lies below',
+    )
+    return [
+        Column(
+            'mIoU',
+            lambda head: head.get('miou'),
+            lambda head: with_spread(head.get('miou'), head.get('miou_std')),
+            'mean intersection over union in percent; mean ± standard deviation over the seeds',
+        ),
+        Column(
+            'difference',
+            _of_difference('mean'),
+            lambda head: written(_of_difference('mean')(head), '{:+.2f}'.format),
+            f'mIoU less that of {baseline}, the same seeds and images, in percentage points',
+        ),
+        Column('95 % interval', _of_difference('low'), _seeds_interval, 'of the difference, for other trainings'),
+        Column(
+            f'against {baseline}',
+            _of_difference('low'),
+            _verdict,
+            'ahead or behind where the 95 % interval of the difference excludes 0',
+        ),
+        *([claimed] if margin else []),
+        Column(
+            'for other images too',
+            _of_difference('low'),
+            _wide_interval,
+            '95 % interval that adds the scatter over images, by a paired bootstrap',
+        ),
+        Column(
+            'visible difference',
+            _of_difference('detectable'),
+            lambda head: written(_of_difference('detectable')(head), '{:.2f}'.format),
+            f'true difference to {baseline} that so many seeds show in four of five comparisons',
+        ),
+        Column(
+            'aAcc',
+            lambda head: head.get('aacc'),
+            lambda head: with_spread(head.get('aacc'), head.get('aacc_std')),
+            'share of the pixels that are right, in percent',
+        ),
+        Column(
+            'seeds',
+            lambda head: _done(head),
+            lambda head: f'{_done(head)} of {len(head["runs"])}',
+            'trainings that went well',
+        ),
+    ]
+
+
+def _share(head: dict) -> str:
+    if head.get('share') is None:
+        return NONE
+    identity = ' (identity)' if head['identity_seeds'] else ''
+    return f'{significant(head["share"])}{identity}'
+
+
 COST = [
     _number('parameters', 'parameters', _count, 'of the whole model'),
     _number(
@@ -122,6 +184,13 @@ COST = [
     _speed('inference memory', 'peak_bytes', _size, "peak of the GPU's allocator for a batch, weights included"),
 ]
 CERTIFICATE = [
+    Column(
+        "attention's share",
+        lambda head: head.get('share'),
+        _share,
+        'how far attention moves the median token of real features, relative to its length; median over the seeds. '
+        f'Below {IDENTITY:g} it is marked: this attention is still the identity',
+    ),
     _number(
         'certified bound',
         'bound',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import threading
@@ -18,10 +19,11 @@ from .environment import device_name
 from .evaluation import ignored_label
 from .folder import check_folder, locked, read_json, run_folders, write_json
 from .jobs import shared_cores, work_on_all
+from .pairing import unpaired
 from .pictures import pictures
-from .plan import Run, plan_runs
+from .plan import Run, by_baseline, plan_runs
 from .process import Processes, ProcessFailedError, run_process
-from .report import write_reports
+from .report import write_pages, write_reports
 from .summary import summarise
 from .training import begin, train
 
@@ -41,6 +43,8 @@ def compare(args: Namespace) -> int:
         FileNotFoundError: a config, a checkpoint or the data are missing.
         ValueError: an argument breaks its rule, or ``out`` holds something else.
     """
+    if args.results is not None:
+        return _report_again(args)
     distributed = _distributed(args)
     if args.jobs < 1:
         raise ValueError(f'--jobs {args.jobs}: at least 1')
@@ -48,6 +52,13 @@ def compare(args: Namespace) -> int:
     baseline = Path(args.baseline or args.configs[0]).stem
     if baseline not in {run.name for run in runs}:
         raise ValueError(f'--baseline {args.baseline} is none of the configs: name it among them as well')
+    control = None if args.control is None else Path(args.control).stem
+    if control is not None and control not in {run.name for run in runs}:
+        raise ValueError(f'--control {args.control} is none of the configs: name it among them as well')
+    if args.margin is not None and not 0 < args.margin < math.inf:
+        raise ValueError(f'--margin {args.margin}: the loss of mIoU that a head may not reach is a number above 0')
+    if args.margin is not None and len(args.seeds) < 2:
+        raise ValueError(f'--margin {args.margin} with one seed: an interval needs two seeds or more, --seeds 0 1')
     for run in runs[: len(args.configs)]:
         check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
     check_folder(args.out, runs, args.resume, args.overwrite)
@@ -55,6 +66,8 @@ def compare(args: Namespace) -> int:
         if args.overwrite:
             for folder in {folder.parent for folder in run_folders(args.out)}:
                 shutil.rmtree(folder)
+        for reason in unpaired(by_baseline(runs, baseline)):
+            print(f'Runs with one seed are no pairs: {reason}', flush=True)
         processes = Processes()
         launch = partial(run_process, keep_open=[lock], processes=processes)
 
@@ -68,7 +81,7 @@ def compare(args: Namespace) -> int:
             if (run.folder / 'evaluation.json').is_file():
                 done.setdefault(run.name, run)
         speed = _speed(args.out, done, launch) if done else None
-        results = summarise(runs, baseline, args.cfg_options, speed)
+        results = summarise(runs, baseline, args.cfg_options, speed, args.margin, control)
         labels = {head['name']: head['label'] for head in results['heads']}
         shown = {labels[name]: done[name] for name in labels if name in done}
         write_reports(args.out, results, pictures(shown, ignored_label(runs[0].cfg)))
@@ -126,6 +139,23 @@ def _speed(out: Path, done: Mapping[str, Run], launch: Callable) -> dict | None:
         if 'error' in head:
             print(f'the speed of {name} could not be measured: {head["error"]}', flush=True)
     return found
+
+
+def _report_again(args: Namespace) -> int:
+    """The pages of results that are there, without pictures."""
+    results = read_json(args.results)
+    if results is None:
+        raise FileNotFoundError(f'--results {args.results}: there is no such file')
+    if not {'heads', 'protocol', 'places'} <= set(results):
+        raise ValueError(f'--results {args.results}: this is no results.json of a comparison')
+    if run_folders(args.out):
+        raise ValueError(f'--out {args.out} holds the runs of a comparison: give another --out')
+    if (args.out / 'report.html').exists() and not args.overwrite:
+        raise ValueError(f'--out {args.out} holds a report: give another --out, or --overwrite to replace it')
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_pages(args.out, results, [])
+    print(f'report: {args.out / "report.html"}', flush=True)
+    return 0
 
 
 def _distributed(args: Namespace) -> int | None:

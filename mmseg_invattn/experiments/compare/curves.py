@@ -1,19 +1,27 @@
-"""Learning curves and times of a run, from the scalars that MMEngine logs; of a resumed run the later start counts."""
+"""Learning curves and times of a run, from the scalars that MMEngine logs; of a resumed run the later start counts.
+
+A long curve is kept as means over neighbours, so that the results of many runs stay small.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from ...engine.scalars import SCALARS, read_entries
+
+POINTS = 60
 
 
 def read_curves(folder: Path) -> dict:
     """Curves of a run.
 
     Returns:
-        ``loss`` and ``miou`` (lists of (iteration, value), the latter on the validation split),
+        ``loss`` and ``miou`` (``steps`` and ``values``, the latter on the validation split),
         ``seconds_per_iteration`` (median over the log, data loading included) and ``memory_bytes`` (peak of the GPU's
         allocator); None for what was not logged.
     """
@@ -26,8 +34,18 @@ def read_curves(folder: Path) -> dict:
     times = [entry['time'] for entry in train.values() if 'time' in entry]
     memory = [entry['memory'] for entry in train.values() if 'memory' in entry]
     return dict(
-        loss=[[step, train[step]['loss']] for step in sorted(train)],
-        miou=[[step, validation[step]['mIoU']] for step in sorted(validation)],
+        loss=_curve({step: entry['loss'] for step, entry in train.items()}),
+        miou=_curve({step: entry['mIoU'] for step, entry in validation.items()}),
         seconds_per_iteration=median(times) if times else None,
         memory_bytes=max(memory) * 2**20 if memory else None,
+    )
+
+
+def _curve(points: Mapping[int, float]) -> dict[str, list]:
+    """The curve in ascending steps, of at most so many points."""
+    steps = sorted(points)
+    parts = np.array_split(np.array(steps, dtype=np.float64), min(len(steps), POINTS)) if steps else []
+    return dict(
+        steps=[round(float(part.mean())) for part in parts],
+        values=[float(f'{np.mean([points[int(step)] for step in part]):.5g}') for part in parts],
     )

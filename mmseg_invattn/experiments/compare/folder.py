@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,13 @@ WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log'
 
 
 def write_json(path: Path, content: object) -> None:
-    AtomicLocalBackend().put_text(json.dumps(content, indent=1, allow_nan=False) + '\n', path)
+    """Lists of numbers and words stand on one line each, so that results can be kept and read in a repository."""
+    text = re.sub(r'\[\n[^\[\]{}]*?\]', _on_one_line, json.dumps(content, indent=1, allow_nan=False))
+    AtomicLocalBackend().put_text(f'{text}\n', path)
+
+
+def _on_one_line(found: re.Match) -> str:
+    return f'[{" ".join(line.strip() for line in found[0][1:-1].splitlines() if line.strip())}]'
 
 
 def read_json(path: Path) -> dict | None:

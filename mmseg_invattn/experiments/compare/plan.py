@@ -101,6 +101,14 @@ def plan_runs(
     return runs
 
 
+def by_baseline(runs: Sequence[Run], baseline: str) -> list[Run]:
+    """One run of each config, that of the baseline first."""
+    once: dict[str, Run] = {}
+    for run in runs:
+        once.setdefault(run.name, run)
+    return sorted(once.values(), key=lambda run: run.name != baseline)
+
+
 def _run(path: str, cfg: Config, seed: int, out: Path, weights: Path | None) -> Run:
     name = Path(path).stem
     cfg = cfg.copy()

@@ -10,13 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from ...engine.atomic_backend import AtomicLocalBackend
 from ...wording import counted
 from .charts import differences, learning_curves
-from .columns import ACCURACY, CERTIFICATE, COST, Column, cells, class_columns
+from .columns import CERTIFICATE, COST, Column, accuracy_columns, cells, class_columns
+from .facts import facts, reduced, warnings
+from .findings import findings, is_ahead_of_all
 from .folder import write_json
 
 
 def write_reports(out: Path, results: dict, pictures: Sequence[dict]) -> None:
     """Write results.json, report.md and report.html into a folder."""
     write_json(out / 'results.json', results)
+    write_pages(out, results, pictures)
+
+
+def write_pages(out: Path, results: dict, pictures: Sequence[dict]) -> None:
+    """Write report.md and report.html alone."""
     AtomicLocalBackend().put_text(markdown(results), out / 'report.md')
     AtomicLocalBackend().put_text(html(results, pictures), out / 'report.html')
 
@@ -31,10 +38,10 @@ def tables(results: dict) -> list[dict]:
         else ''
     )
     return [
-        dict(name='Accuracy', columns=ACCURACY, note=_interval_note(results)),
+        dict(name='Accuracy', columns=accuracy_columns(_baseline(results), results['margin']), note=''),
         dict(name='Cost', columns=COST, note=measured.strip()),
         dict(
-            name='Invertibility',
+            name='Attention',
             columns=CERTIFICATE,
             note='A dash: the head has no attention, no inverse or no certificate.',
         ),
@@ -42,13 +49,8 @@ def tables(results: dict) -> list[dict]:
     ]
 
 
-def _interval_note(results: dict) -> str:
-    if len(results['seeds']) == 1:
-        return (
-            'One seed: the interval is that of a paired bootstrap over the images. It does not say how much '
-            'another training would differ.'
-        )
-    return 'The interval of 95 % covers both other seeds and other images.'
+def _baseline(results: dict) -> str:
+    return next(head['label'] for head in results['heads'] if head['name'] == results['baseline'])
 
 
 def html(results: dict, pictures: Sequence[dict]) -> str:
@@ -60,8 +62,7 @@ def html(results: dict, pictures: Sequence[dict]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    baseline = next(head['label'] for head in results['heads'] if head['name'] == results['baseline'])
-    heads = results['heads']
+    heads, baseline = results['heads'], _baseline(results)
     shown = [
         dict(table, rows=[dict(head=head, cells=cells(head, table['columns'])) for head in heads])
         for table in tables(results)
@@ -71,10 +72,14 @@ def html(results: dict, pictures: Sequence[dict]) -> str:
         tables=shown,
         baseline=baseline,
         pictures=pictures,
-        split=_split(results),
-        differences=differences(heads, baseline),
+        facts=facts(results),
+        reduced=reduced(results),
+        warnings=warnings(results),
+        findings=findings(results),
+        differences=differences(heads, baseline, results['margin']),
         curves=learning_curves(heads),
-        best=_best(heads),
+        ahead=[head['name'] for head in heads if is_ahead_of_all(results, head)],
+        leader=next((head for head in heads if results['leader'] and head['name'] == results['leader']['name']), None),
         failed=[(head, run) for head in heads for run in head['runs'] if run['status'] != 'done'],
         legend=list(zip(results['classes'], results['palette'], strict=True)),
     )
@@ -82,16 +87,11 @@ def html(results: dict, pictures: Sequence[dict]) -> str:
 
 def markdown(results: dict) -> str:
     """The tables, and what happened to the runs, as text."""
-    lines = ['# Comparison', '', f'{_split(results)} Baseline: {results["baseline"]}.', '']
-    if results['options']:
-        lines += [
-            'Options of every config:',
-            '',
-            '```',
-            *(f'{key}={value}' for key, value in results['options'].items()),
-            '```',
-            '',
-        ]
+    lines = [f'# Comparison of {counted(len(results["heads"]), "head")}', '']
+    if reduced(results):
+        lines += [f'**{reduced(results)}**', '']
+    lines += [f'- {name}: {text}' for name, text in [('baseline', _baseline(results)), *facts(results)]]
+    lines += ['', *(line for warning in warnings(results) for line in (f'**{warning}**', ''))]
     for table in tables(results):
         if table['columns']:
             lines += [
@@ -101,6 +101,8 @@ def markdown(results: dict) -> str:
                 '',
                 *([table['note'], ''] if table['note'] else []),
             ]
+        if table['name'] == 'Accuracy':
+            lines += [line for finding in findings(results) for line in (finding, '')]
     lines += [
         '## Runs',
         '',
@@ -109,12 +111,12 @@ def markdown(results: dict) -> str:
     ]
     for head in results['heads']:
         for run in head['runs']:
-            start = run['starts'][-1] if run['starts'] else {}
+            place = results['places'][run['starts'][-1]['place']] if run['starts'] else {}
             status = run['failure']['message'] if run['failure'] else run['status']
             miou = '-' if run['miou'] is None else f'{run["miou"]:.2f}'
             lines.append(
-                f'| {head["label"]} | {run["seed"]} | {status} | {miou} | {start.get("commit") or "-"} | '
-                f'{start.get("device", "-")} | {run["config"]} |'
+                f'| {head["label"]} | {run["seed"]} | {status} | {miou} | {place.get("commit") or "-"} | '
+                f'{place.get("device", "-")} | {run["config"]} |'
             )
     return '\n'.join(lines) + '\n'
 
@@ -123,17 +125,3 @@ def _markdown_table(heads: Sequence[dict], columns: Sequence[Column]) -> list[st
     rows = [['head', *(column.title for column in columns)], ['---', *['---:'] * len(columns)]]
     rows += [[head['label'], *(cell.text for cell in cells(head, columns))] for head in heads]
     return [f'| {" | ".join(row)} |' for row in rows]
-
-
-def _split(results: dict) -> str:
-    """One sentence on the data."""
-    seeds = ', '.join(map(str, results['seeds']))
-    return (
-        f'{counted(len(results["heads"]), "head")}, {counted(results["images"], "image")}, '
-        f'{counted(len(results["classes"]), "class")}, '
-        f'seed{"s" * (len(results["seeds"]) > 1)} {seeds}.'
-    )
-
-
-def _best(heads: Sequence[dict]) -> dict | None:
-    return max((head for head in heads if head.get('miou') is not None), key=lambda head: head['miou'], default=None)

@@ -1,18 +1,23 @@
 """Scores from areas, and how sure a difference between two heads is.
 
-Two things are random: the seed of a training, and which images happen to be in the split. With d_s the difference of
-the mIoU for seed s, S seeds and D their mean, the interval of 95 % is
+Heads are compared in pairs of one seed: with d_s the difference of the mIoU for seed s, S seeds and D their mean,
 
-    D +- sqrt( (t_{S-1} sd(d_s) / sqrt(S))^2 + (1.96 sd_images(D))^2 )
+    D +- t sd(d_s) / sqrt(S),    t the 97.5 % quantile of Student's distribution with S - 1 degrees of freedom
 
-sd_images by a paired bootstrap: images are drawn anew, the same for both heads and all seeds, and D is computed from
-their areas. With one seed only the images are random, and the interval is that of the bootstrap's percentiles: it says
-nothing about another training.
+holds the mean over all seeds in 95 % of the comparisons: it covers other trainings, evaluated on the same images. One
+seed has no interval. What other images would do is estimated by a paired bootstrap: images are drawn anew, the same for
+both heads and all seeds, and sd_images(D) is the standard deviation of D computed from their areas. Independent of the
+seeds, it adds up with them to
+
+    D +- sqrt( (t sd(d_s) / sqrt(S))^2 + (1.96 sd_images(D))^2 )
+
+A true difference of ``(t + t_80) sd(d_s) / sqrt(S)``, t_80 the 80 % quantile, puts the interval clear of 0 in about
+four of five comparisons: what S seeds can show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,20 +48,28 @@ class Areas(NamedTuple):
         return (weights @ self.counts.reshape(images, -1).astype(np.float64)).reshape(-1, three, classes)
 
 
-class Difference(NamedTuple):
-    """Of the mIoU of two heads, in percentage points.
+class Paired(NamedTuple):
+    """Differences of the mIoU of two heads, in percentage points; None for what one seed does not tell.
 
     Attributes:
         per_seed: seed -> difference.
         mean: over the seeds.
-        low: of the interval of 95 %.
+        deviation: sd(d_s).
+        low: of the interval of 95 %, other trainings on these images.
         high: likewise.
+        detectable: true difference that four of five such comparisons would show.
     """
 
     per_seed: dict[int, float]
     mean: float
-    low: float
-    high: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    detectable: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def scores(total: np.ndarray) -> Scores:
@@ -76,26 +89,45 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def difference(ours: dict[int, Areas], baseline: dict[int, Areas], draws: int = DRAWS) -> Difference | None:
-    """Difference of the mIoU over the seeds that both heads have; None where they have none in common.
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
+    """Difference over the seeds that both heads have; None where they have none in common.
+
+    Args:
+        ours: seed -> mIoU of the head.
+        theirs: likewise, of the head that it is compared with.
+    """
+    per_seed = {seed: ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))}
+    if not per_seed:
+        return None
+    mean, deviation = spread(list(per_seed.values()))
+    if deviation is None:
+        return Paired(per_seed, mean, None, None, None, None)
+    error, freedom = deviation / len(per_seed) ** 0.5, len(per_seed) - 1
+    half = float(student.ppf(0.975, freedom)) * error
+    return Paired(per_seed, mean, deviation, mean - half, mean + half, half + float(student.ppf(0.8, freedom)) * error)
+
+
+def scatter_of_images(ours: Mapping[int, Areas], theirs: Mapping[int, Areas], draws: int = DRAWS) -> float | None:
+    """sd_images(D) over the seeds that both heads have; None where they have none in common.
 
     Args:
         ours: seed -> areas of the head.
-        baseline: likewise; the images are the same, in the same order.
+        theirs: likewise; the images are the same, in the same order.
         draws: of the bootstrap.
     """
-    seeds = sorted(set(ours) & set(baseline))
+    seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return None
     images = len(ours[seeds[0]].counts)
     rng = np.random.default_rng(0)
     weights = rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.float64)
-    per_seed = {s: float(scores(ours[s].total()).miou - scores(baseline[s].total()).miou) for s in seeds}
-    drawn = np.mean([scores(ours[s].drawn(weights)).miou - scores(baseline[s].drawn(weights)).miou for s in seeds], 0)
-    mean, deviation = spread(list(per_seed.values()))
-    if deviation is None:
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Difference(per_seed, mean, float(low), float(high))
-    of_seeds = student.ppf(0.975, len(seeds) - 1) * deviation / len(seeds) ** 0.5
-    half = float(np.hypot(of_seeds, 1.96 * np.nanstd(drawn)))
-    return Difference(per_seed, mean, mean - half, mean + half)
+    drawn = np.mean([scores(ours[s].drawn(weights)).miou - scores(theirs[s].drawn(weights)).miou for s in seeds], 0)
+    return float(np.nanstd(drawn))
+
+
+def with_other_images(found: Mapping) -> tuple[float, float] | None:
+    """The interval that covers other images too, of a difference with its ``scatter_of_images``; None of one seed."""
+    if found['low'] is None:
+        return None
+    half = float(np.hypot(found['high'] - found['mean'], 1.96 * found['scatter_of_images']))
+    return found['mean'] - half, found['mean'] + half

@@ -9,24 +9,36 @@ import numpy as np
 
 from .curves import read_curves
 from .folder import read_json
-from .plan import Run
-from .statistics import Areas, difference, spread
+from .plan import Run, by_baseline
+from .protocol import protocol
+from .statistics import Areas, paired, scatter_of_images, spread
+from .verdicts import IDENTITY, control_of, leader_of, plain
 
 
-def summarise(runs: Sequence[Run], baseline: str, options: Mapping | None, speed: dict | None) -> dict:
+def summarise(
+    runs: Sequence[Run],
+    baseline: str,
+    options: Mapping | None,
+    speed: dict | None,
+    margin: float | None = None,
+    control: str | None = None,
+) -> dict:
     """Results of all runs and heads.
 
     Args:
         runs: of the comparison.
         baseline: name of the config that the others are compared with.
         options: of all configs.
+        margin: loss of mIoU that a head may not reach, see :mod:`.verdicts`; None: no claim is tested.
+        control: name of the config without attention; None: the first whose model has none.
         speed: as :func:`~mmseg_invattn.experiments.compare.speed.measure` returns it; None: not measured.
 
     Raises:
         ValueError: the heads were evaluated on different images or classes.
     """
     names = list(dict.fromkeys(run.name for run in runs))
-    details = {run: _run(run) for run in runs}
+    places: list[dict] = []
+    details = {run: _run(run, places) for run in runs}
     evaluations = {run: read_json(run.folder / 'evaluation.json') for run in runs}
     done = [run for run in runs if evaluations[run]]
     _check_same_split({run.title: evaluations[run] for run in done})
@@ -38,6 +50,7 @@ def summarise(runs: Sequence[Run], baseline: str, options: Mapping | None, speed
         }
         for name in names
     }
+    miou = {name: {run.seed: evaluations[run]['miou'] for run in done if run.name == name} for name in names}
     heads = []
     for name in names:
         own = [run for run in done if run.name == name]
@@ -45,17 +58,21 @@ def summarise(runs: Sequence[Run], baseline: str, options: Mapping | None, speed
         if own:
             head |= _scores([evaluations[run] for run in own])
             head |= _costs([evaluations[run] for run in own], [details[run] for run in own])
-            head |= _attention([evaluations[run] for run in own])
+            head |= _attention({run.seed: evaluations[run] for run in own})
         head['speed'] = (speed or {}).get('heads', {}).get(name, {})
-        compared = difference(areas[name], areas[baseline]) if name != baseline else None
-        head['difference'] = compared and dict(
-            compared._asdict(), per_seed={str(seed): value for seed, value in compared.per_seed.items()}
-        )
+        found = plain(paired(miou[name], miou[baseline])) if name != baseline else None
+        if found is not None:
+            found['scatter_of_images'] = scatter_of_images(areas[name], areas[baseline])
+        head['difference'] = found
         heads.append(head)
     first = evaluations[done[0]] if done else {}
     return dict(
         baseline=baseline,
-        options={key: str(value) for key, value in (options or {}).items()},
+        margin=margin,
+        control=control_of(heads, miou, control),
+        leader=leader_of(miou),
+        protocol=protocol(by_baseline(runs, baseline), options),
+        places=places,
         seeds=sorted({run.seed for run in runs}),
         classes=first.get('classes', []),
         palette=first.get('palette', []),
@@ -71,12 +88,18 @@ def label_of(name: str, names: Sequence[str]) -> str:
     return name.split('_')[0] if len(set(methods)) == len(methods) else name
 
 
-def _run(run: Run) -> dict:
-    """What happened to one run."""
+def _run(run: Run, places: list[dict]) -> dict:
+    """What happened to one run; where it took place is added to the places, if it is not among them."""
     failed, state = read_json(run.folder / 'failed.json'), read_json(run.folder / 'run.json') or {}
     evaluation = read_json(run.folder / 'evaluation.json')
     trained = read_json(run.folder / 'trained.json') or {}
     curves = read_curves(run.folder)
+    starts = []
+    for start in state.get('starts', []):
+        place = {key: start[key] for key in ('device', 'python', 'versions', 'commit')}
+        if place not in places:
+            places.append(place)
+        starts.append(dict(time=start['time'], place=places.index(place)))
     status = 'failed' if failed else 'done' if evaluation else 'not finished'
     return dict(
         config=run.source,
@@ -85,7 +108,7 @@ def _run(run: Run) -> dict:
         failure=failed,
         fingerprint=run.fingerprint,
         folder=str(Path(run.name) / run.folder.name),
-        starts=state.get('starts', []),
+        starts=starts,
         checkpoint=trained.get('checkpoint'),
         given=run.checkpoint is not None,
         miou=evaluation and evaluation['miou'],
@@ -132,17 +155,29 @@ def _costs(evaluations: Sequence[dict], details: Sequence[dict]) -> dict:
     )
 
 
-def _attention(evaluations: Sequence[dict]) -> dict:
-    """The worst over the blocks and the seeds; the share of clipped tokens is a mean."""
-    blocks = [block for evaluation in evaluations for block in evaluation['attention'].values()]
-    inverses = [block for evaluation in evaluations for block in evaluation['inverse'].values()]
+def _attention(evaluations: Mapping[int, dict]) -> dict:
+    """The worst over the blocks and the seeds; of shares the largest of the blocks and the median over the seeds.
+
+    Args:
+        evaluations: seed -> evaluation.
+    """
+    blocks = [block for evaluation in evaluations.values() for block in evaluation['attention'].values()]
+    inverses = [block for evaluation in evaluations.values() for block in evaluation['inverse'].values()]
     bounds = [block['bound'] for block in blocks]
     clipped = [block['saturation'] for block in blocks if block['saturation'] is not None]
+    shares = {
+        seed: max(block['share'] for block in evaluation['attention'].values())
+        for seed, evaluation in evaluations.items()
+        if evaluation['attention']
+    }
 
     def worst(found: Sequence[dict], key: str) -> float | None:
         return max((block[key] for block in found if block.get(key) is not None), default=None)
 
     return dict(
+        kind=('invertible' if all(block['invertible'] for block in blocks) else 'ordinary') if blocks else 'none',
+        share=float(np.median(list(shares.values()))) if shares else None,
+        identity_seeds=[seed for seed, share in shares.items() if share < IDENTITY],
         bound=max(bounds) if bounds and None not in bounds else None,
         local_lipschitz=worst(blocks, 'local_lipschitz'),
         clipped=float(np.mean(clipped)) if clipped else None,

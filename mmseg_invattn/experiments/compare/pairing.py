@@ -1,0 +1,75 @@
+"""Whether heads with one seed are pairs, which see the same images in the same order, and what else sets them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .plan import Run
+
+SAMPLER, SEEDED = 'ResumableInfiniteSampler', 'SeedTransforms'
+SEEN = ('batch_size', 'dataset', 'sampler')  # of train_dataloader: workers only decide how fast
+# what a head is, and what every run has of its own
+OWN = ('model.decode_head', 'work_dir', 'randomness.seed')
+DEPTH = 3
+
+
+def unpaired(runs: Sequence[Run]) -> list[str]:
+    """Why runs with one seed would train on other images, or images in another order, or augmented otherwise.
+
+    Args:
+        runs: one of each config, the baseline first.
+    """
+    found = []
+    first = runs[0]
+    for run in runs:
+        loader = run.cfg.get('train_dataloader') or {}
+        sampler = (loader.get('sampler') or {}).get('type')
+        if sampler != SAMPLER:
+            found.append(f'{run.name} draws its images by {sampler}, not by {SAMPLER}')
+        if not all(pipeline and pipeline[0].get('type') == SEEDED for pipeline in _pipelines(loader.get('dataset'))):
+            found.append(f'the training pipeline of {run.name} does not begin with {SEEDED}')
+        other = first.cfg.get('train_dataloader') or {}
+        different = [key for key in SEEN if _plain(loader.get(key)) != _plain(other.get(key))]
+        if different:
+            keys = ', '.join(f'train_dataloader.{key}' for key in different)
+            found.append(f'{run.name} and {first.name} differ in {keys}')
+    return found
+
+
+def set_apart(cfg: Mapping, other: Mapping) -> list[str]:
+    """Settings beside the decode head in which two configs differ, as paths of at most three names."""
+    return sorted({path for path in _different(_plain(cfg), _plain(other), '', 0) if not path.startswith(OWN)})
+
+
+def _different(ours: Any, theirs: Any, path: str, depth: int) -> Iterator[str]:
+    if ours == theirs:
+        return
+    if depth == DEPTH or path in OWN or not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
+        yield path
+        return
+    for key in {*ours, *theirs}:
+        below = f'{path}.{key}' if path else key
+        if key not in ours or key not in theirs:
+            yield below
+        else:
+            yield from _different(ours[key], theirs[key], below, depth + 1)
+
+
+def _pipelines(dataset: Any) -> Iterator[Sequence[Mapping]]:
+    """Of a data set and of those that it wraps."""
+    if isinstance(dataset, Mapping):
+        if 'pipeline' in dataset:
+            yield dataset['pipeline']
+        for key in ('dataset', 'datasets'):
+            yield from _pipelines(dataset.get(key))
+    elif isinstance(dataset, list | tuple):
+        for item in dataset:
+            yield from _pipelines(item)
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples and plain dicts for MMEngine's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,74 @@
+"""The protocol of a comparison as the report tells it at its top: how long was trained, and what was changed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from ...engine.config_file import NEW, read_config
+from .pairing import set_apart, unpaired
+from .plan import Run
+
+LENGTHS = ('max_iters', 'max_epochs')
+
+
+def protocol(runs: Sequence[Run], options: Mapping | None) -> dict:
+    """Plain values.
+
+    Args:
+        runs: one of each config, the baseline first.
+        options: of ``--cfg-options``.
+
+    Returns:
+        ``schedules`` (each with its ``heads``, ``length``, ``unit``, ``batch`` and, where an option changed the length,
+        ``planned``), ``changes`` (each with ``key``, ``was``, the values of the configs, and ``now``), ``unpaired``
+        (sentences) and ``apart`` (name of a head -> settings beside the decode head that it does not share with the
+        baseline); the last two are empty for weights that were given.
+    """
+    files = {run.name: read_config(run.source) for run in runs}
+    trained = [run for run in runs if run.checkpoint is None]
+    schedules: list[dict] = []
+    for run in trained:
+        found = _schedule(run.cfg, files[run.name])
+        same = next((other for other in schedules if {**other, 'heads': None} == {**found, 'heads': None}), None)
+        if same is None:
+            schedules.append(dict(found, heads=[run.name]))
+        else:
+            same['heads'].append(run.name)
+    return dict(
+        schedules=schedules,
+        changes=[_change(key, value, list(files.values())) for key, value in (options or {}).items()],
+        unpaired=unpaired(trained) if trained else [],
+        apart={run.name: keys for run in trained[1:] if (keys := set_apart(run.cfg, trained[0].cfg))},
+    )
+
+
+def _schedule(cfg: Config, file: Config) -> dict:
+    training = cfg.get('train_cfg') or {}
+    unit = next((key for key in LENGTHS if key in training), None)
+    planned = (file.get('train_cfg') or {}).get(unit)
+    length = training.get(unit)
+    return dict(
+        length=length,
+        unit=(unit or 'max_iters').removeprefix('max_').replace('iters', 'iterations'),
+        batch=(cfg.get('train_dataloader') or {}).get('batch_size'),
+        planned=None if planned == length else planned,
+    )
+
+
+def _change(key: str, value: Any, files: Sequence[Config]) -> dict:
+    path = key.removeprefix(NEW)
+    was = list(dict.fromkeys(str(_at(file, path)) for file in files))
+    return dict(key=path, was=' or '.join(was), now=str(value))
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at a dotted path; ``nothing`` where there is nothing."""
+    for part in path.split('.'):
+        if isinstance(node, list | tuple):
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else 'nothing'
+        else:
+            node = node.get(part, 'nothing') if isinstance(node, Mapping | Config) else 'nothing'
+    return node
