@@ -1,6 +1,7 @@
 """Classification of CIFAR-10 by the tools: data, metric, training, testing, and the analysis of what was learnt."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,40 @@ def test_analysis(name, run, tmp_path, capsys):
     with pytest.raises(FileExistsError, match='heads.json and . more files would be replaced'):
         run_tool('analysis/attention_vs_conv', checkpoint, '--out', out)
     run_tool('analysis/attention_vs_conv', checkpoint, '--out', out, '--overwrite')
+
+
+def test_analysis_of_several_runs(run, tmp_path, capsys):
+    checkpoint, again = run('quadratic') / 'iter_6.pth', tmp_path / 'again'
+    shutil.copytree(checkpoint.parent, again)
+    run_tool('analysis/attention_vs_conv', checkpoint, again / 'iter_6.pth', '--out', tmp_path / 'out')
+    rows = json.loads((tmp_path / 'out' / 'heads.json').read_text())
+    assert [row['run'] for row in rows[::18]] == [str(checkpoint), str(again / 'iter_6.pth')]
+    curves = json.loads((tmp_path / 'out' / 'curves.json').read_text())
+    assert [curve['iterations'] for curve in curves] == [[0, 2, 4, 6]] * 2
+    spreads = sorted(row['spread'] for row in rows[:9])  # the end of the curve is what the checkpoint holds
+    assert curves[0]['layers'][rows[0]['layer']]['spread'][-1] == pytest.approx(spreads[4], rel=1e-3)
+    assert (tmp_path / 'out' / 'curves.png').stat().st_size > 1000
+    assert '0 of 18' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_tool('analysis/attention_vs_conv', checkpoint, checkpoint, '--out', tmp_path / 'b', '--prune', 'x.pth')
+    assert '--prune takes one checkpoint, but 2 are given' in capsys.readouterr().err
+
+
+def test_pruning(run, data, tmp_path, capsys):
+    """A network with a head that looks everywhere is written without it, and trains on as a smaller one."""
+    folder = run('quadratic')
+    checkpoint = torch.load(folder / 'iter_6.pth', weights_only=True)
+    checkpoint['state_dict']['backbone.layers.1.attention.mixing.encoding.root'][4] = 1e-3
+    torch.save(checkpoint, tmp_path / 'a.pth')
+    run_tool(
+        'analysis/attention_vs_conv', tmp_path / 'a.pth', '--out', tmp_path / 'out', '--prune', tmp_path / 'pruned.pth'
+    )
+    said = capsys.readouterr().out
+    assert f'17 heads left; train on with model.backbone.num_heads="[9,8]" load_from={tmp_path}/pruned.pth' in said
+    assert not (tmp_path / 'out' / 'curves.png').exists()  # there is no file of the hook
+    options = ('model.backbone.num_heads=[9,8]', f'load_from={tmp_path}/pruned.pth', 'train_cfg.max_iters=1')
+    run_tool('train', folder / 'quadratic.py', '--work-dir', tmp_path / 'on', options=options)
+    assert len(read_centres(tmp_path / 'on' / 'attention_centres.jsonl')[1].popitem()[1][0]) == 8
 
 
 def test_analysis_of_what_it_cannot_look_at(run, tmp_path):

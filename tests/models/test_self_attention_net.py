@@ -32,6 +32,7 @@ def test_every_variant_has_a_config():
     assert {path.stem for path in CONFIGS} == {
         'quadratic',
         'quadratic-full',
+        'quadratic-full-pruned',
         'quadratic-16heads',
         'quadratic-pooled',
         'learned',
@@ -91,6 +92,11 @@ def test_features_of_several_stages():
     assert [tuple(y.shape) for y in outputs] == [(2, 12, 10, 6), (2, 12, 5, 3), (2, 12, 2, 1)]
 
 
+def test_a_number_of_heads_for_each_layer():
+    net = SelfAttentionNet(channels=8, num_layers=3, num_heads=[4, 2, 1], out_indices=(2,))
+    assert [layer.attention.num_heads for layer in net.layers] == [4, 2, 1]
+
+
 def test_windows_are_shifted_in_every_second_layer():
     net = SelfAttentionNet(channels=8, num_layers=3, num_heads=1, attention=dict(window=4), out_indices=(2,))
     assert [layer.attention.window_shift for layer in net.layers] == [0, 2, 0]
@@ -105,6 +111,8 @@ def test_windows_are_shifted_in_every_second_layer():
         (dict(out_indices=()), 'out_indices'),
         (dict(pool_after=(5,)), r'pool_after=\(5,\)'),
         (dict(channels=0), 'channels=0'),
+        (dict(num_heads=[9, 9]), r'num_heads=\(9, 9\) has 2 numbers for num_layers=6'),
+        (dict(num_heads=0), 'num_heads=0'),
     ],
 )
 def test_bad_arguments(arguments, words):

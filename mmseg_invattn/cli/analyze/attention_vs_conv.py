@@ -1,8 +1,10 @@
 """How near the heads of a trained attention network are to convolutions, in numbers and pictures.
 
 Writes heads.json and table.txt (centre, spread, entropy and the nearest tap of every head, and the medians of
-every layer), probabilities.png (where each head looks from one pixel) and, beside a file of AttentionCentreHook,
-centres.png (centres over training).
+every layer) and probabilities.png (where each head looks from one pixel). Beside a file of AttentionCentreHook
+also centres.png (centres over training), and curves.json and curves.png (share of heads near one pixel, and
+spread, by layer over training). Of several checkpoints, runs of one network with different seeds, tables and
+curves have all, the other two pictures the first.
 """
 
 import argparse
@@ -21,6 +23,8 @@ from ...engine.checkpoints import read_checkpoint
 from ...engine.config_file import apply_options
 from ...engine.hooks.attention_centre_hook import FILE
 from ...engine.matching import load_weights
+from ...experiments.explore.degenerate_heads import without_degenerate_heads
+from ...experiments.explore.head_curves import draw_curves, head_curve
 from ...experiments.explore.relative_attention_pictures import draw_centres, draw_probabilities
 from ...experiments.explore.relative_attention_report import report, seen_layers
 from ...experiments.explore.relative_attention_tables import make_summary, make_table
@@ -28,12 +32,14 @@ from ..arguments import add_cfg_options, add_trust_argument, read_config
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
 
-RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png')
+RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png', 'curves.json', 'curves.png')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'work_dirs/run/iter_150.pth --out heads')
-    parser.add_argument('checkpoint', type=Path, metavar='CHECKPOINT', help='checkpoint file of a training')
+    parser.add_argument(
+        'checkpoints', type=Path, nargs='+', metavar='CHECKPOINT', help='checkpoint file of a training, or of several'
+    )
     parser.add_argument('--config', metavar='CONFIG', help='config file; default: that which the checkpoint holds')
     add_output_arguments(parser, 'folder of the results', folder=True, required=True)
     parser.add_argument('--images', type=int, default=4, metavar='N', help='test images that content looks at')
@@ -45,30 +51,35 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="pixel of the first layer's feature map to look from; default: the middle",
     )
     parser.add_argument(
-        '--centres', type=Path, metavar='FILE', help=f'of AttentionCentreHook; default: {FILE} beside the checkpoint'
+        '--prune',
+        type=Path,
+        metavar='FILE',
+        help='write the weights without degenerate heads, those that look everywhere or along a line, to this file',
     )
     add_cfg_options(parser)
     add_trust_argument(parser)
     args = parser.parse_args(arguments)
     if args.images < 1:
         parser.error(f'--images is {args.images}, but the network has to see at least 1')
+    if args.prune and len(args.checkpoints) > 1:
+        parser.error(f'--prune takes one checkpoint, but {len(args.checkpoints)} are given')
     return args
 
 
-def load_model(args: argparse.Namespace) -> tuple[Config, nn.Module]:
+def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]:
     """The network of a checkpoint, in evaluation mode."""
-    checkpoint = read_checkpoint(args.checkpoint, 'cpu', args.trust_checkpoint)
+    checkpoint = read_checkpoint(path, 'cpu', args.trust_checkpoint)
     text = checkpoint.get('meta', {}).get('cfg')
     if args.config is None and text is None:
-        raise ValueError(f'{args.checkpoint} holds no config: give it by --config')
+        raise ValueError(f'{path} holds no config: give it by --config')
     if args.config:
         cfg = read_config(args)
     else:
         cfg = Config.fromstring(text, '.py')
-        apply_options(cfg, args.cfg_options or {}, f'the config in {args.checkpoint}')
+        apply_options(cfg, args.cfg_options or {}, f'the config in {path}')
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
-    load_weights(model, checkpoint, str(args.checkpoint))
+    load_weights(model, checkpoint, str(path))
     return cfg, model.eval()
 
 
@@ -83,19 +94,40 @@ def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
     return torch.cat(images)
 
 
+def prune(model: nn.Module, target: Path) -> str:
+    """Write the weights without degenerate heads; what to tell the user."""
+    state, left = without_degenerate_heads(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=state), target)
+    layers = ','.join(map(str, left))
+    return f'{target}: {sum(left)} heads left; train on with model.backbone.num_heads="[{layers}]" load_from={target}'
+
+
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    refuse_existing((args.out / name for name in RESULTS), args.overwrite)
-    cfg, model = load_model(args)
-    layers = seen_layers(model, test_images(cfg, model, args.images))
-    rows = list(report(layers))
-    centres = args.centres or args.checkpoint.parent / FILE
-    centres = centres if args.centres or centres.is_file() else None
-    table = f'{make_table(rows)}\n{make_summary(rows, centres)}'
+    written = [*(args.out / name for name in RESULTS), *([args.prune] if args.prune else [])]
+    refuse_existing(written, args.overwrite)
+    rows, tables, first, pruned = [], [], [], None
+    for path in args.checkpoints:
+        cfg, model = load_model(path, args)
+        layers = seen_layers(model, test_images(cfg, model, args.images))
+        found = [dict(run=str(path), **row) for row in report(layers)]
+        rows += found
+        tables.append(f'{path}\n{make_table(found)}')
+        first = first or layers
+        pruned = prune(model, args.prune) if args.prune else None
+    sources = [path.parent / FILE for path in args.checkpoints if (path.parent / FILE).is_file()]
+    summary = make_summary(rows, sources)
     args.out.mkdir(parents=True, exist_ok=True)
-    draw_probabilities(layers, None if args.query is None else tuple(args.query), args.out / 'probabilities.png')
-    if centres is not None:
-        draw_centres(centres, args.out / 'centres.png')
+    draw_probabilities(first, None if args.query is None else tuple(args.query), args.out / 'probabilities.png')
+    if sources:
+        draw_centres(sources[0], args.out / 'centres.png')
+        curves = [dict(run=str(path.parent), **head_curve(path)) for path in sources]
+        (args.out / 'curves.json').write_text(json.dumps(curves))
+        draw_curves(curves, args.out / 'curves.png')
     (args.out / 'heads.json').write_text(json.dumps(rows, indent=1))
-    (args.out / 'table.txt').write_text(f'{table}\n')
-    print(f'{table}\nOffsets are (row, column) in pixels of the feature map; entropy in nats. Results: {args.out}')
+    (args.out / 'table.txt').write_text('\n'.join([*tables, f'{summary}\n']))
+    print('\n'.join([*(tables if len(tables) == 1 else []), str(summary)]))
+    print(f'Offsets are (row, column) in pixels of the feature map; entropy in nats. Results: {args.out}')
+    if pruned:
+        print(pruned)

@@ -71,7 +71,7 @@ def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str
         lines = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
         names = list(lines[0]['layers'])
         centres, precisions = (
-            {name: np.array([line['layers'][name][key] for line in lines]) for name in names}
+            {name: np.array([line['layers'][name][key] for line in lines], float) for name in names}
             for key in ('centre', 'precision')
         )
         return [line['iteration'] for line in lines], centres, precisions

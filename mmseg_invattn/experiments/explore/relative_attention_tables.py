@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from math import hypot
 from pathlib import Path
 from statistics import median
 
 from prettytable import PrettyTable
 
+from .head_curves import NEAR
 from .relative_attention_pictures import read_centres
 
 
@@ -30,23 +32,26 @@ def make_table(rows: list[dict]) -> PrettyTable:
     return table
 
 
-def make_summary(rows: list[dict], centres: Path | None) -> PrettyTable:
-    """Medians over the heads of every layer, how many heads are nearly one pixel, and how far training moved them."""
-    moved = {}
-    if centres is not None:
-        moved = {
-            name.removesuffix('.mixing.encoding'): median(hypot(*way) for way in (places[-1] - places[0]).tolist())
-            for name, places in read_centres(centres)[1].items()
-        }
+def make_summary(rows: list[dict], centres: list[Path]) -> PrettyTable:
+    """Medians over the heads of every layer in all runs, how many are near one pixel, and how far training moved them.
+
+    Args:
+        rows: of one or several runs.
+        centres: files of ``AttentionCentreHook``, of those runs that have one.
+    """
+    moved = defaultdict(list)
+    for path in centres:
+        for name, places in read_centres(path)[1].items():
+            moved[name.removesuffix('.mixing.encoding')] += [hypot(*way) for way in (places[-1] - places[0]).tolist()]
     table = PrettyTable(
-        ['layer', 'distance of centre', 'moved', 'spread', 'entropy', 'weight at tap', 'heads above 0.5']
+        ['layer', 'distance of centre', 'moved', 'spread', 'entropy', 'weight at tap', f'heads above {NEAR}']
     )
     for name in dict.fromkeys(row['layer'] for row in rows):
         heads = [row for row in rows if row['layer'] == name]
         middle = [median(hypot(*row['centre']) for row in heads)]
         middle += [median(row[key] for row in heads) for key in ('spread', 'entropy', 'tap_weight')]
-        near = sum(row['tap_weight'] > 0.5 for row in heads)
+        near = sum(row['tap_weight'] > NEAR for row in heads)
         middle = [f'{value:.2f}' for value in middle]
-        middle.insert(1, f'{moved[name]:.2f}' if name in moved else '-')
+        middle.insert(1, f'{median(moved[name]):.2f}' if name in moved else '-')
         table.add_row([name, *middle, f'{near} of {len(heads)}'])
     return table

@@ -46,7 +46,7 @@ class SelfAttentionNet(BaseModule):
         patch_size: pixels along a side of a patch; images are multiples of it.
         channels: of every layer.
         num_layers: layers.
-        num_heads: heads of each.
+        num_heads: heads of every layer, or a number for each layer.
         feedforward_channels: channels between the two linear maps behind the attention.
         attention: further arguments of :class:`~mmseg_invattn.layers.RelativeSelfAttention2d`. With a ``window``, every
             second layer shifts it by half.
@@ -68,7 +68,7 @@ class SelfAttentionNet(BaseModule):
         patch_size: int = 2,
         channels: int = 400,
         num_layers: int = 6,
-        num_heads: int = 9,
+        num_heads: int | Sequence[int] = 9,
         feedforward_channels: int = 512,
         attention: Mapping | None = None,
         pool_after: Sequence[int] = (),
@@ -95,6 +95,11 @@ class SelfAttentionNet(BaseModule):
                 f'pool_after={tuple(pool_after)} has a layer that is not one of 0 to {last - 1}: behind '
                 'the last one nothing follows'
             )
+        heads = [num_heads] * num_layers if isinstance(num_heads, int) else list(num_heads)
+        if len(heads) != num_layers:
+            raise ValueError(
+                f'num_heads={tuple(heads)} has {len(heads)} numbers for num_layers={num_layers}: give one for each layer'
+            )
         attention = dict(attention or {})
         self.pool_after, self.out_indices = tuple(pool_after), tuple(indices)
         self.squeeze = Squeeze(patch_size)
@@ -102,7 +107,7 @@ class SelfAttentionNet(BaseModule):
         shifts = [attention.get('window_shift', 0), (attention.get('window') or 0) // 2]
         self.layers = nn.ModuleList(
             SelfAttentionLayer(
-                channels, num_heads, feedforward_channels, dropout, dict(attention, window_shift=shifts[i % 2])
+                channels, heads[i], feedforward_channels, dropout, dict(attention, window_shift=shifts[i % 2])
             )
             for i in range(num_layers)
         )
