@@ -15,11 +15,13 @@ class MemoryFree(InvertibleModule):
     """Any invertible layer or sequence, with a backward pass that recovers the activations from the output.
 
     Between forward and backward only y is held; the backward pass holds the graph of one layer of a sequence at a
-    time. The price is one inverse and one more forward pass for each layer, which share the derived weights. Gradients
-    are those of the plain module to the accuracy of the inverse.
+    time. Gradients are those of the plain module to the accuracy of the inverse.
 
-    While the inverse of a residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the
-    gain begins where the stored activations of the whole sequence exceed that. Couplings have no such cost.
+    * Couplings cost one more forward pass: their sub-networks are evaluated once in the backward pass, and that value
+      recovers x and is differentiated. In a row of them the two parts of the channels stay apart and change in place.
+    * Other layers cost one inverse and one more forward pass, which share the derived weights. While the inverse of a
+      residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the gain begins where
+      the stored activations of the whole sequence exceed that.
 
     * Wrap the sequence, not its layers one by one: every wrapper keeps its own output.
     * Under AMP everything inside runs in float32 or higher, and so is y: a stream that is to be recovered must not be
@@ -36,8 +38,10 @@ class MemoryFree(InvertibleModule):
         max_iter: its largest number of evaluations for each layer.
 
     Raises:
-        NotConvergedError: in backward, where the inverse does not meet ``tol``: rather no gradient than a wrong one.
-        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass.
+        NotConvergedError: in backward, where the inverse of a residual layer does not meet ``tol``: rather no gradient
+            than a wrong one.
+        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass, as far as
+            autograd counts their changes, or on the CPU their values say so.
     """
 
     def __init__(self, module: InvertibleModule, tol: float | None = None, max_iter: int = 1000):
