@@ -1,12 +1,13 @@
 """The contract that every invertible layer keeps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, max_token_norm
+from ..ops import InverseStep, Roulette, Step, max_token_norm
 from ..wording import counted
 
 
@@ -110,6 +111,14 @@ class InvertibleModule(nn.Module, ABC):
         """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""
         return self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        """What a memory-free pass goes through, as :mod:`~mmseg_invattn.ops.steps` has it; one step of the inverse.
+
+        Args:
+            tol: as in :meth:`recover_input`, like ``max_iter``; None: the precision of the dtype.
+        """
+        return [inverse_step(self, lambda x, weights: outputs(self(x, weights)), tol, max_iter)]
+
     @abstractmethod
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2.
@@ -183,6 +192,35 @@ class InvertibleModule(nn.Module, ABC):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         """Bound in the norm inf2 of an error of x that is ``error`` in :meth:`error_norm`, shape (B,)."""
         return error
+
+
+def inverse_step(
+    layer: InvertibleModule,
+    evaluate: Callable[[Tensor, Any], tuple[Tensor, ...]],
+    tol: float | None = None,
+    max_iter: int = 1000,
+    more_outputs: int = 0,
+) -> InverseStep:
+    """The step that recovers the input by the inverse of the layer.
+
+    Args:
+        evaluate: (x, weights) -> the outputs of the layer, then ``more_outputs`` that the inverse does not need.
+        tol: as in :meth:`InvertibleModule.steps`, like ``max_iter``.
+    """
+
+    def recover(y: tuple[Tensor, ...], weights: Any) -> Tensor:
+        y = y[: 1 + layer.extra_outputs]
+        accuracy = torch.finfo(y[0].dtype).eps if tol is None else tol
+        return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights)
+
+    return InverseStep(
+        evaluate,
+        recover,
+        layer.weights,
+        lambda: tuple(layer.parameters()),
+        lambda: tuple(layer.buffers()),
+        layer.extra_outputs + more_outputs,
+    )
 
 
 def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error: Tensor, weights: Any = None) -> Tensor:

@@ -7,20 +7,21 @@ from torch import Tensor
 
 from ..ops import Roulette, Step, memory_free
 from .constant_weights import weights_of
-from .contract import InverseInfo, InvertibleModule, check_features, outputs
+from .contract import InverseInfo, InvertibleModule, check_features
 from .parameters import compute_dtype
-from .sequential import InvertibleSequential
 
 
 class MemoryFree(InvertibleModule):
     """Any invertible layer or sequence, with a backward pass that recovers the activations from the output.
 
     Between forward and backward only y is held; the backward pass holds the graph of one layer of a sequence at a
-    time. The price is one inverse and one more forward pass for each layer, which share the derived weights. Gradients
-    are those of the plain module to the accuracy of the inverse.
+    time. Gradients are those of the plain module to the accuracy of the inverse.
 
-    While the inverse of a residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the
-    gain begins where the stored activations of the whole sequence exceed that. Couplings have no such cost.
+    * Couplings cost one more forward pass: their sub-networks are evaluated once in the backward pass, and that value
+      recovers x and is differentiated. In a row of them the two parts of the channels stay apart and change in place.
+    * Other layers cost one inverse and one more forward pass, which share the derived weights. While the inverse of a
+      residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the gain begins where
+      the stored activations of the whole sequence exceed that.
 
     * Wrap the sequence, not its layers one by one: every wrapper keeps its own output.
     * Under AMP everything inside runs in float32 or higher, and so is y: a stream that is to be recovered must not be
@@ -37,8 +38,10 @@ class MemoryFree(InvertibleModule):
         max_iter: its largest number of evaluations for each layer.
 
     Raises:
-        NotConvergedError: in backward, where the inverse does not meet ``tol``: rather no gradient than a wrong one.
-        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass.
+        NotConvergedError: in backward, where the inverse of a residual layer does not meet ``tol``: rather no gradient
+            than a wrong one.
+        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass, as far as
+            autograd counts their changes, or on the CPU their values say so.
     """
 
     def __init__(self, module: InvertibleModule, tol: float | None = None, max_iter: int = 1000):
@@ -67,15 +70,11 @@ class MemoryFree(InvertibleModule):
             or getattr(self, '_is_replica', False)
         ):
             return self.module(wide, weights)
-        y = memory_free(self._steps(self.module), wide)
+        y = memory_free(self.steps(self.tol, self.max_iter), wide)
         return y if self.extra_outputs else y[0]
 
-    def _steps(self, module: InvertibleModule) -> list[Step]:
-        if isinstance(module, MemoryFree):
-            return self._steps(module.module)
-        if isinstance(module, InvertibleSequential):
-            return [step for layer in module for step in self._steps(layer)]
-        return [memory_free_step(module, lambda x, weights: outputs(module(x, weights)), self.tol, self.max_iter)]
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        return self.module.steps(tol, max_iter)
 
     def inverse(
         self,
@@ -112,30 +111,3 @@ class MemoryFree(InvertibleModule):
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
         return self.module.log_abs_det_error_bound(x, n_terms)
-
-
-def memory_free_step(
-    layer: InvertibleModule, forward, tol: float | None = None, max_iter: int = 1000, more_outputs: int = 0
-) -> Step:
-    """The step of one layer.
-
-    Args:
-        layer: whose input is recovered.
-        forward: (x, weights) -> its outputs, then ``more_outputs`` further ones that the inverse does not need.
-        tol: of the inverse; None: the precision of the dtype.
-        max_iter: its largest number of evaluations.
-    """
-
-    def recover(y: tuple[Tensor, ...], weights: Any) -> Tensor:
-        y = y[: 1 + layer.extra_outputs]
-        accuracy = torch.finfo(y[0].dtype).eps if tol is None else tol
-        return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights)
-
-    return Step(
-        forward,
-        recover,
-        layer.weights,
-        lambda: tuple(layer.parameters()),
-        lambda: tuple(layer.buffers()),
-        layer.extra_outputs + more_outputs,
-    )

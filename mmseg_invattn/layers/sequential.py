@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, max_token_norm, storage_error
+from ..ops import Roulette, Step, max_token_norm, storage_error
 from ..wording import counted
 from .certificate import NOTHING, USEFUL
 from .constant_weights import holding, weights_of
@@ -64,6 +64,10 @@ class InvertibleSequential(InvertibleModule):
     def weights(self) -> tuple:
         """Those of the layers, in their order."""
         return tuple(weights_of(layer) for layer in self.layers)
+
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        """Those of the layers: two streams stay apart through all the couplings in a row."""
+        return [step for layer in self.layers for step in layer.steps(tol, max_iter)]
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)

@@ -7,7 +7,7 @@ from .fixed_point import FixedPointResult, solve_fixed_point
 from .layout import pixel_tokens, transposed
 from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
-from .memory_free import Step, memory_free
+from .memory_free import memory_free
 from .norms import max_channel_norm, max_token_norm
 from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
 from .rounding import (
@@ -22,9 +22,13 @@ from .rounding import (
 )
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
+from .steps import AdditiveStep, CouplingStep, InverseStep, Step
 
 __all__ = [
+    'AdditiveStep',
+    'CouplingStep',
     'FixedPointResult',
+    'InverseStep',
     'Roulette',
     'Step',
     'at_least_float32',

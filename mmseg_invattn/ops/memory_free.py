@@ -1,45 +1,23 @@
 """Backpropagation through invertible steps that keeps the output and recovers the activations.
 
-Backward, step by step from the last: the weights are derived once, with a graph; ``x = step^-1(y)`` with their values;
-then the step is evaluated again with a graph, and ``dL/dx, dL/dtheta`` come from that one graph, which is dropped
-before the next step. What is held at any time is the graph of one step. The gradient is that of ordinary
-backpropagation, to the accuracy of the recovered x.
+The backward pass goes through the steps from the last to the first (:mod:`.steps`). What is held at any time is the
+graph of one step. The gradient is that of ordinary backpropagation, to the accuracy of the recovered x.
 
 A step that draws random numbers draws the same ones again: the state of the generators is restored, as checkpointing
 does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .fingerprint import fingerprint, same
 from .precision import full_precision
-
-
-class Step(NamedTuple):
-    """One invertible map.
-
-    Attributes:
-        forward: (x, weights) -> (trunk, further outputs...); weights are None in the forward pass, where the step
-            derives its own.
-        inverse: ((trunk, further outputs...), weights) -> x.
-        weights: derives from the parameters what both of them use, differentiably.
-        parameters: what the forward pass uses and the backward pass differentiates.
-        buffers: what else the map depends on.
-        extra_outputs: how many outputs there are beside the trunk.
-    """
-
-    forward: Callable[[Tensor, Any], tuple[Tensor, ...]]
-    inverse: Callable[[tuple[Tensor, ...], Any], Tensor]
-    weights: Callable[[], Any]
-    parameters: Callable[[], tuple[Tensor, ...]]
-    buffers: Callable[[], tuple[Tensor, ...]] = tuple
-    extra_outputs: int = 0
+from .steps import Output, Step, Streams
 
 
 @dataclass
@@ -57,8 +35,11 @@ def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
     autocast.
 
     Raises:
+        ValueError: the channels of x are not those of a coupling.
         RuntimeError: in backward, where a parameter or a buffer no longer is what it was in the forward pass (x cannot
-            be recovered then), or where the gradient is to be differentiated again.
+            be recovered then), or where the gradient is to be differentiated again. Autograd's own count of changes
+            says so. It does not count those of fused optimisers and of ``.data``; on the CPU the values are compared
+            as well, on other devices that would have to wait for their queue.
     """
     parameters = tuple({id(p): p for step in steps for p in step.parameters() if p.requires_grad}.values())
     return _MemoryFree.apply(tuple(steps), _Notes(), x, *parameters)
@@ -67,23 +48,25 @@ def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
 class _MemoryFree(torch.autograd.Function):
     @staticmethod
     def forward(steps: tuple[Step, ...], notes: _Notes, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        trunk, extra, before = x, [], _generators(x.device)
+        streams, extra, before = (x,), [], _generators(x.device)
         with full_precision(x.device):
             for step in steps:
-                trunk, *rest = step.forward(trunk, None)
+                streams, rest = step.forward(_owned(streams, step.halves))
                 extra += rest
                 after = _generators(x.device)
                 notes.drawn.append(None if all(map(torch.equal, before, after)) else before)
                 before = after
-        notes.values = fingerprint(_state(steps))
+        if x.device.type == 'cpu':
+            notes.values = fingerprint(_state(steps))
         # An output that shares its storage with x would be an alias that autograd does not know of.
         storage = x.untyped_storage()._cdata
-        return tuple(y.clone() if y.untyped_storage()._cdata == storage else y for y in (trunk, *extra))
+        outputs = (_joined(streams), *extra)
+        return tuple(y.clone() if y.untyped_storage()._cdata == storage else y for y in outputs)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.steps, ctx.notes, _, *ctx.parameters = inputs
-        ctx.save_for_backward(*output)
+        ctx.save_for_backward(*output, *(t for t in _state(ctx.steps) if t.is_floating_point()))
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,26 +77,52 @@ class _MemoryFree(torch.autograd.Function):
                 'again; use the plain module where a second derivative is wanted'
             )
         _check_state(ctx.steps, ctx.parameters, ctx.notes.values)
-        (trunk, *extra), (d_trunk, *d_extra) = ctx.saved_tensors, grads
+        trunk, *extra = ctx.saved_tensors[: len(grads)]
+        d_trunk, *d_extra = grads
+        streams, d_streams = (trunk,), (d_trunk,)
         known, d_parameters = {id(p) for p in ctx.parameters}, {}
         for step, drawn in zip(reversed(ctx.steps), reversed(ctx.notes.drawn), strict=True):
             cut = len(extra) - step.extra_outputs
-            (extra, own), (d_extra, d_own) = (extra[:cut], extra[cut:]), (d_extra[:cut], d_extra[cut:])
+            y = Output(_owned(streams, step.halves), extra[cut:])
+            d_y = Output(_split(d_streams, step.halves), d_extra[cut:])
+            extra, d_extra = extra[:cut], d_extra[:cut]
             wanted = [p for p in step.parameters() if id(p) in known]
+            replay = nullcontext if drawn is None else partial(_replayed, drawn, trunk.device)
             with full_precision(trunk.device):
-                with torch.enable_grad():
-                    weights = step.weights()
-                with torch.no_grad(), _replayed(drawn, trunk.device):
-                    trunk = step.inverse((trunk, *own), weights)
-                with torch.enable_grad(), _replayed(drawn, trunk.device):
-                    trunk = trunk.detach().requires_grad_()
-                    d_trunk, *d_step = torch.autograd.grad(
-                        step.forward(trunk, weights), [trunk, *wanted], [d_trunk, *d_own], allow_unused=True
-                    )
-            for p, d in zip(wanted, d_step, strict=True):
+                streams, d_streams, d_wanted = step.backward(y, d_y, wanted, replay)
+            del y, d_y
+            for p, d in zip(wanted, d_wanted, strict=True):
                 if d is not None:  # as in plain backpropagation, a parameter that is not used has no gradient
                     d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
-        return None, None, d_trunk, *(d_parameters.get(id(p)) for p in ctx.parameters)
+        return None, None, _joined(d_streams), *(d_parameters.get(id(p)) for p in ctx.parameters)
+
+
+def _joined(streams: Streams) -> Tensor:
+    return streams[0] if len(streams) == 1 else torch.cat(streams, 1)
+
+
+def _split(streams: Streams, halves: tuple[int, int] | None) -> Streams:
+    """The streams that a step takes, views where they were whole.
+
+    Raises:
+        ValueError: there are not as many channels.
+    """
+    if halves == (tuple(part.shape[1] for part in streams) if len(streams) > 1 else None):
+        return streams
+    whole = _joined(streams)
+    if halves is None:
+        return (whole,)
+    if whole.shape[1] != sum(halves):
+        raise ValueError(
+            f'got features of {whole.shape[1]} channels for a coupling of {sum(halves)}: build it for as many'
+        )
+    return whole.split(halves, 1)
+
+
+def _owned(streams: Streams, halves: tuple[int, int] | None) -> Streams:
+    """As :func:`_split`, of values that may change in place where they are two streams."""
+    parts = _split(streams, halves)
+    return parts if halves is None or parts is streams else tuple(part.clone() for part in parts)
 
 
 def _state(steps: Sequence[Step]) -> Iterator[Tensor]:
@@ -131,6 +140,8 @@ def _check_state(steps: Sequence[Step], parameters: Sequence[Tensor], values: li
             '(functional_call, load_state_dict with assign=True): the activations cannot be recovered; '
             'call backward() inside, or use the plain module there'
         )
+    if not values:
+        return
     now = fingerprint(_state(steps))
     if len(now) != len(values) or not same(now, values):
         raise RuntimeError(
@@ -149,11 +160,8 @@ def _generators(device: torch.device) -> list[Tensor]:
 
 
 @contextmanager
-def _replayed(states: list[Tensor] | None, device: torch.device) -> Iterator[None]:
+def _replayed(states: list[Tensor], device: torch.device) -> Iterator[None]:
     """Inside, the generators begin where they began then; afterwards they are where they were."""
-    if states is None:
-        yield
-        return
     saved = _generators(device)
     _set_generators(states, device)
     try:

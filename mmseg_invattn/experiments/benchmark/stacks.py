@@ -1,16 +1,24 @@
-"""Memory that does not grow with depth: stacks of blocks with :class:`MemoryFree`, against one block and autograd."""
+"""Memory that does not grow with depth: stacks of blocks with :class:`MemoryFree`, against one block and autograd, and
+chains of couplings against activations that are stored, checkpointed, or recovered by MemCNN."""
+
+import importlib.util
 
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from mmseg_invattn.layers import FORMS, InvertibleSequential, MemoryFree
+from mmseg_invattn.layers import FORMS, AdditiveCoupling, InvertibleSequential, MemoryFree
 
 from .blocks import feature_map, training_step
 from .memory import Side
+from .report import Line
 from .session import Session
 from .timing import Step
 
 DEPTH = 16
 TIME_LIMITS = {'coupling': 2.5, 'certified': 6.0}  # over plain autograd's
+MEMCNN = 'MemCNN 1.5.2'
+INSTALL = 'not run: pip install --no-deps memcnn==1.5.2 (it imports torch and numpy alone)'
 
 
 def stack(
@@ -23,7 +31,65 @@ def stack(
     return training_step(MemoryFree(blocks) if memory_free else blocks, x)
 
 
+def branch(channels: int) -> nn.Module:
+    """Sub-network of a coupling: 3x3 convolution, ReLU, 3x3 convolution."""
+    convs = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
+    return nn.Sequential(convs[0], nn.ReLU(), convs[1])
+
+
+class Stored(nn.Module):
+    """The chain in plain torch: two streams, which change by turns; autograd stores its activations."""
+
+    def __init__(self, branches: list[nn.Module], checkpointed: bool = False):
+        super().__init__()
+        self.branches, self.checkpointed = nn.ModuleList(branches), checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed, passed = x.chunk(2, 1)
+        for net in self.branches:
+            out = checkpoint(net, passed, use_reentrant=False) if self.checkpointed else net(passed)
+            passed, changed = changed + out, passed
+        return torch.cat((changed, passed) if len(self.branches) % 2 == 0 else (passed, changed), 1)
+
+
+def with_memcnn(branches: list[nn.Module]) -> nn.Module:
+    """The chain with its activations recovered by MemCNN, in wrappers of two couplings."""
+    import memcnn
+
+    pairs = zip(branches[::2], branches[1::2], strict=True)
+    # a wrapper frees the storage of what it is given, which in the first is not ours to free
+    return nn.Sequential(
+        *(
+            memcnn.InvertibleModuleWrapper(memcnn.AdditiveCoupling(*pair), keep_input=k == 0)
+            for k, pair in enumerate(pairs)
+        )
+    )
+
+
+def recovered(branches: list[nn.Module]) -> nn.Module:
+    channels = 2 * branches[0][0].in_channels
+    layers = [AdditiveCoupling(channels, net, swap=k % 2 == 0) for k, net in enumerate(branches)]
+    return MemoryFree(InvertibleSequential(*layers))
+
+
+CHAINS = {
+    'recovered': recovered,
+    'stored': Stored,
+    'checkpointed': lambda branches: Stored(branches, checkpointed=True),
+    'MemCNN': with_memcnn,
+}
+
+
+def couplings(
+    chain: str, depth: int, batch: int, channels: int, size: tuple[int, int], dtype: str, device: str
+) -> Step:
+    torch.manual_seed(0)
+    module = CHAINS[chain]([branch(channels // 2) for _ in range(depth)]).to(device, getattr(torch, dtype))
+    return training_step(module, feature_map(channels, size, dtype, device, batch))
+
+
 def run(session: Session) -> None:
+    run_couplings(session)
     batch, channels, size, depth = (2, 8, (4, 4), 4) if session.quick else (8, 64, (32, 32), DEPTH)
     for dtype in session.dtypes:
         for form, limit in TIME_LIMITS.items():
@@ -52,3 +118,32 @@ def run(session: Session) -> None:
                 time_limit=limit,
                 rounds=3,
             )
+
+
+def run_couplings(session: Session) -> None:
+    batch, channels, size, (few, depth, many) = (
+        (2, 8, (4, 4), (2, 4, 6)) if session.quick else (4, 64, (96, 96), (8, 32, 64))
+    )
+    for dtype in session.dtypes:
+        options = dict(depth=depth, batch=batch, channels=channels, size=size, dtype=dtype, device=session.device)
+        sides = {chain: Side(couplings, options | dict(chain=chain), dict(size=(2, 2))) for chain in CHAINS}
+        sizes = dict(B=batch, C=channels, N=size[0] * size[1], dtype=dtype)
+        what = f'{depth} couplings, memory-free'
+        for chain, against, limits in (
+            ('stored', 'stored activations', dict(time_limit=1.2)),
+            ('checkpointed', 'torch.utils.checkpoint of each sub-network', {}),
+            ('MemCNN', MEMCNN, dict(time_limit=0.75, memory_limit=1.0)),
+        ):
+            if chain == 'MemCNN' and importlib.util.find_spec('memcnn') is None:
+                session.add(Line(what, against, sizes, note=INSTALL))
+            else:
+                session.compare(what, against, sizes, sides['recovered'], sides[chain], rounds=5, **limits)
+        session.compare(
+            f'{many} couplings, memory-free',
+            f'{few} couplings, memory-free',
+            sizes,
+            sides['recovered'].with_options(depth=many),
+            sides['recovered'].with_options(depth=few),
+            memory_limit=1.1,
+            rounds=3,
+        )

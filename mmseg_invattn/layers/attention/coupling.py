@@ -16,7 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all, differentiable_copies, full_precision, local_lipschitz, max_token_norm, roundoff_with_check
+from ...ops import (
+    AdditiveStep,
+    Step,
+    cast_all,
+    differentiable_copies,
+    full_precision,
+    local_lipschitz,
+    max_token_norm,
+    roundoff_with_check,
+)
 from ..constant_weights import weights_of
 from ..contract import check_features
 from ..explicit import Accuracy, ExplicitInverse
@@ -84,6 +93,22 @@ class CouplingAttention2d(ExplicitInverse):
         y1, y2 = y.chunk(2, 1)
         x2 = y2 - self.second(y1, weights.second)
         return torch.cat([y1 - self.first(x2, weights.first), x2], 1)
+
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        """A changes the first half, then B the second."""
+        return [self._step(self.first, 1), self._step(self.second, 0)]
+
+    def _step(self, branch: OrdinaryBranch, passes: int) -> Step:
+        def net(passed: Tensor, changed: Tensor) -> Tensor:
+            return branch(passed, cast_all(branch.weights(), passed.dtype))
+
+        return AdditiveStep(
+            net,
+            passes,
+            (self.channels // 2, self.channels // 2),
+            lambda: tuple(branch.parameters()),
+            lambda: tuple(branch.buffers()),
+        )
 
     def accuracy(
         self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: CouplingWeights

@@ -9,10 +9,10 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ...ops import max_token_norm, unit_roundoff
+from ...ops import AdditiveStep, CouplingStep, Step, max_token_norm, unit_roundoff
 from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import parameters_of
 
@@ -40,7 +40,8 @@ class Coupling(ExplicitInverse):
         if channels < 2:
             raise ValueError(f'channels={channels} cannot be split in two: a coupling takes at least 2')
         for name, module in net.named_modules():
-            if isinstance(module, _BatchNorm) or isinstance(module, _DropoutNd) and module.p > 0:
+            counts = isinstance(module, _BatchNorm) or isinstance(module, _NormBase) and module.track_running_stats
+            if counts or isinstance(module, _DropoutNd) and module.p > 0:
                 raise ValueError(
                     f'the sub-network of a coupling holds {type(module).__name__} ({name or "itself"}): '
                     'its output depends on more than its input, so forward and inverse would differ; use '
@@ -68,6 +69,18 @@ class Coupling(ExplicitInverse):
                 f'{want} from it'
             )
         return out.to(changed.dtype)
+
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        return [CouplingStep(self.call_net, self.change, self.change_back, **self.step_options())]
+
+    def step_options(self) -> dict:
+        """What every step of a coupling has: which part passes, how many channels each has, what learns."""
+        return dict(
+            passes=int(self.swap),
+            halves=(self.channels // 2, self.channels - self.channels // 2),
+            parameters=lambda: tuple(self.parameters()),
+            buffers=lambda: tuple(self.buffers()),
+        )
 
     @abstractmethod
     def change(self, changed: Tensor, out: Tensor) -> Tensor:
@@ -135,6 +148,9 @@ class AdditiveCoupling(Coupling):
         if lipschitz is not None and not 0 <= lipschitz < float('inf'):
             raise ValueError(f'lipschitz={lipschitz} is not a bound: give a number of at least 0, or None')
         self.lipschitz = lipschitz
+
+    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+        return [AdditiveStep(self.call_net, **self.step_options())]
 
     def change(self, changed: Tensor, out: Tensor) -> Tensor:
         return changed + out

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...ops import max_token_norm, unit_roundoff
+from ...ops.second_derivative import transformed
 from ..explicit import Accuracy, ExplicitInverse
 from .coupling import AdditiveCoupling
 
@@ -31,8 +32,24 @@ def grid_step(dtype: torch.dtype) -> float:
 
 def to_grid(x: Tensor) -> Tensor:
     """The nearest multiple of the step; its gradient is that of x."""
-    step = grid_step(x.dtype)
-    return (x.detach() / step).round() * step + (x - x.detach())
+    if transformed() or torch.compiler.is_compiling():
+        return x + (_ToGrid.forward(x) - x).detach()  # exact: below LARGEST both are multiples of what x is rounded to
+    return _ToGrid.apply(x)
+
+
+class _ToGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        step = grid_step(x.dtype)
+        return (x * (1 / step)).round_().mul_(step)  # powers of two: exact but for the rounding
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
 
 
 def is_exact(*terms: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...layers import InvertibleModule, InvertibleSequential
-from ...layers.contract import outputs
-from ...layers.memory_free import memory_free_step
+from ...layers.contract import inverse_step, outputs
 from ...ops import Roulette, Step, at_least_float32, memory_free
 
 
@@ -45,4 +44,4 @@ def _step(layer: InvertibleModule, n_terms: int | str | Roulette, n_samples: int
         # a determinant that is constant has no graph, and the memory-free step differentiates all of its outputs
         return trunk, *own, log_det + 0 * trunk.flatten(1)[:, 0]
 
-    return memory_free_step(layer, forward, more_outputs=1)
+    return inverse_step(layer, forward, more_outputs=1)

@@ -1,0 +1,177 @@
+"""Steps of a memory-free pass: an invertible map, and one method that goes back through it.
+
+Going back takes y and dL/dy and gives x, dL/dx and dL/dtheta. There are two ways.
+
+    inverse      x = f^-1(y), then f(x) again with a graph:          one inverse and one forward pass more than stored
+    coupling     out = net(x1) once, with a graph (x1 = y1 passed):  x2 = y2 - out,
+                 dL/dx2 = dL/dy2,  dL/dx1 = dL/dy1 + J^T dL/dy2,     one forward pass more than stored
+
+A coupling reads and changes two streams, which stay apart from one coupling to the next. The values of the streams
+belong to the pass and change in place; gradients do not, since autograd may hand the same memory to a parameter.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Streams = tuple[Tensor, ...]  # the whole feature map, or its two halves
+Replay = Callable[[], AbstractContextManager]  # inside, random numbers are those of the forward pass
+
+
+class Output(NamedTuple):
+    """What a step returns, or the gradient of it: the streams, and what leaves the sequence there."""
+
+    streams: Streams
+    extra: Sequence[Tensor] = ()
+
+
+class Gradients(NamedTuple):
+    """What going back returns: x, dL/dx, and dL/d of each wanted parameter, None where it was not used."""
+
+    x: Streams
+    d_x: Streams
+    d_wanted: Sequence[Tensor | None]
+
+
+class Step(ABC):
+    """One invertible map.
+
+    Attributes:
+        parameters: what the forward pass uses and the backward pass differentiates.
+        buffers: what else the map depends on.
+        halves: channels of the two streams that it takes; None: it takes the whole map.
+        extra_outputs: how many outputs there are beside the streams.
+    """
+
+    parameters: Callable[[], tuple[Tensor, ...]]
+    buffers: Callable[[], tuple[Tensor, ...]]
+    halves: tuple[int, int] | None = None
+    extra_outputs: int = 0
+
+    @abstractmethod
+    def forward(self, x: Streams) -> Output:
+        """y of x, without gradients; two streams may change in place."""
+
+    @abstractmethod
+    def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
+        """x of y, and the gradients; called without gradients, two streams of y may change in place.
+
+        Args:
+            wanted: those of the parameters that need a gradient.
+            replay: to be entered around every evaluation of the map.
+        """
+
+
+class InverseStep(Step):
+    """A map with an inverse of its own.
+
+    Args:
+        evaluate: (x, weights) -> (trunk, further outputs...); weights are None in the forward pass, where the step
+            derives its own.
+        inverse: ((trunk, further outputs...), weights) -> x.
+        weights: derives from the parameters what both of them use, differentiably.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[Tensor, Any], tuple[Tensor, ...]],
+        inverse: Callable[[tuple[Tensor, ...], Any], Tensor],
+        weights: Callable[[], Any],
+        parameters: Callable[[], tuple[Tensor, ...]],
+        buffers: Callable[[], tuple[Tensor, ...]] = tuple,
+        extra_outputs: int = 0,
+    ):
+        self.evaluate, self.inverse, self.weights = evaluate, inverse, weights
+        self.parameters, self.buffers, self.extra_outputs = parameters, buffers, extra_outputs
+
+    def forward(self, x: Streams) -> Output:
+        trunk, *extra = self.evaluate(x[0], None)
+        return Output((trunk,), extra)
+
+    def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
+        with torch.enable_grad():
+            weights = self.weights()
+        with replay():
+            x = self.inverse((*y.streams, *y.extra), weights).detach().requires_grad_()
+        with torch.enable_grad(), replay():
+            again = self.evaluate(x, weights)
+        d_x, *d_wanted = torch.autograd.grad(again, [x, *wanted], [*d_y.streams, *d_y.extra], allow_unused=True)
+        return Gradients((x.detach(),), (d_x,), d_wanted)
+
+
+class CouplingStep(Step):
+    """One stream passes and tells a sub-network how to change the other.
+
+    Args:
+        net: (what passes, what is changed) -> out, of which the second says no more than shape and dtype.
+        change: (x2, out) -> y2.
+        change_back: (y2, out) -> x2.
+        passes: which of the two streams does, 0 or 1.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Tensor, Tensor], Tensor],
+        change: Callable[[Tensor, Tensor], Tensor],
+        change_back: Callable[[Tensor, Tensor], Tensor],
+        passes: int,
+        halves: tuple[int, int],
+        parameters: Callable[[], tuple[Tensor, ...]],
+        buffers: Callable[[], tuple[Tensor, ...]] = tuple,
+    ):
+        self.net, self.change, self.change_back, self.passes = net, change, change_back, passes
+        self.halves, self.parameters, self.buffers = halves, parameters, buffers
+
+    def forward(self, x: Streams) -> Output:
+        passed, changed = self.in_order(x)
+        return Output(self.in_order((passed, self.change(changed, self.net(passed, changed)))))
+
+    def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
+        (passed, changed), (d_passed, d_changed) = self.in_order(y.streams), self.in_order(d_y.streams)
+        read = passed.detach().requires_grad_()
+        with torch.enable_grad(), replay():
+            out = self.net(read, changed)
+        changed = self.change_back(changed, out.detach())
+        d_changed, d_out = self.differentiate(changed, out.detach(), d_changed)
+        d_read, *d_wanted = self._gradient(out, [read, *wanted], d_out)
+        d_passed = d_passed if d_read is None else d_passed + d_read
+        return Gradients(self.in_order((passed, changed)), self.in_order((d_passed, d_changed)), d_wanted)
+
+    def differentiate(self, changed: Tensor, out: Tensor, d_changed: Tensor) -> tuple[Tensor, Tensor]:
+        """(dL/dx2, dL/dout) from x2, out and dL/dy2."""
+        at = [changed.detach().requires_grad_(), out.requires_grad_()]
+        with torch.enable_grad():
+            y2 = self.change(*at)
+        d_x2, d_out = torch.autograd.grad(y2, at, d_changed)
+        return d_x2, d_out
+
+    def in_order(self, pair: Streams) -> Streams:
+        """The streams as (what passes, what is changed), and those as the streams."""
+        return pair if self.passes == 0 else pair[::-1]
+
+    @staticmethod
+    def _gradient(out: Tensor, inputs: Sequence[Tensor], d_out: Tensor) -> Sequence[Tensor | None]:
+        if not out.requires_grad:  # a sub-network that reads nothing and learns nothing
+            return [None] * len(inputs)
+        return torch.autograd.grad(out, inputs, d_out, allow_unused=True)
+
+
+class AdditiveStep(CouplingStep):
+    """``y2 = x2 + out``, in place."""
+
+    def __init__(
+        self,
+        net: Callable[[Tensor, Tensor], Tensor],
+        passes: int,
+        halves: tuple[int, int],
+        parameters: Callable[[], tuple[Tensor, ...]],
+        buffers: Callable[[], tuple[Tensor, ...]] = tuple,
+    ):
+        super().__init__(net, Tensor.add_, Tensor.sub_, passes, halves, parameters, buffers)
+
+    def differentiate(self, changed: Tensor, out: Tensor, d_changed: Tensor) -> tuple[Tensor, Tensor]:
+        return d_changed, d_changed
