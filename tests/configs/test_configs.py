@@ -79,7 +79,7 @@ def test_backbone_with_weights_from_a_package_gets_the_images_that_it_was_traine
 
 
 def test_short_comparison_has_the_heads_of_the_full_one():
-    """Head and attention are the same; images, stride and schedule differ."""
+    """Head and attention are the same; images, stride, schedule and what is frozen differ."""
     assert len(SHORT) == 9
     for data in ('1xb8-20k_camvid-360x480', '4xb2-40k_cityscapes-512x1024'):
         full = {path.stem.split('_')[0]: path for path in CONFIGS if path.match(f'comparison/*-d8_{data}.py')}
@@ -89,6 +89,8 @@ def test_short_comparison_has_the_heads_of_the_full_one():
             assert (one.backbone.pop('output_stride'), other.backbone.pop('output_stride')) == (16, 8)
             for model in (one, other):
                 model.data_preprocessor.pop('size')
+                for name in ('frozen_stages', 'norm_eval'):
+                    model.backbone.pop(name, None)
                 model.decode_head.pop('num_classes')
                 model.decode_head.loss_decode.pop('class_weight', None)
             assert one == other, path.stem
