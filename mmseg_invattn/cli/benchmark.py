@@ -24,6 +24,7 @@ PARTS = {
     'kernels': kernels.run,
     'blocks': blocks.run,
     'inverse': inverse.run,
+    'couplings': stacks.run_couplings,
     'memory': stacks.run,
     'models': models.run,
     'growth': blocks.growth,

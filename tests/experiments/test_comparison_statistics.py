@@ -51,8 +51,14 @@ def test_images_drawn_once_each_are_the_split():
 def test_one_seed_has_no_interval():
     found = paired({0: 61.0}, {0: 58.0})
     assert (found.mean, found.low, found.high, found.detectable) == (3.0, None, None, None)
-    assert difference_shown(found) == less_worse_than(found._asdict(), 0.5) == 'needs two seeds'
+    assert difference_shown(found._asdict()) == less_worse_than(found._asdict(), 0.5) == 'needs two seeds'
     assert with_other_images(dict(found._asdict(), scatter_of_images=0.1)) is None
+
+
+def test_seeds_that_do_not_differ_have_no_interval():
+    found = paired({0: 30.34, 1: 30.35}, {0: 30.24, 1: 30.25})  # equal up to rounding
+    assert (found.deviation, found.low, found.detectable) == (0.0, None, None)
+    assert difference_shown(found._asdict()) == 'seeds do not differ'
 
 
 def test_interval_is_that_of_a_paired_t_test():
@@ -75,7 +81,7 @@ def test_interval_covers_and_the_visible_difference_is_seen():
     assert np.mean([each.low <= 0 <= each.high for each in found]) == pytest.approx(0.95, abs=0.01)
     truth = np.median([each.detectable for each in found])
     moved = [paired(dict(enumerate(row + truth)), zero) for row in draws]
-    assert np.mean([difference_shown(each) == 'ahead' for each in moved]) == pytest.approx(0.8, abs=0.1)
+    assert np.mean([difference_shown(each._asdict()) == 'ahead' for each in moved]) == pytest.approx(0.8, abs=0.1)
 
 
 def test_scatter_of_images():
@@ -106,14 +112,14 @@ def test_other_images_make_the_interval_wider():
     ],
 )
 def test_verdicts(low, high, shown, claim):
-    found = dict(low=low, high=high)
+    found = dict(low=low, high=high, deviation=None)
     assert difference_shown(found) == shown and less_worse_than(found, 0.5) == claim
 
 
 def test_the_leader_is_ahead_only_where_the_interval_says_so():
     near = {0: 60.0, 1: 60.4, 2: 60.1}
     first = {seed: value + 0.1 * (seed - 0.5) for seed, value in near.items()}  # ahead in the mean
-    far = {seed: value - 5 + 0.1 * seed for seed, value in near.items()}
+    far = {seed: value - 5 + 0.3 * seed for seed, value in near.items()}
     found = leader_of(dict(near=near, first=first, far=far, failed={}))
     assert found == dict(name='first', ahead=['far'], level=['near'])
     assert leader_of(dict(a={0: 60.0}, b={0: 50.0})) == dict(name='a', ahead=[], level=['b'])  # one seed
@@ -163,7 +169,7 @@ def test_one_seed(tmp_path):
     assert 'One seed: how far another training would move the differences needs two seeds' in text
     assert 'could have been seen' not in text and 'Whether it is ahead needs two seeds' in text
     assert not any(is_ahead_of_all(results, head) for head in results['heads'])
-    assert '| needs two seeds | needs two seeds |' in markdown(results)
+    assert '| needs two seeds | needs two seeds | - |' in markdown(results)
 
 
 def test_a_comparison_without_a_control_says_so(tmp_path):

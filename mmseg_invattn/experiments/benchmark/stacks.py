@@ -52,18 +52,19 @@ class Stored(nn.Module):
         return torch.cat((changed, passed) if len(self.branches) % 2 == 0 else (passed, changed), 1)
 
 
+class Copy(nn.Module):
+    """MemCNN frees the storage of what it is given, and writes its gradient: neither is for it to do with a leaf."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
 def with_memcnn(branches: list[nn.Module]) -> nn.Module:
     """The chain with its activations recovered by MemCNN, in wrappers of two couplings."""
     import memcnn
 
     pairs = zip(branches[::2], branches[1::2], strict=True)
-    # a wrapper frees the storage of what it is given, which in the first is not ours to free
-    return nn.Sequential(
-        *(
-            memcnn.InvertibleModuleWrapper(memcnn.AdditiveCoupling(*pair), keep_input=k == 0)
-            for k, pair in enumerate(pairs)
-        )
-    )
+    return nn.Sequential(Copy(), *(memcnn.InvertibleModuleWrapper(memcnn.AdditiveCoupling(*pair)) for pair in pairs))
 
 
 def recovered(branches: list[nn.Module]) -> nn.Module:
@@ -89,7 +90,6 @@ def couplings(
 
 
 def run(session: Session) -> None:
-    run_couplings(session)
     batch, channels, size, depth = (2, 8, (4, 4), 4) if session.quick else (8, 64, (32, 32), DEPTH)
     for dtype in session.dtypes:
         for form, limit in TIME_LIMITS.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .statistics import with_other_images
-from .verdicts import IDENTITY, NEEDS_SEEDS, difference_shown, less_worse_than
+from .verdicts import IDENTITY, difference_shown, less_worse_than, no_interval
 
 NONE = '-'
 
@@ -69,18 +69,16 @@ def _of_difference(key: str) -> Callable[[dict], float | None]:
     return lambda head: head['difference'][key] if head['difference'] else None
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return NEEDS_SEEDS if low is None else f'{low:+.2f} to {high:+.2f}'
-
-
 def _seeds_interval(head: dict) -> str:
     found = head['difference']
-    return _interval(found['low'], found['high']) if found else NONE
+    if not found:
+        return NONE
+    return no_interval(found) if found['low'] is None else f'{found["low"]:+.2f} to {found["high"]:+.2f}'
 
 
 def _wide_interval(head: dict) -> str:
-    found = head['difference']
-    return _interval(*(with_other_images(found) or (None, None))) if found else NONE
+    wide = with_other_images(head['difference']) if head['difference'] else None
+    return f'{wide[0]:+.2f} to {wide[1]:+.2f}' if wide else NONE
 
 
 def _verdict(head: dict) -> str:

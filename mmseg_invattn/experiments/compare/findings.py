@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...wording import counted
-from .verdicts import IDENTITY, difference_shown, less_worse_than
+from .verdicts import IDENTITY, difference_shown, less_worse_than, no_interval
 
 
 def findings(results: dict) -> list[str]:
@@ -37,8 +37,8 @@ def _gain(label: str, gain: dict) -> str:
     verdict = difference_shown(gain)
     if gain['low'] is None:
         return (
-            f'Ordinary attention ({label}) lies {gain["mean"]:+.2f} from it. Whether that is more than chance needs '
-            'two seeds: so far this comparison says nothing about what attention brings.'
+            f'Ordinary attention ({label}) lies {gain["mean"]:+.2f} from it. Whether that is chance is unknown '
+            f'({no_interval(gain)}), so this comparison says nothing about what attention brings.'
         )
     lies = (
         f'Ordinary attention ({label}) lies {gain["mean"]:+.2f} from it (95 % interval {gain["low"]:+.2f} to '

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.config import Config
+
 from .plan import Run
 
 SAMPLER, SEEDED = 'ResumableInfiniteSampler', 'SeedTransforms'
@@ -37,9 +39,10 @@ def unpaired(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def set_apart(cfg: Mapping, other: Mapping) -> list[str]:
+def set_apart(cfg: Config, other: Config) -> list[str]:
     """Settings beside the decode head in which two configs differ, as paths of at most three names."""
-    return sorted({path for path in _different(_plain(cfg), _plain(other), '', 0) if not path.startswith(OWN)})
+    different = _different(_plain(cfg.to_dict()), _plain(other.to_dict()), '', 0)
+    return sorted({path for path in different if not path.startswith(OWN)})
 
 
 def _different(ours: Any, theirs: Any, path: str, depth: int) -> Iterator[str]:

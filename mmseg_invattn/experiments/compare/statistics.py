@@ -24,6 +24,7 @@ import numpy as np
 from scipy.stats import t as student
 
 DRAWS = 2000
+EQUAL = 1e-9  # percentage points: rounding
 
 
 class Scores(NamedTuple):
@@ -49,12 +50,12 @@ class Areas(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Differences of the mIoU of two heads, in percentage points; None for what one seed does not tell.
+    """Differences of the mIoU of two heads, in percentage points; None for what the seeds do not tell.
 
     Attributes:
         per_seed: seed -> difference.
         mean: over the seeds.
-        deviation: sd(d_s).
+        deviation: sd(d_s). Where it is 0 there is no interval either: seeds that do not differ tell nothing of others.
         low: of the interval of 95 %, other trainings on these images.
         high: likewise.
         detectable: true difference that four of five such comparisons would show.
@@ -66,10 +67,6 @@ class Paired(NamedTuple):
     low: float | None
     high: float | None
     detectable: float | None
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def scores(total: np.ndarray) -> Scores:
@@ -100,8 +97,8 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | N
     if not per_seed:
         return None
     mean, deviation = spread(list(per_seed.values()))
-    if deviation is None:
-        return Paired(per_seed, mean, None, None, None, None)
+    if not deviation or deviation < EQUAL:
+        return Paired(per_seed, mean, None if deviation is None else 0.0, None, None, None)
     error, freedom = deviation / len(per_seed) ** 0.5, len(per_seed) - 1
     half = float(student.ppf(0.975, freedom)) * error
     return Paired(per_seed, mean, deviation, mean - half, mean + half, half + float(student.ppf(0.8, freedom)) * error)
@@ -126,7 +123,7 @@ def scatter_of_images(ours: Mapping[int, Areas], theirs: Mapping[int, Areas], dr
 
 
 def with_other_images(found: Mapping) -> tuple[float, float] | None:
-    """The interval that covers other images too, of a difference with its ``scatter_of_images``; None of one seed."""
+    """The interval that covers other images too, of a difference with its ``scatter_of_images``."""
     if found['low'] is None:
         return None
     half = float(np.hypot(found['high'] - found['mean'], 1.96 * found['scatter_of_images']))

@@ -10,25 +10,28 @@ from collections.abc import Mapping, Sequence
 
 from .statistics import Paired, paired
 
-NEEDS_SEEDS = 'needs two seeds'
 # |y - x| / |x| of the median token below which an attention counts as the identity that it began as
 IDENTITY = 1e-3
 
 
-def difference_shown(found: Mapping | Paired) -> str:
-    """Whether a head is ahead of the other: ``ahead``, ``behind``, ``no difference shown`` or ``needs two seeds``."""
-    found = found._asdict() if isinstance(found, Paired) else found
+def no_interval(found: Mapping) -> str:
+    """Why a difference has none."""
+    return 'needs two seeds' if found['deviation'] is None else 'seeds do not differ'
+
+
+def difference_shown(found: Mapping) -> str:
+    """Whether a head is ahead of the other: ``ahead``, ``behind``, ``no difference shown``, or why that is unknown."""
     if found['low'] is None:
-        return NEEDS_SEEDS
+        return no_interval(found)
     if found['low'] > 0:
         return 'ahead'
     return 'behind' if found['high'] < 0 else 'no difference shown'
 
 
 def less_worse_than(found: Mapping, margin: float) -> str:
-    """Whether a head loses less than the margin: ``shown``, ``refuted``, ``not shown`` or ``needs two seeds``."""
+    """Whether a head loses less than the margin: ``shown``, ``refuted``, ``not shown``, or why that is unknown."""
     if found['low'] is None:
-        return NEEDS_SEEDS
+        return no_interval(found)
     if found['low'] > -margin:
         return 'shown'
     return 'refuted' if found['high'] < -margin else 'not shown'
@@ -45,7 +48,7 @@ def leader_of(miou: Mapping[str, Mapping[int, float]]) -> dict | None:
         return None
     first = max(means, key=means.__getitem__)
     gaps = {name: paired(miou[first], miou[name]) for name in means if name != first}
-    ahead = [name for name, gap in gaps.items() if gap is not None and difference_shown(gap) == 'ahead']
+    ahead = [name for name, gap in gaps.items() if gap is not None and difference_shown(gap._asdict()) == 'ahead']
     return dict(name=first, ahead=ahead, level=[name for name in gaps if name not in ahead])
 
 

@@ -40,9 +40,9 @@ def head_curve(path: Path) -> dict:
     """What became of the heads in one run.
 
     Returns:
-        ``iterations`` (T), and in ``layers`` for each layer the number of ``heads`` and, at every moment, those ``near``
-        the tap of a convolution and the medians of their ``spread`` and of the ``distance`` of their centres, in pixels
-        of the feature map.
+        ``iterations`` (T), and in ``layers`` for each layer the number of ``heads`` and, at every moment, how many are
+        ``near`` the tap of a convolution, their median ``spread`` and the median ``distance`` of their centres, in
+        pixels of the feature map.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`.read_centres`.

@@ -98,7 +98,7 @@ class SelfAttentionNet(BaseModule):
         heads = [num_heads] * num_layers if isinstance(num_heads, int) else list(num_heads)
         if len(heads) != num_layers:
             raise ValueError(
-                f'num_heads={tuple(heads)} has {len(heads)} numbers for num_layers={num_layers}: give one for each layer'
+                f'num_heads={tuple(heads)} has {len(heads)} numbers for num_layers={num_layers}: give each layer one'
             )
         attention = dict(attention or {})
         self.pool_after, self.out_indices = tuple(pool_after), tuple(indices)
