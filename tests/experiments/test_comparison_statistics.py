@@ -150,7 +150,7 @@ def told(tmp_path, heads=3, seeds=(0, 1, 2), baseline=2, share=0.3, **arguments)
 def test_ordinary_attention_that_beats_the_control(tmp_path):
     results, text = told(tmp_path, margin=0.5)
     assert f'The control fcn has {results["heads"][0]["miou"]:.2f} mIoU' in text
-    assert 'Ordinary attention (head2) lies +' in text and 'it beats the control' in text
+    assert 'Ordinary attention (head2) differs from it by +' in text and 'it beats the control' in text
     assert 'less than 0.5 mIoU worse than head2: ' in text and 'depending on the head' in text
     assert 'The 95 % interval covers other trainings' in text
     assert '| head | mIoU | difference | 95 % interval | against head2 | less than 0.5 worse |' in markdown(results)

@@ -33,8 +33,8 @@ def facts(results: dict) -> list[tuple[str, str]]:
     dates = sorted(start['time'][:10] for run in runs for start in run['starts'])
     found = [
         ('training', _schedules(results, labels)),
-        ('changed by --cfg-options', _changes(results)),
-        ('set apart, beside the decode head', _apart(results, labels)),
+        ('options', _changes(results)),
+        ('configs', _apart(results, labels)),
         ('images', f'{results["images"]} evaluated, {counted(len(results["classes"]), "class")}'),
         ('seeds', f'{len(results["seeds"])}: {", ".join(map(str, results["seeds"]))}'),
         ('date', ' to '.join(dict.fromkeys([dates[0], dates[-1]])) if dates else ''),
@@ -70,7 +70,8 @@ def _apart(results: dict, labels: dict[str, str]) -> str:
     by_keys: dict[tuple[str, ...], list[str]] = {}
     for name, keys in results['protocol']['apart'].items():
         by_keys.setdefault(tuple(keys), []).append(labels[name])
-    return '; '.join(f'{", ".join(heads)} in {", ".join(keys)}' for keys, heads in by_keys.items())
+    said = '; '.join(f'{", ".join(heads)} in {", ".join(keys)}' for keys, heads in by_keys.items())
+    return said and f'differ from the baseline, beside the decode head: {said}'
 
 
 def _versions(place: dict) -> str:

@@ -37,11 +37,11 @@ def _gain(label: str, gain: dict) -> str:
     verdict = difference_shown(gain)
     if gain['low'] is None:
         return (
-            f'Ordinary attention ({label}) lies {gain["mean"]:+.2f} from it. Whether that is chance is unknown '
+            f'Ordinary attention ({label}) differs from it by {gain["mean"]:+.2f}. Whether that is chance is unknown '
             f'({no_interval(gain)}), so this comparison says nothing about what attention brings.'
         )
     lies = (
-        f'Ordinary attention ({label}) lies {gain["mean"]:+.2f} from it (95 % interval {gain["low"]:+.2f} to '
+        f'Ordinary attention ({label}) differs from it by {gain["mean"]:+.2f} (95 % interval {gain["low"]:+.2f} to '
         f'{gain["high"]:+.2f})'
     )
     if verdict == 'ahead':
