@@ -82,7 +82,12 @@ def test_table_of_runs(run, tmp_path):
         model = MODELS.build(Config.fromfile(run('resnet18') / 'resnet18.py').model)
     assert rows[1]['parameters'] == sum(p.numel() for p in model.parameters())
     lines = markdown_table(rows).splitlines()
-    assert len(lines) == 4 and all(line.count('|') == 6 for line in lines)
+    assert len(lines) == 4 and all(line.count('|') == 7 for line in lines)
+    shutil.copytree(run('quadratic'), tmp_path / 'a' / 'seed_1')
+    rows[0].update(name='a', accuracy=rows[0]['accuracy'] - 2)
+    both = markdown_table([rows[0], read_run(tmp_path / 'a' / 'seed_1')]).splitlines()
+    low = rows[0]['accuracy']
+    assert len(both) == 3 and f'| 6 | 2 | {low + 1:.1f} ({low:.1f} to {low + 2:.1f}) |' in both[2]
     with pytest.raises(FileNotFoundError, match='there is no vis_data'):
         read_run(tmp_path)
     (tmp_path / '1' / 'vis_data').mkdir(parents=True)

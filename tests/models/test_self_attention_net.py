@@ -51,6 +51,21 @@ def test_parameters_are_as_many_as_published(name):
     assert abs(count / 1e6 - PUBLISHED[name]) < 0.006
 
 
+def test_recipe_in_which_heads_move():
+    """Centres and widths have ten times the rate of the rest, and the ResNet beside it about as many parameters."""
+    cfgs = [
+        Config.fromfile(ROOT / f'configs/self_attention/cifar10_local/{name}.py') for name in ('quadratic', 'resnet18')
+    ]
+    models = [MODELS.build(cfg.model) for cfg in cfgs]
+    count, baseline = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert abs(count / baseline - 1) < 0.05
+    for model, cfg in zip(models, cfgs, strict=True):
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+        rate = {id(p): group['lr'] for group in groups for p in group['params']}
+        for name, p in model.named_parameters():
+            assert rate[id(p)] == pytest.approx(0.02 if name.endswith(('encoding.centre', 'encoding.root')) else 0.002)
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_trains_and_predicts(path: Path):
     """One step reaches every parameter, in the model of the config but for its width."""

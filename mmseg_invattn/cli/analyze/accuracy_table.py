@@ -1,4 +1,7 @@
-"""Table of several runs of classification, in Markdown: accuracy, parameters and seconds an iteration."""
+"""Table of several runs of classification, in Markdown: accuracy, parameters and seconds an iteration.
+
+Runs whose work directories are NAME/seed_0, NAME/seed_1, ... share a line, with the mean and the range.
+"""
 
 import argparse
 from pathlib import Path

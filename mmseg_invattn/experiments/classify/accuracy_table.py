@@ -1,8 +1,9 @@
 """One table of several runs of classification, from what tools/train.py leaves in their work directories."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from ...engine.checkpoints import read_checkpoint
 from ...engine.scalars import read_run as read_curves
@@ -12,6 +13,8 @@ BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 def read_run(work_dir: Path) -> dict:
     """Name, parameters, iterations, last accuracies in per cent and seconds an iteration of a run.
+
+    The name is that of the folder, of ``NAME/seed_3`` it is ``NAME``.
 
     Raises:
         FileNotFoundError: no log or no checkpoint.
@@ -32,7 +35,7 @@ def read_run(work_dir: Path) -> dict:
     state = read_checkpoint(checkpoints[-1], map_location='cpu')['state_dict']
     steps = dict(zip(curves['time'].steps, curves['time'].values, strict=True))
     return dict(
-        name=work_dir.name,
+        name=work_dir.parent.name if re.fullmatch(r'seed_\d+', work_dir.name) else work_dir.name,
         iterations=accuracy.steps[-1],
         parameters=sum(t.numel() for name, t in state.items() if not name.endswith(BUFFERS)),
         accuracy=accuracy.values[-1],
@@ -41,11 +44,16 @@ def read_run(work_dir: Path) -> dict:
 
 
 def markdown_table(runs: list[dict]) -> str:
-    """The runs as lines of a table in Markdown."""
-    lines = ['| network | parameters | iterations | accuracy, % | seconds an iteration |', '|' + ' --- |' * 5]
-    lines += [
-        f'| {run["name"]} | {run["parameters"]:,} | {run["iterations"]} | {run["accuracy"]:.1f} | '
-        f'{run["seconds"]:.2f} |'
-        for run in runs
-    ]
+    """The runs as lines of a table in Markdown; those of one network that are equally long share a line."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run['name'], run['parameters'], run['iterations']].append(run)
+    lines = ['| network | parameters | iterations | runs | accuracy, % | seconds an iteration |', '|' + ' --- |' * 6]
+    for (name, parameters, iterations), group in groups.items():
+        accuracies = [run['accuracy'] for run in group]
+        accuracy = f'{fmean(accuracies):.1f}'
+        if len(group) > 1:
+            accuracy += f' ({min(accuracies):.1f} to {max(accuracies):.1f})'
+        seconds = median(run['seconds'] for run in group)
+        lines.append(f'| {name} | {parameters:,} | {iterations} | {len(group)} | {accuracy} | {seconds:.2f} |')
     return '\n'.join(lines)
