@@ -47,6 +47,7 @@ GROUPS = {
         'flow-curves': 'bits per dimension of several flows over training',
         'flow-memory': 'memory that training a flow takes',
         'inversion-grid': 'invert blocks over a grid of settings and count the failures',
+        'learning': 'after how many iterations each form and mode learns the demo',
         'logs': 'learning curves of several runs, and their last and best values',
         'plot-gain': 'the certified gain of a branch against its sharpness',
     },

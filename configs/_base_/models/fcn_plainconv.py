@@ -5,6 +5,14 @@ model = dict(
     data_preprocessor=data_preprocessor,
     backbone=dict(type='PlainConvNet', channels=48, strides=(2, 2)),
     decode_head=dict(
-        type='FCNHead', in_channels=48, in_index=0, channels=48, concat_input=False, dropout_ratio=0, num_classes=3
+        type='FCNHead',
+        in_channels=48,
+        in_index=0,
+        channels=48,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=3,
+        # With ReLU all 48 features may be off at the shapes: then no gradient comes through, and training stands still.
+        act_cfg=dict(type='LeakyReLU', negative_slope=0.1),
     ),
 )

@@ -1,0 +1,65 @@
+"""Train the demo with every form and mode of attention, and report after how many iterations each has learned it.
+
+A training ends where its mIoU reaches the level. What --out holds already is not trained again.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ...experiments.doc_table import replace_table
+from ...experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+from ...layers import FORMS
+from ...layers.attention.modes import MODES
+from ...paths import find_config
+from ..convert import context_shapes
+from ..parser import CommandParser
+
+CONFIG = 'demo/invnl_plainconv_1xb8-1k_context-shapes-48x96.py'
+COMPARED = ('none', 'certified', 'conditional', 'coupling')
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser(__doc__, '--forms none certified --modes l2 --seeds 0', '--doc docs/learning.md')
+    parser.add_argument(
+        '--forms', nargs='+', default=COMPARED, choices=list(FORMS), metavar='FORM', help='forms of the attention'
+    )
+    parser.add_argument(
+        '--modes', nargs='+', default=list(MODES), choices=list(MODES), metavar='MODE', help='modes of the attention'
+    )
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='N', help='one training of each for each seed'
+    )
+    parser.add_argument('--every', type=int, default=50, metavar='N', help='iterations between two evaluations')
+    parser.add_argument('--level', type=float, default=90.0, metavar='MIOU', help='mIoU that counts as learned')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/learning.json'), metavar='FILE', help='the curves of all trainings'
+    )
+    parser.add_argument(
+        '--doc',
+        type=Path,
+        metavar='FILE',
+        help='put the table between <!-- table --> and <!-- end --> of this file; default: none',
+    )
+    args = parser.parse_args(arguments)
+    if args.every < 1:
+        parser.error(f'--every is {args.every}, but evaluations are at least 1 iteration apart')
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    context_shapes.main([])
+    cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.out)
+    for seed, mode, form in itertools.product(args.seeds, args.modes, args.forms):
+        setting = Setting(form, mode, seed)
+        if setting not in curves:
+            curves[setting] = learning_curve(cfg, setting, args.every, args.level)
+            write_curves(args.out, curves)
+            print(f'{form} {mode}, seed {seed}: {curves[setting][-1][1]} after {curves[setting][-1][0]}', flush=True)
+    text = table(curves, args.forms, args.modes, args.level)
+    print(text)
+    if args.doc:
+        replace_table(args.doc, text)

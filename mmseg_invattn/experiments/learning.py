@@ -1,0 +1,106 @@
+"""After how many iterations a task is learned: the demo's, by every form and mode of attention."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..engine.launch import build_runner
+
+UNUSED = ('checkpoint', 'visualization', 'certificate')  # hooks that write what nobody reads here
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training.
+
+    Attributes:
+        form: of the attention.
+        mode: likewise.
+        seed: of the run.
+    """
+
+    form: str
+    mode: str
+    seed: int
+
+
+class Reached(Hook):
+    """Keeps the validation's mIoU, and ends the training once it is at a level."""
+
+    def __init__(self, level: float):
+        self.level, self.curve = level, []
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        assert metrics is not None
+        self.curve.append((runner.iter, round(float(metrics['mIoU']), 2)))
+        runner.train_loop.stop_training = self.curve[-1][1] >= self.level
+
+
+def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> list[tuple[int, float]]:
+    """Trains until the task is learned, or to the end of the config.
+
+    Args:
+        cfg: with a decode head of :class:`~mmseg_invattn.models.heads.attention_head.AttentionHead`; its attention and
+            its seed are those of the setting.
+        setting: of the training.
+        every: iterations between two evaluations.
+        level: mIoU in percent that counts as learned.
+
+    Returns:
+        (iteration, mIoU) of each evaluation.
+    """
+    cfg = cfg.copy()
+    cfg.model.decode_head.attention = dict(form=setting.form, mode=setting.mode)
+    cfg.merge_from_dict({'randomness.seed': setting.seed, 'train_cfg.val_interval': every, 'log_level': 'ERROR'})
+    cfg.default_hooks.update(dict.fromkeys(UNUSED))
+    cfg.experiment_name = '_'.join(str(value) for value in asdict(setting).values())
+    cfg.visualizer.update(name=cfg.experiment_name, vis_backends=None)  # MMEngine finds the one of a run by its name
+    hook = Reached(level)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        runner = build_runner(cfg, 'training')
+        runner.register_hook(hook)
+        runner.train()
+    return hook.curve
+
+
+def read_curves(path: Path) -> dict[Setting, list]:
+    """Curves of earlier runs; none where the file is not there."""
+    entries = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else []
+    return {Setting(*(entry[name] for name in ('form', 'mode', 'seed'))): entry['miou'] for entry in entries}
+
+
+def write_curves(path: Path, curves: dict[Setting, list]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(setting) | dict(miou=curve)) for setting, curve in curves.items()]
+    path.write_text('[\n' + ',\n'.join(lines) + '\n]\n', encoding='utf-8')
+
+
+def table(curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str], level: float) -> str:
+    """The median over the seeds of the iterations that it took, and how many of the seeds got there.
+
+    A seed that did not get there counts as later than all; a median that is such a seed is a dash.
+    """
+    lines = ['| mode | ' + ' | '.join(forms) + ' |', '| --- |' + ' ---: |' * len(forms)]
+    for mode in modes:
+        cells = []
+        for form in forms:
+            own = [curve for setting, curve in curves.items() if (setting.form, setting.mode) == (form, mode)]
+            after = [next((step for step, miou in curve if miou >= level), math.inf) for curve in own]
+            middle = median(after) if after else math.inf
+            reached = sum(value < math.inf for value in after)
+            cells.append(
+                f'{middle:.0f} ({reached} of {len(own)})' if middle < math.inf else f'- ({reached} of {len(own)})'
+            )
+        lines.append(f'| `{mode}` | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
