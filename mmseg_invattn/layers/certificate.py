@@ -2,8 +2,8 @@
 
 Three things are kept apart. The *map* is ``x + g(x)`` in exact arithmetic, with the very numbers that the layer's
 weights are; the certificate L bounds Lip(g) for them. The *forward pass* computed the map up to a rounding error:
-``y = x + g(x) + rho``. The *inverse* returned some x_hat. With its residual ``r = y - x_hat - g(x_hat)``, evaluated
-once in float64,
+``y = x + g(x) + rho``. The *inverse* returned some x_hat. With its residual ``r = y - x_hat - g(x_hat)``,
+evaluated once more at the end,
 
     (x_hat - x) + (g(x_hat) - g(x)) = rho - r        so        |x_hat - x| <= (|r| + |rho|) / (1 - L)
 
@@ -13,6 +13,11 @@ whatever the solver did. Two refinements make it a number to read:
   no longer than ``reach = (|r| + |rho|) / (1 - L)`` by the first bound.
 - rho is bounded a priori from the sizes of what is added up around x_hat (:mod:`~mmseg_invattn.ops.rounding`), a layer
   stating what its branch makes of it.
+
+The residual is evaluated in float64, but a layer may make the sums over pairs of pixels in the dtype of the forward
+pass. These are the forward pass's own operations on the same numbers, so what they round has its a-priori bound, and is
+counted in rho beside it: twice the branch's rounding in all. A layer does so where that is good enough: where the bound
+meets the tolerance, or where the check's share is no more than a third of it. Elsewhere they are made in float64.
 
 A rounding error that was measured, at x_hat or elsewhere, carries nothing: on a small map it can be 0 by luck.
 """
@@ -42,11 +47,27 @@ class Assessment(NamedTuple):
         lipschitz: reach -> upper bound of Lip(g) at all features within the reach.
         rounding: (reach, Lip(g) there) -> upper bound of what rounding changed in g, within the reach; None where the
             layer does not say, so that there is no error bound.
+        dtype: in which the sums over the pixels were evaluated.
     """
 
     branch: Tensor
     lipschitz: Callable[[Tensor], Tensor]
     rounding: Callable[[Tensor, Tensor], Tensor] | None
+    dtype: torch.dtype = torch.float64
+
+
+class Report(NamedTuple):
+    """The report of an inverse, and whether more work would make a better one, for each sample.
+
+    Attributes:
+        info: the report.
+        finer: the tolerance is not met, and what the check itself rounded is more than a third of the bound.
+        further: the tolerance is not met, and the residual is more than rounding explains.
+    """
+
+    info: InverseInfo
+    finer: Tensor
+    further: Tensor
 
 
 def certified(
@@ -59,7 +80,7 @@ def certified(
     groups: int,
     tol: float,
     solved: FixedPointResult,
-) -> InverseInfo:
+) -> Report:
     """The report of an inverse.
 
     Args:
@@ -73,12 +94,11 @@ def certified(
         tol: that was asked for.
         solved: what the solver says.
     """
-    pixel = groups**0.5
+    pixel, nothing = groups**0.5, torch.zeros_like(solved.converged)
     if lipschitz is None or seen.rounding is None:
-        return uncertified(solved._replace(residual=residual), groups)
+        return Report(uncertified(solved._replace(residual=residual), groups), nothing, ~solved.converged)
     if not lipschitz < 1:  # a contraction within a rounding error of 1 certifies nothing
-        nothing = torch.zeros_like(solved.converged)
-        return uncertified(solved._replace(residual=residual, converged=nothing), groups)
+        return Report(uncertified(solved._replace(residual=residual, converged=nothing), groups), nothing, nothing)
     everywhere, known = torch.full_like(residual, lipschitz), error.nan_to_num()
     rho = sums + seen.rounding(torch.zeros_like(residual), everywhere)
     reach = (residual + rho + known) / (1 - lipschitz)
@@ -86,12 +106,16 @@ def certified(
     reach = (residual + rho + known) / (1 - lipschitz)
     local = seen.lipschitz(reach).nan_to_num(torch.inf).minimum(everywhere)
     rho = sums + seen.rounding(reach, local)
-    size = size.clamp(min=NOTHING)
     own, bound = (pixel * (residual + rho + other) / (1 - local) * (1 + 1e-12) for other in (0, error))
     bound = torch.where(bound.isfinite(), bound, torch.nan)
     exhausted = solved.converged | (residual <= 4 * rho)  # rounding alone explains what is left
-    converged = (own <= tol * size) | (exhausted & (own <= USEFUL * size))
-    return InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
+    accurate, size = own <= tol * size, size.clamp(min=NOTHING)
+    met = own <= tol * size
+    converged = met | (exhausted & (own <= USEFUL * size))
+    # forward pass and check have an equal share in what the branch rounds
+    coarse = (rho - sums) / 2 > (residual + rho) / 3 if seen.dtype != torch.float64 else nothing
+    info = InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
+    return Report(info, coarse & ~accurate, ~(accurate | solved.converged | (residual <= rho)))
 
 
 def uncertified(solved: FixedPointResult, groups: int) -> InverseInfo:
