@@ -41,9 +41,9 @@ def test_conditional_weight_starts_as_a_scaled_rotation(heads):
 GAINS = {
     'gaussian': 0.9 / (2 + 5**0.5),
     'embedded_gaussian': 0.9 / (2 + 5**0.5),
-    'dot_product': 0.9 / 5,
-    'concatenation': 0.9 / 3,
-    'l2': 0.9 / 7,
+    'dot_product': 0.9 / (2 + 7**0.5),
+    'concatenation': 0.9 / (0.5 + 3**0.5),  # where query and key have half of the sharpness each
+    'l2': 0.9 / (2 + (1.5 + 256 / 27) ** 0.5),
 }
 
 
