@@ -17,8 +17,13 @@ GAINS = (1e-4, 1.0)
 # Bound of the Lipschitz constant at gain 1, as a function of the sharpness s.
 CURVES: list[tuple[str, str, str, Callable[[float], float]]] = [
     ('softmax, this project (any N)', '#1b6ca8', '', lambda s: s + math.sqrt(1 + s * s)),
-    ('dot product ELU+1, this project (any N)', '#3a9d5d', '', lambda s: 1 + 2 * s),
-    ('l2, this project (N = 8192)', '#8e5ea2', '', lambda s: min(1 + 3 * s, 1 + 4 * math.sqrt(s * phi(N) / 2))),
+    ('dot product ELU+1, this project (any N)', '#3a9d5d', '', lambda s: s + math.sqrt(1 + s + s * s)),
+    (
+        'l2, this project (N = 8192)',
+        '#8e5ea2',
+        '',
+        lambda s: min(s + math.sqrt(1 + s / 4 + 64 * s * s / 27), 1 + 4 * math.sqrt(s * phi(N) / 2)),
+    ),
     ('conditional form (any N)', '#e08e0b', '', lambda s: 1.0),
     (
         'Frobenius norm, logits in [-s, s], N = 8192',

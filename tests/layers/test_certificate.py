@@ -152,11 +152,12 @@ def test_large_sharpness_makes_the_phi_bound_of_l2_the_smaller():
     torch.manual_seed(1)
     block = CertifiedAttention2d(4, mode='l2', sharpness=16.0).double()
     small, _ = (block._at(block.weights(), n)[1] for n in (16, 10**9))
-    ball = 0.9 / (1 + 3 * 16)
+    ball = 0.9 / (16 + (1 + 16 / 4 + 64 / 27 * 16**2) ** 0.5)
     norm = block.weights().norms.effective.item()
     assert small.item() * norm > 1.5 * ball
     assert block._at(block.weights(), 10**9)[1].item() * norm == pytest.approx(ball, rel=0.05)
-    assert {round(block.lipschitz_bound(n), 3) for n in (1, 2, 16, 4096, 10**9)} == {0.9}
+    bounds = [block.lipschitz_bound(n) for n in (1, 2, 16, 4096, 10**9)]
+    assert bounds == pytest.approx([bounds[0]] * 5, rel=1e-6) and 0.89 < bounds[0] <= 0.9
     with_position = CertifiedAttention2d(4, mode='l2', sharpness=16.0, position='learned').double()
     norm = with_position.weights().norms.effective.item()
     assert with_position._at(with_position.weights(), 16)[1].item() * norm == pytest.approx(ball, rel=0.05)
@@ -166,6 +167,7 @@ def test_large_sharpness_makes_the_phi_bound_of_l2_the_smaller():
 def test_bound_and_iterations_do_not_depend_on_the_number_of_pixels(mode):
     torch.manual_seed(2)
     block = CertifiedAttention2d(8, mode=mode, sharpness=4.0)
+    block(torch.randn(1, 8, 64, 64))  # the normalisation starts, the same for every size
     iterations, bounds = [], []
     for size in ((4, 4), (16, 16), (64, 64)):
         x = torch.randn(1, 8, *size)

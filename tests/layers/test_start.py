@@ -37,13 +37,13 @@ def test_conditional_weight_starts_as_a_scaled_rotation(heads):
         torch.testing.assert_close(weight @ weight.mT, torch.eye(len(weight)))
 
 
-# What follows from c = 0.9 and s = 2.
+# c = 0.9 over Lambda at the default s = 1.
 GAINS = {
-    'gaussian': 0.9 / (2 + 5**0.5),
-    'embedded_gaussian': 0.9 / (2 + 5**0.5),
-    'dot_product': 0.9 / 5,
-    'concatenation': 0.9 / 3,
-    'l2': 0.9 / 7,
+    'gaussian': 0.9 / (1 + 2**0.5),
+    'embedded_gaussian': 0.9 / (1 + 2**0.5),
+    'dot_product': 0.9 / (1 + 3**0.5),
+    'concatenation': 0.9 / (0.25 + 1.75**0.5),  # where query and key have half of the sharpness each
+    'l2': 0.9 / (1 + (1.25 + 64 / 27) ** 0.5),
 }
 
 

@@ -105,7 +105,7 @@ class CertifiedAttention2d(ResidualLayer):
         in_channels: int,
         *,
         contraction: float = 0.9,
-        sharpness: float | str = 2.0,
+        sharpness: float | str = 1.0,
         heads: str = 'grouped',
         **attention,
     ):

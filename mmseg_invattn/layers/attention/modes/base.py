@@ -88,15 +88,16 @@ class Mode(nn.Module, ABC):
 
     @staticmethod
     def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
-        """Lambda of the certificate ``Lip(g) <= gain |W| Lambda`` on the unit ball: for every positive kernel
-        ``1 + R (G_1 + G_2)``.
+        """Lambda of the certificate ``Lip(g) <= gain |W| Lambda`` on the unit ball: for every positive kernel f
+        with ``f' / f`` in [0, 1], ``s_1 + sqrt(1 + s_2 + s_2^2)`` with ``s_1 = R G_1``, ``s_2 = R G_2``.
 
         Args:
             bounds: on the unit ball.
             n_pixels: given where every pixel attends to every pixel, itself included, without position logits: some
                 modes have a smaller bound then.
         """
-        return 1 + bounds.query_slope + bounds.key_slope
+        s = bounds.key_slope
+        return bounds.query_slope + (1 + s + s.square()).sqrt()
 
     @staticmethod
     @abstractmethod

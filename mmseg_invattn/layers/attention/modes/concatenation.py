@@ -3,7 +3,9 @@
 Wang et al. (https://arxiv.org/abs/1711.07971) take ``ReLU(t) / M``, form ``none``; the invertible attention paper
 ``ELU(t) / sum ELU(t)``, form ``paper``. On the ball of radius R, with ``a = W_Q^T w_q`` and ``c = W_K^T w_k``:
 
-    G_1 = |a|,     G_2 = |c|,     Lambda = 1 + R (|a| + |c|)
+    G_1 = |a|,     G_2 = |c|,     Lambda = s_1 / 2 + sqrt(1 + s_2 + s_2^2),     s_1 = R G_1,     s_2 = R G_2
+
+A query moves all its scores alike, and the weights feel it only as far as ``f' / f`` differs between the keys: by half.
 """
 
 from typing import NamedTuple
@@ -74,6 +76,10 @@ class Concatenation(QueryKeyMode):
         query, key = (norm(w) * radius for w in (weights.query, weights.key))
         constant = 0.0 if weights.bias is None else weights.bias.abs()[..., 0]
         return ScoreBounds(query + key + constant, query, key)
+
+    @staticmethod
+    def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
+        return QueryKeyMode.lipschitz_factor(bounds._replace(query_slope=bounds.query_slope / 2))
 
     @staticmethod
     def project(weights: ConcatenationWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:

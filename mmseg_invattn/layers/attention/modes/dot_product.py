@@ -5,9 +5,10 @@ attention paper divides ``ELU(q . k)`` by its sum, form ``paper``.
 
 On the ball of radius R, with ``A = W_Q^T W_K``: both biases count, f is not invariant to shifts, and ``f' / f <= 1``:
 
-    G_1 = |A| R + |W_Q^T b_K|,     G_2 = |A| R + |W_K^T b_Q|,     Lambda = 1 + R (G_1 + G_2)
+    G_1 = |A| R + |W_Q^T b_K|,     G_2 = |A| R + |W_K^T b_Q|
+    Lambda = s_1 + sqrt(1 + s_2 + s_2^2),     s_1 = R G_1,     s_2 = R G_2
 
-which is ``1 + 2 s`` without biases.
+and both are s without biases.
 """
 
 from torch import Tensor

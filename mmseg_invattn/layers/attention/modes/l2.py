@@ -4,12 +4,13 @@ Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006
 
 With the temperature in W, on the ball of radius R:
 
-    G_1 = 2 |W|^2 R,    G_2 = 2 |W| (R_q + R_k) = 4 |W|^2 R,    Lambda = 1 + R (G_1 + G_2) = 1 + 3 s,   s = 2 |W|^2 R^2
+    G_1 = 2 |W|^2 R,    G_2 = 4 |W|^2 R,    Lambda = s + sqrt(1 + s / 4 + 64 s^2 / 27),    s = 2 |W|^2 R^2 = R G_1
 
-where s is half the range of the scores. Where each pixel attends to all N pixels, itself included, without position
-logits, the weights fall off faster than distances grow:  ``E_P |W (b_j - b_i)|^2 <= Phi(N) = W_0((N - 1) / e)``. The
-scores move by ``|ds_ij| <= 4 e |W| |W (b_j - b_i)|`` when tokens move by e, so their covariance with values of the
-ball is at most ``4 e |W| R sqrt(Phi)`` and
+where s is half the range of the scores: a key far from the query, where its score is steep, has a value far from the
+mean only where it has little weight; the proof is in docs/explanation/certificate.md. Where each pixel attends to all N
+pixels, itself included, without position logits, the weights fall off faster than distances grow:
+``E_P |W (b_j - b_i)|^2 <= Phi(N) = W_0((N - 1) / e)``. The scores move by ``|ds_ij| <= 4 e |W| |W (b_j - b_i)|`` when
+tokens move by e, so their covariance with values of the ball is at most ``4 e |W| R sqrt(Phi)`` and
 
     Lambda <= 1 + 4 |W| R sqrt(Phi(N)) = 1 + 4 sqrt(s Phi(N) / 2)
 
@@ -78,7 +79,8 @@ class L2(Mode):
 
     @staticmethod
     def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
-        ball = 1 + bounds.query_slope + bounds.key_slope
+        s = bounds.query_slope
+        ball = s + (1 + s / 4 + (64 / 27) * s.square()).sqrt()
         if n_pixels is None:
             return ball
         steep = bounds.query_slope / 2 * phi(n_pixels)
