@@ -5,7 +5,12 @@ _base_ = '../cifar10/quadratic.py'
 model = dict(
     backbone=dict(
         patch_size=4,
-        channels=32, num_layers=3, out_indices=(2,), feedforward_channels=64, attention=dict(dropout=0.0), dropout=0.0
+        channels=32,
+        num_layers=3,
+        out_indices=(2,),
+        feedforward_channels=64,
+        attention=dict(dropout=0.0),
+        dropout=0.0,
     ),
     in_channels=32,
 )

@@ -82,8 +82,10 @@ def draw_curves(curves: list[dict], target: Path) -> None:
                 axis.plot(iterations, values, color=colour, linewidth=0.6, alpha=0.6)
                 lines.append(values[np.isin(iterations, common)])
             axis.plot(common, np.mean(lines, 0), color=colour, linewidth=2, label=f'layer {number}')
-    share_axis.set(ylim=(-0.02, 1.02), ylabel=f'share of heads with more than {NEAR} on one offset')
-    spread_axis.set(ylabel='median spread in pixels of the feature map', ylim=(0, None))
+    share_axis.set_title(f'share of heads with more than {NEAR} on one offset', fontsize=9)
+    share_axis.set_ylim(-0.02, 1.02)
+    spread_axis.set_title('median spread in pixels of the feature map', fontsize=9)
+    spread_axis.set_ylim(0, None)
     for axis in (share_axis, spread_axis):
         axis.set_xlabel('iteration')
         axis.grid(color='0.9')
