@@ -1,7 +1,6 @@
 _base_ = '../cifar10/quadratic.py'
-# The recipe that lets heads move within minutes on a CPU: 8 x 8 tokens, 3 layers, 32 channels, no dropout; AdamW instead
-# of SGD, and centres and widths learn at ten times the rate of the rest. Why that takes so much:
-# docs/attention_as_convolution.md
+# The recipe that lets heads move within minutes on a CPU: 8 x 8 tokens, 3 layers, 32 channels, no dropout; AdamW, and
+# centres and widths learn at ten times the rate of the rest. Why that takes so much: docs/attention_as_convolution.md
 model = dict(
     backbone=dict(
         patch_size=4,
