@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import tempfile
@@ -59,7 +60,7 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
     Returns:
         (iteration, mIoU) of each evaluation.
     """
-    cfg = cfg.copy()
+    cfg = copy.deepcopy(cfg)
     cfg.model.decode_head.attention = dict(form=setting.form, mode=setting.mode)
     cfg.merge_from_dict({'randomness.seed': setting.seed, 'train_cfg.val_interval': every, 'log_level': 'ERROR'})
     cfg.default_hooks.update(dict.fromkeys(UNUSED))

@@ -51,7 +51,7 @@ def test_parameters_are_as_many_as_published(name):
     assert abs(count / 1e6 - PUBLISHED[name]) < 0.006
 
 
-def test_recipe_in_which_heads_move():
+def test_recipe_that_lets_heads_move():
     """Centres and widths have ten times the rate of the rest, and the ResNet beside it about as many parameters."""
     cfgs = [
         Config.fromfile(ROOT / f'configs/self_attention/cifar10_local/{name}.py') for name in ('quadratic', 'resnet18')

@@ -8,6 +8,5 @@ model = dict(
         stem_channels=4,
         base_channels=4,
         norm_cfg=dict(type='BN', requires_grad=True),
-    ),
-    in_channels=32,
+    )
 )

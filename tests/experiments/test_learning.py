@@ -1,0 +1,34 @@
+"""Iterations until a task is learned: trainings that end there, their file and their table."""
+
+import torch
+from helpers.checkout import ROOT
+from mmengine.config import Config
+
+from mmseg_invattn.cli.convert import context_shapes
+from mmseg_invattn.experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+
+
+def test_training_ends_where_the_level_is_reached(tmp_path):
+    context_shapes.main(['--num-train', '8', '--num-val', '2', '--out', str(tmp_path / 'data')])
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(tmp_path / 'data')
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.train_cfg.max_iters = 3
+    before = cfg.pretty_text
+    to_the_end = learning_curve(cfg, Setting('conditional', 'l2', 1), every=1, level=101.0)
+    assert [step for step, _ in to_the_end] == [1, 2, 3] and all(0 <= miou <= 100 for _, miou in to_the_end)
+    first = learning_curve(cfg, Setting('conditional', 'l2', 1), every=1, level=0.0)
+    assert first == to_the_end[:1]  # the run of a seed, as far as it goes
+    assert learning_curve(cfg, Setting('none', 'l2', 1), every=1, level=0.0) != first
+    assert cfg.pretty_text == before and torch.is_grad_enabled()
+
+
+def test_table_counts_a_seed_that_did_not_learn_as_later_than_all(tmp_path):
+    curves = {Setting('none', 'l2', seed): [[50, 40.0], [100, miou]] for seed, miou in enumerate((95.0, 91.0, 60.0))}
+    curves |= {Setting('certified', 'l2', seed): [[50, miou]] for seed, miou in enumerate((95.0, 60.0, 60.0))}
+    write_curves(tmp_path / 'new' / 'curves.json', curves)
+    assert read_curves(tmp_path / 'new' / 'curves.json') == curves and read_curves(tmp_path / 'other.json') == {}
+    assert table(curves, ['none', 'certified', 'coupling'], ['l2'], 90.0).splitlines()[-1] == (
+        '| `l2` | 100 (2 of 3) | - (1 of 3) | - (0 of 0) |'
+    )
