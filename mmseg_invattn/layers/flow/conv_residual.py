@@ -164,12 +164,12 @@ class InvConvResidual(ResidualLayer):
 
         Rounding: with the error e of its input and n terms a number, a convolution of norm K behind phi leaves
 
-            (e')^2 = (K e)^2 + (4 K u |phi(h)|)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2
+            (e')^2 = (K e)^2 + (4 K u |phi(h)|)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2 + (u (2 |W h| + |b|))^2
 
-        with R of :func:`~mmseg_invattn.ops.sum_rounding`, since products and phi round independently. The last
-        operations of each count with their worst case: ``u (2 |W h| + |b|)``, times the norms of what follows.
+        with R of :func:`~mmseg_invattn.ops.sum_rounding`: phi, products and sums round independently of each other. The
+        last sums are added with their worst case.
         """
-        h, e, last = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
+        h, e = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
         whole = [conv_norm(weight, spectral_norm_bound) for weight, _ in weights.convs]
         norms = [whole[0].expand_as(e)]
         products = [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
@@ -182,8 +182,9 @@ class InvConvResidual(ResidualLayer):
             padding = weight.shape[-1] // 2
             terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
             h = F.conv2d(h, weight, bias, padding=padding)
+            sums = u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
             e = root_of_squares(e, products[i] * terms.flatten(1).amax(1).sqrt())
-            last = norms[i] * last + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
+            e = e + sums if i == len(weights.convs) - 1 else torch.hypot(e, sums)
         relative = sum(products) + 8 * u * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ class InvConvResidual(ResidualLayer):
                 moved = gain * reach
             return gain
 
-        return Assessment(h, lipschitz, lambda reach, _: e + last + relative * reach)
+        return Assessment(h, lipschitz, lambda reach, _: e + relative * reach)
 
     @property
     def rank(self) -> int:
