@@ -2,8 +2,8 @@
 
 Three things are kept apart. The *map* is ``x + g(x)`` in exact arithmetic, with the very numbers that the layer's
 weights are; the certificate L bounds Lip(g) for them. The *forward pass* computed the map up to a rounding error:
-``y = x + g(x) + rho``. The *inverse* returned some x_hat. With its residual ``r = y - x_hat - g(x_hat)``,
-evaluated once more at the end,
+``y = x + g(x) + rho``. The *inverse* returned some x_hat. With its residual ``r = y - x_hat - g(x_hat)``, evaluated
+once in float64,
 
     (x_hat - x) + (g(x_hat) - g(x)) = rho - r        so        |x_hat - x| <= (|r| + |rho|) / (1 - L)
 
@@ -13,11 +13,6 @@ whatever the solver did. Two refinements make it a number to read:
   no longer than ``reach = (|r| + |rho|) / (1 - L)`` by the first bound.
 - rho is bounded a priori from the sizes of what is added up around x_hat (:mod:`~mmseg_invattn.ops.rounding`), a layer
   stating what its branch makes of it.
-
-The residual is evaluated in float64, but a layer may make the sums over pairs of pixels in the dtype of the forward
-pass. These are the forward pass's own operations on the same numbers, so what they round has its a-priori bound, and is
-counted in rho beside it: twice the branch's rounding in all. A layer does so where that is good enough: where the bound
-meets the tolerance, or where the check's share is no more than a third of it. Elsewhere they are made in float64.
 
 A rounding error that was measured, at x_hat or elsewhere, carries nothing: on a small map it can be 0 by luck.
 """

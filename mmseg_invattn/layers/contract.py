@@ -17,12 +17,11 @@ class InverseInfo(NamedTuple):
     Attributes:
         iterations: evaluations of the branch.
         residual: ``|y - layer(x_hat)|`` in the units of the features and in the norm of the layer
-            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise), as the check evaluated it.
+            (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise), evaluated in float64.
         error_bound: upper bound of ``|x_hat - x|`` in the same units and norm; NaN where nothing can be certified. Of a
             residual layer ``(residual + rounding) / (1 - lipschitz)``.
         converged: the error bound met the tolerance, or what the precision of the dtype allows.
-        rounding: upper bound of what rounding changed in the forward pass and in the check of the residual, part of
-            ``error_bound``; NaN without one.
+        rounding: upper bound of what rounding changed in the forward pass, part of ``error_bound``; NaN without one.
         lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 of a layer with an explicit
             inverse, NaN where none is known.
 
@@ -98,7 +97,7 @@ class InvertibleModule(nn.Module, ABC):
             max_iter: largest number of evaluations of the branch.
             strict: raise where a sample does not converge; otherwise ``info.converged`` says which did.
             weights: as in :meth:`forward`.
-            certify: evaluate the residual once more and bound the error; without it ``error_bound`` is NaN, and the
+            certify: evaluate the residual in float64 and bound the error; without it ``error_bound`` is NaN, and the
                 residual is the solver's.
             error: bound of ``|y' - y|_inf2`` where y' is given and y is what the layer made of x, shape (B,); the
                 error bound is that of the x of y. ``converged`` is of y'.

@@ -166,8 +166,7 @@ class InvConvResidual(ResidualLayer):
 
             (e')^2 = (K e)^2 + (4 K u |phi(h)|)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2 + (u (2 |W h| + |b|))^2
 
-        with R of :func:`~mmseg_invattn.ops.sum_rounding`: phi, products and sums round independently of each other. The
-        last sums are added with their worst case.
+        with R of :func:`~mmseg_invattn.ops.sum_rounding`: phi, products and sums round independently of each other.
         """
         h, e = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
         whole = [conv_norm(weight, spectral_norm_bound) for weight, _ in weights.convs]
@@ -183,8 +182,7 @@ class InvConvResidual(ResidualLayer):
             terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
             h = F.conv2d(h, weight, bias, padding=padding)
             sums = u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
-            e = root_of_squares(e, products[i] * terms.flatten(1).amax(1).sqrt())
-            e = e + sums if i == len(weights.convs) - 1 else torch.hypot(e, sums)
+            e = root_of_squares(e, products[i] * terms.flatten(1).amax(1).sqrt(), sums)
         relative = sum(products) + 8 * u * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
