@@ -42,27 +42,11 @@ class Assessment(NamedTuple):
         lipschitz: reach -> upper bound of Lip(g) at all features within the reach.
         rounding: (reach, Lip(g) there) -> upper bound of what rounding changed in g, within the reach; None where the
             layer does not say, so that there is no error bound.
-        dtype: in which the sums over the pixels were evaluated.
     """
 
     branch: Tensor
     lipschitz: Callable[[Tensor], Tensor]
     rounding: Callable[[Tensor, Tensor], Tensor] | None
-    dtype: torch.dtype = torch.float64
-
-
-class Report(NamedTuple):
-    """The report of an inverse, and whether more work would make a better one, for each sample.
-
-    Attributes:
-        info: the report.
-        finer: the tolerance is not met, and what the check itself rounded is more than a third of the bound.
-        further: the tolerance is not met, and the residual is more than rounding explains.
-    """
-
-    info: InverseInfo
-    finer: Tensor
-    further: Tensor
 
 
 def certified(
@@ -75,7 +59,7 @@ def certified(
     groups: int,
     tol: float,
     solved: FixedPointResult,
-) -> Report:
+) -> InverseInfo:
     """The report of an inverse.
 
     Args:
@@ -89,11 +73,12 @@ def certified(
         tol: that was asked for.
         solved: what the solver says.
     """
-    pixel, nothing = groups**0.5, torch.zeros_like(solved.converged)
+    pixel = groups**0.5
     if lipschitz is None or seen.rounding is None:
-        return Report(uncertified(solved._replace(residual=residual), groups), nothing, ~solved.converged)
+        return uncertified(solved._replace(residual=residual), groups)
     if not lipschitz < 1:  # a contraction within a rounding error of 1 certifies nothing
-        return Report(uncertified(solved._replace(residual=residual, converged=nothing), groups), nothing, nothing)
+        nothing = torch.zeros_like(solved.converged)
+        return uncertified(solved._replace(residual=residual, converged=nothing), groups)
     everywhere, known = torch.full_like(residual, lipschitz), error.nan_to_num()
     rho = sums + seen.rounding(torch.zeros_like(residual), everywhere)
     reach = (residual + rho + known) / (1 - lipschitz)
@@ -101,16 +86,12 @@ def certified(
     reach = (residual + rho + known) / (1 - lipschitz)
     local = seen.lipschitz(reach).nan_to_num(torch.inf).minimum(everywhere)
     rho = sums + seen.rounding(reach, local)
+    size = size.clamp(min=NOTHING)
     own, bound = (pixel * (residual + rho + other) / (1 - local) * (1 + 1e-12) for other in (0, error))
     bound = torch.where(bound.isfinite(), bound, torch.nan)
     exhausted = solved.converged | (residual <= 4 * rho)  # rounding alone explains what is left
-    accurate, size = own <= tol * size, size.clamp(min=NOTHING)
-    met = own <= tol * size
-    converged = met | (exhausted & (own <= USEFUL * size))
-    # forward pass and check have an equal share in what the branch rounds
-    coarse = (rho - sums) / 2 > (residual + rho) / 3 if seen.dtype != torch.float64 else nothing
-    info = InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
-    return Report(info, coarse & ~accurate, ~(accurate | solved.converged | (residual <= rho)))
+    converged = (own <= tol * size) | (exhausted & (own <= USEFUL * size))
+    return InverseInfo(solved.iterations, pixel * residual, bound, converged, pixel * rho, local)
 
 
 def uncertified(solved: FixedPointResult, groups: int) -> InverseInfo:

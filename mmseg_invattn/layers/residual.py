@@ -11,7 +11,6 @@ branch at given features: a local bound, and how it rounds.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ from ..ops import (
     storage_error,
     truncation_bound,
 )
-from .certificate import Assessment, Report, certified, uncertified, unrotated
+from .certificate import Assessment, certified, uncertified, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
 from .contract import InverseInfo, InvertibleModule, check_converged, check_features, check_finite_weights
 from .orthogonal import rotate
@@ -45,13 +44,11 @@ class Equation(NamedTuple):
         branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
         target: shape (B, ...).
         whole: x -> the features.
-        unknown: the features -> x.
     """
 
     branch: Callable[[Tensor, Tensor], Tensor]
     target: Tensor
     whole: Callable[[Tensor], Tensor]
-    unknown: Callable[[Tensor], Tensor]
 
 
 class ResidualLayer(InvertibleModule):
@@ -91,14 +88,13 @@ class ResidualLayer(InvertibleModule):
         """What the branch needs on maps of (H, W); a solve asks for it once."""
         return weights
 
-    def assess(self, x: Tensor, weights: Any, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
+    def assess(self, x: Tensor, weights: Any, u: float) -> Assessment:
         """The branch at x, and what is certain of it around there.
 
         Args:
             x: float64, shape (B, C, H, W).
             weights: of :meth:`for_size`, the numbers of the forward pass in float64.
-            u: unit roundoff of the forward pass and of this evaluation together.
-            dtype: in which sums over the pixels may be evaluated; a layer may stay with float64.
+            u: unit roundoff of the forward pass.
         """
         return Assessment(self.branch(x, weights), lambda reach: torch.full_like(reach, torch.inf), None)
 
@@ -134,71 +130,30 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            x, solved = self._solved(wide, sized, lipschitz, tol, max_iter, ahead=certify)
-            if not certify:
-                info = uncertified(solved, self.groups)
+            equation = self.equation(wide, sized)
+            part, solved = solve_residual(
+                equation.branch,
+                equation.target,
+                lipschitz,
+                tol=tol,
+                max_iter=max_iter,
+                memory=self.memory,
+                norm=lambda x: self.branch_norm(x, self.groups),
+            )
+            x = equation.whole(part)
+            if certify:
+                error = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
+                info = self.certified(x, y, error, weights, sized, lipschitz, tol, solved)
             else:
-                known = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
-                check = partial(self._check, weights, sized, lipschitz, tol)
-                report = check(x, y, known, solved)
-                info, rest = report.info, report.further.nonzero()[:, 0]
-                left = max_iter - int(solved.iterations.max())
-                if len(rest) and left > 0:  # the solver stopped too early
-                    x[rest], solved = self._solved(wide[rest], sized, lipschitz, tol, left, start=x[rest])
-                    again = check(x[rest], y[rest], known[rest], solved).info
-                    again = again._replace(iterations=again.iterations + info.iterations[rest])
-                    for whole, part in zip(info, again, strict=True):
-                        whole[rest] = part
+                info = uncertified(solved, self.groups)
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
 
-    def _solved(
-        self,
-        y: Tensor,
-        weights: Any,
-        lipschitz: float | None,
-        tol: float,
-        max_iter: int,
-        ahead: bool = False,
-        start: Tensor | None = None,
-    ) -> tuple[Tensor, FixedPointResult]:
-        """x of y and what the solver says; ``ahead`` and x to start from as in :func:`~.solve.solve_residual`."""
-        equation = self.equation(y, weights)
-        part, solved = solve_residual(
-            equation.branch,
-            equation.target,
-            lipschitz,
-            tol=tol,
-            max_iter=max_iter,
-            memory=self.memory,
-            norm=lambda x: self.branch_norm(x, self.groups),
-            ahead=ahead,
-            start=None if start is None else equation.unknown(start),
-        )
-        return equation.whole(part), solved
-
-    def _check(
-        self,
-        weights: Any,
-        sized: Any,
-        lipschitz: float | None,
-        tol: float,
-        x: Tensor,
-        y: Tensor,
-        error: Tensor,
-        solved: FixedPointResult,
-    ) -> Report:
-        """The report of ``x = inverse(y)``: in the dtype of x where that is good enough, else in float64."""
-        report = self.certified(x, y, error, weights, sized, lipschitz, tol, solved, x.dtype)
-        if not report.finer.any():
-            return report
-        return self.certified(x, y, error, weights, sized, lipschitz, tol, solved, torch.float64)
-
     def equation(self, y: Tensor, weights: Any) -> Equation:
         """What the inverse of y solves; both in the dtype that is computed in, the weights of :meth:`for_size`."""
         target = rotate(y, self.rotation(weights), transpose=True)
-        return Equation(lambda x, index: self.branch(x, weights), target, lambda x: x, lambda x: x)
+        return Equation(lambda x, index: self.branch(x, weights), target, lambda x: x)
 
     def certified(
         self,
@@ -210,17 +165,16 @@ class ResidualLayer(InvertibleModule):
         lipschitz: float | None,
         tol: float,
         solved: FixedPointResult,
-        dtype: torch.dtype,
-    ) -> Report:
+    ) -> InverseInfo:
         """The report of ``x = inverse(y)``, y known up to ``error``, with the weights that both passes used."""
         exact, u = cast_all(sized, torch.float64), roundoff_with_check(x.dtype)
-        seen = self.assess(x.double(), exact, u, dtype)
-        z = seen.branch + x  # float64
+        seen = self.assess(x.double(), exact, u)
+        z = x.double() + seen.branch
         size = torch.maximum(self.error_norm(x), self.error_norm(y))
         stored = self.error_norm(storage_error(y, x.dtype))
         rotation = self.rotation(exact)
         if rotation is None:
-            residual = self.branch_norm(y - z, self.groups)
+            residual = self.branch_norm(y.double() - z, self.groups)
             sums = u * self.branch_norm(z, self.groups) + stored
         else:
             residual, sums = unrotated(y.double(), z, rotation, u, self.groups)

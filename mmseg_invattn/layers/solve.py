@@ -17,8 +17,6 @@ def solve_residual(
     max_iter: int,
     memory: int,
     norm: Callable[[Tensor], Tensor],
-    ahead: bool = False,
-    start: Tensor | None = None,
 ) -> tuple[Tensor, FixedPointResult]:
     """Solves ``x + branch(x) = y`` to a residual that is small against the features, or that rounding explains.
 
@@ -28,14 +26,11 @@ def solve_residual(
         lipschitz: bound of Lip(g) in the norm; None without one.
         memory: steps that the acceleration combines.
         norm: of the contraction, (B, C, H, W) -> (B,).
-        ahead: the caller evaluates the residual of what is returned, so that the solver may stop where it expects it to
-            be small: where g is a contraction, one evaluation earlier.
-        start: x to begin with; y where None.
 
     Returns:
         x, one plain step beyond the solver's where g is a contraction: its residual is known already.
     """
-    first = branch(y if start is None else start, torch.arange(len(y), device=y.device))
+    first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
     # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
     size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
     floor = 4 * torch.finfo(y.dtype).eps * size
@@ -51,7 +46,5 @@ def solve_residual(
         max_iter=max_iter,
         memory=memory,
         first=first,
-        start=start,
-        features=size if ahead and contraction is not None else None,
     )
     return solved.x if contraction is None else solved.x + solved.step, solved

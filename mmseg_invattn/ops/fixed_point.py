@@ -20,8 +20,6 @@ from torch import Tensor
 # How far the accelerated iteration may fall behind: it minimises |r| in another norm, over all pixels together, so
 # its steps are uneven.
 SLACK = 10.0
-# Room for a residual that shrinks less than is expected.
-EXPECTED = 4.0
 # Evaluations between two looks at which samples are done. On an accelerator a look waits for the queue to drain; a
 # sample that is done in between is frozen, so the result is the same.
 LOOK_EVERY = 4
@@ -57,8 +55,6 @@ def solve_fixed_point(
     memory: int = 5,
     patience: int = 3,
     first: Tensor | None = None,
-    start: Tensor | None = None,
-    features: Tensor | None = None,
 ) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
 
@@ -75,11 +71,7 @@ def solve_fixed_point(
         max_iter: largest number of evaluations of g.
         memory: earlier steps that the acceleration combines; 0 is the plain iteration.
         patience: see ``floor``; without progress for that long above the floor a sample goes on to ``max_iter``.
-        first: g of the first iterate, where the caller has it already; it counts as an evaluation.
-        start: the first iterate; y where None.
-        features: size of the features, (B,), where the caller checks ``x + step``: a sample is left also where the
-            residual of that would be a quarter of ``tol`` if it shrank once more as it did last; at first, as if g were
-            linear, from the size of the features to that of g. That is a guess: such a sample is not ``converged``.
+        first: ``g(y)``, where the caller has it already; it counts as an evaluation.
     """
     result = FixedPointResult(
         torch.empty_like(y),
@@ -88,8 +80,7 @@ def solve_fixed_point(
         torch.empty_like(tol, dtype=torch.bool),
         torch.empty_like(y),
     )
-    s = _Samples.at(y, tol, floor, memory, start, features)
-    room = torch.inf if features is None else EXPECTED
+    s = _Samples.at(y, tol, floor, memory)
     look_every = 1 if y.device.type == 'cpu' else LOOK_EVERY
 
     for k in range(max_iter):
@@ -108,7 +99,6 @@ def solve_fixed_point(
             if contraction is None
             else torch.maximum(contraction * s.size, SLACK * s.start * contraction**s.accepted)
         )
-        expected = trial_size / torch.where(s.accepted == 0, s.features, s.size) * trial_size
         s.keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
         if memory:
             s.remember(k % memory, trial_step)
@@ -118,9 +108,8 @@ def solve_fixed_point(
 
         done = (s.best_size <= s.tol) | ((s.best_size <= s.floor) & (s.stalled >= patience))
         s.converged = s.converged | (done & s.active)
-        left = s.keep & better & (room * expected <= s.tol)
         # After a plain step that is not finite there is nothing left to try.
-        s.active = s.active & ~done & ~left & (s.keep | ~s.plain)
+        s.active = s.active & ~done & (s.keep | ~s.plain)
         if (k + 1) % look_every == 0 and not s.active.all():
             s.write(result)
             if not s.active.any():
@@ -142,7 +131,6 @@ class _Samples:
     target: Tensor  # y
     tol: Tensor
     floor: Tensor
-    features: Tensor  # their size, where it is given
     trial: Tensor  # the point to evaluate next
     plain: Tensor  # whether a plain step led there
     keep: Tensor  # whether the last trial was accepted
@@ -163,10 +151,7 @@ class _Samples:
     valid: Tensor  # which of them count, (A, memory)
 
     @classmethod
-    def at(
-        cls, y: Tensor, tol: Tensor, floor: Tensor, memory: int, start: Tensor | None, features: Tensor | None
-    ) -> '_Samples':
-        x = y if start is None else start
+    def at(cls, y: Tensor, tol: Tensor, floor: Tensor, memory: int) -> '_Samples':
         index = torch.arange(len(y), device=y.device)
         zero, far, yes = torch.zeros_like(index), torch.full_like(tol, torch.inf), index >= 0
         past = y.new_zeros(len(y), memory, y[0].numel())
@@ -175,16 +160,15 @@ class _Samples:
             target=y,
             tol=tol,
             floor=floor,
-            features=tol if features is None else features,
-            trial=x,
+            trial=y,
             plain=yes,
             keep=yes,
-            point=x,
+            point=y,
             step=torch.zeros_like(y),
             size=far,
             start=far,
             accepted=zero,
-            best=x,
+            best=y,
             best_step=torch.zeros_like(y),
             best_size=far,
             stalled=zero,

@@ -166,14 +166,14 @@ class CertifiedAttention2d(ResidualLayer):
             g_BGNC = g_BGNC + weights.bias[:, None]
         return transposed(g_BGNC).reshape(x.shape)
 
-    def assess(self, x: Tensor, weights: SizedWeights, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
+    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
         """By the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
-        seen = Seen(self, self.heads.tokens(x), weights, u, dtype)
+        seen = Seen(self, self.heads.tokens(x), weights, u)
         g_BGNC = self.heads.total(seen.moments.mean)
         if weights.bias is not None:
             g_BGNC = g_BGNC + weights.bias[:, None]
         g = transposed(g_BGNC).reshape(x.shape)
-        return Assessment(g, seen.lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)), dtype)
+        return Assessment(g, seen.lipschitz, partial(seen.rounding, max_token_norm(g, self.groups)))
 
     @property
     def rank(self) -> int:

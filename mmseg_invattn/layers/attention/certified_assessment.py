@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import ball_rounding, root_of_squares, spectral_norm_bound, to_ball, unit_roundoff
+from ...ops import ball_rounding, root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
 from .rounding import attention_rounding
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .certified import CertifiedAttention2d, SizedWeights
 
 NEAR = 2.0**-14  # of the features in the ball: how far rounding usually reaches
-DIAMETER = 2.0  # of the ball: tokens are no further from each other
 
 
 class Errors(NamedTuple):
@@ -47,41 +46,25 @@ class Seen:
         block: the layer.
         tokens_BGNC: of the features, float64.
         weights: the numbers of the forward pass, float64.
-        u: its unit roundoff, and that of what is evaluated here in float64.
-        dtype: in which sums over the pixels are evaluated here; its unit roundoff is added.
+        u: its unit roundoff.
     """
 
-    def __init__(
-        self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: float, dtype: torch.dtype
-    ):
-        centred_BGNC = weights.norm.centred(tokens_BGNC)
-        b_BGNC = to_ball(centred_BGNC, weights.norm.scale)
-        self.attention, self.heads, self.weights = block.attention, block.heads, weights
-        self.u = u + unit_roundoff(dtype)
+    def __init__(self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: float):
+        b_BGNC = weights.norm.bounded(tokens_BGNC)
+        self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
         self.tokens = b_BGNC
-        self.radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
-        # what rounds is as large as the features, wherever m is
-        size_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) / weights.norm.scale[:, 0, 0]
-        near_BG = (NEAR * (size_BG + self.radius_BG)).clamp(max=DIAMETER)
-        moved = self._moved(near_BG)
         self.moments = attention_moments(
-            block.attention,
-            weights.scores,
-            b_BGNC,
-            weights.size,
-            weights.beta,
-            weights.value,
-            weights.out,
-            narrow=True,
-            dtype=dtype,
-            moved=moved * unit_roundoff(dtype),
+            block.attention, weights.scores, b_BGNC, weights.size, weights.beta, weights.value, weights.out, narrow=True
         )
         self.effective = block.heads.norms(weights.out, weights.value, spectral_norm_bound).effective
         self.scale_G = weights.norm.scale[:, 0, 0]
         bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(b_BGNC[:, :1, 0, 0]))
         self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(weights.value))
-        self.nearest_BG = torch.linalg.vector_norm(centred_BGNC, dim=-1).amin(-1)
-        self.errors = self._errors(near_BG, moved)
+        self.nearest_BG = torch.linalg.vector_norm(weights.norm.centred(tokens_BGNC), dim=-1).amin(-1)
+        self.radius_BG = torch.linalg.vector_norm(b_BGNC, dim=-1).amax(-1)
+        # what rounds is as large as the features, wherever m is
+        size_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) / self.scale_G
+        self.errors = self._errors(NEAR * (size_BG + self.radius_BG))
 
     def lipschitz(self, reach: Tensor) -> Tensor:
         """Bound of Lip(g) in x within the reach in x, (B,) -> (B,)."""
@@ -99,24 +82,20 @@ class Seen:
             lipschitz: of g in x there, (B,).
         """
         reach_BG = reach[:, None] / self.scale_G
-        if bool((reach_BG.clamp(max=DIAMETER) > self.errors.reach).any()):  # further than expected: with room
-            further_BG = torch.maximum(2 * reach_BG, self.errors.reach).clamp(max=DIAMETER)
-            self.errors = self._errors(further_BG, self._moved(further_BG))
+        if bool((reach_BG.clamp(max=2.0) > self.errors.reach).any()):  # further than expected: once more, with room
+            self.errors = self._errors(torch.maximum(2 * reach_BG, self.errors.reach))
         tokens, others = self.errors.tokens, self.errors.others
         bias = 0 if self.weights.bias is None else torch.linalg.vector_norm(self.weights.bias, dim=-1)
         last = self.u * (size[:, None] + 2 * bias + (lipschitz * reach)[:, None])
         return (root_of_squares(others, tokens * lipschitz[:, None]) + last).amax(1)
 
-    def _moved(self, reach_BG: Tensor) -> Tensor:
-        """By how much scores round within the reach, for u = 1, (B, H, N)."""
-        return self.attention.mode.rounding(self.weights.scores, self.tokens, reach_BG, 1.0)
-
-    def _errors(self, reach_BG: Tensor, moved: Tensor) -> Errors:
+    def _errors(self, reach_BG: Tensor) -> Errors:
         """For tokens that are no further than the reach from those seen."""
         w, u, channels = self.weights, self.u, self.weights.value.shape[-1]
+        reach_BG = reach_BG.clamp(max=2.0)  # tokens of the ball are no further than 2 from each other
         radius_BG = (self.radius_BG + reach_BG).clamp(max=1)
         others = attention_rounding(
-            self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u, u * moved
+            self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u
         )
         tokens = ball_rounding(channels, radius_BG, u) * radius_BG * self.scale_G
         return Errors(reach_BG, tokens, self.heads.total(others))

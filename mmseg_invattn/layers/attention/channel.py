@@ -90,7 +90,7 @@ class InvChannelAttention(ResidualLayer):
         back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels) ** 0.5
         return (g_B1CN * back).reshape(x.shape)
 
-    def assess(self, x: Tensor, weights: ChannelWeights, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
+    def assess(self, x: Tensor, weights: ChannelWeights, u: float) -> Assessment:
         """With n pixels, S the spread of the b_d under P_c and m their mean, in the norm of the channels:
 
         b         relative, r = u (4 + log_2(n) |b|^2 / 2)          L |b| r a / sqrt(C)

@@ -34,10 +34,10 @@ from ...ops import (
 )
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
-from ..certificate import Assessment, Report, certified
+from ..certificate import Assessment, certified
 from ..checks import check_contraction, check_sharpness
 from ..constant_weights import started_weights, weights_of
-from ..contract import check_features, composed_error
+from ..contract import InverseInfo, check_features, composed_error
 from ..residual import Equation, ResidualLayer
 from .attention import Attention, Mix
 from .conditional_assessment import assess, series_error
@@ -191,7 +191,7 @@ class ConditionalAttention2d(ResidualLayer):
             of_index = mix if len(index) == len(x2) else self._mixer(x2[index], weights)
             return self._mixed(x1, of_index, weights.weight)
 
-        return Equation(branch, y1, lambda x1: torch.cat([x1, x2], 1), lambda x: x.chunk(2, 1)[0])
+        return Equation(branch, y1, lambda x1: torch.cat([x1, x2], 1))
 
     def certified(
         self,
@@ -203,21 +203,19 @@ class ConditionalAttention2d(ResidualLayer):
         lipschitz: float | None,
         tol: float,
         solved: FixedPointResult,
-        dtype: torch.dtype,
-    ) -> Report:
+    ) -> InverseInfo:
         """The report of what y1 alone decides, x1; x2 passed as it was. An error of y moves P as well."""
         u = roundoff_with_check(x.dtype)
-        x1, y1 = x.chunk(2, 1)[0], y.chunk(2, 1)[1]
-        seen = self.assess(x.double(), cast_all(sized, torch.float64), u, dtype)
-        z, stored = seen.branch + x1, storage_error(y1, x.dtype)
-        residual, sums, kept = (max_token_norm(t, self.groups) for t in (y1 - z, z, stored))
+        x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
+        seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
+        z, stored = x1 + seen.branch, storage_error(y1, x.dtype)
+        residual, sums, kept = (max_token_norm(t, self.groups) for t in (y1.double() - z, z, stored))
         size, exact = torch.maximum(max_token_norm(x), max_token_norm(y)), torch.zeros_like(residual)
-        report = certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
-        bound = composed_error(self, x, report.info, error, weights)
-        return report._replace(info=report.info._replace(error_bound=bound))
+        info = certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
+        return info._replace(error_bound=composed_error(self, x, info, error, weights))
 
-    def assess(self, x: Tensor, weights: SizedWeights, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
-        return assess(self, x, weights, u, dtype)
+    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
+        return assess(self, x, weights, u)
 
     def series_error(self, x: Tensor, weights: SizedWeights, lipschitz: Tensor, n_terms: int) -> Tensor:
         return series_error(self, x, weights, lipschitz, n_terms)

@@ -19,11 +19,9 @@ from ...ops import (
     sum_rounding,
     transposed,
     truncation_bound,
-    unit_roundoff,
 )
 from ..certificate import Assessment
 from .linear import grouped_linear
-from .local_bound import averages
 
 if TYPE_CHECKING:
     from .conditional import ConditionalAttention2d, SizedWeights
@@ -32,12 +30,8 @@ POWERS = 8  # of W in the bound of the inverse
 TERMS = 64  # of a bound that are added up one by one
 
 
-def assess(
-    block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: float, dtype: torch.dtype
-) -> Assessment:
-    """g in x_1, at features in float64, with the weights of the forward pass and its unit roundoff u, to which that of
-    the dtype is added in which P is applied here. It is applied to numbers that were rounded once, and S is made of its
-    moments with the margins of :mod:`.local_bound`.
+def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: float) -> Assessment:
+    """g in x_1, at features in float64, with the weights of the forward pass and its unit roundoff u.
 
     With S the spread of the values W x_1 under P, n keys of which none has a weight above p, and R(n, D) of
     :func:`~mmseg_invattn.ops.sum_rounding`, rounding changes g by the root of the squares of
@@ -56,24 +50,20 @@ def assess(
     tokens_BGNC = block.heads.tokens(x1)
     v_BHNC = grouped_linear(tokens_BGNC, weights.weight)
     v_BHNC = v_BHNC - v_BHNC.mean(2, keepdim=True)
-    width, still = tokens_BGNC.shape[-1], torch.zeros_like(b_B1NC[..., 0, 0])
-    moved = mode.rounding(weights.scores, b_B1NC, still, 1.0)
-    values = (
-        tokens_BGNC.expand(-1, len(weights.weight), -1, -1),
-        torch.linalg.vector_norm(v_BHNC, dim=-1, keepdim=True).square(),
-    )
-    sums = averages(attention, weights.scores, b_B1NC, weights.size, weights.beta, torch.cat(values, -1), 1, dtype)
-    mean_BHNC, square_BHN = sums.mean, sums.above[..., 0]
+    mix = attention.mixer(weights.scores, b_B1NC, weights.size, weights.beta)
+    width = tokens_BGNC.shape[-1]
+    values = tokens_BGNC.expand(-1, len(weights.weight), -1, -1), v_BHNC.square().sum(-1, keepdim=True)
+    mean_BHNC, square_BHN1 = mix(torch.cat(values, -1)).split([width, 1], -1)
     g = transposed(block.heads.merge(mean_BHNC, weights.weight)).reshape(x1.shape)
-    spread = square_BHN.sqrt() * torch.exp(2 * unit_roundoff(dtype) * moved)
-    mixed, u = torch.linalg.vector_norm(mean_BHNC, dim=-1), u + unit_roundoff(dtype)
+    spread, mixed = square_BHN1[..., 0].clamp(min=0).sqrt(), torch.linalg.vector_norm(mean_BHNC, dim=-1)
     largest = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1, keepdim=True)
     radius = torch.linalg.vector_norm(b_B1NC, dim=-1).amax(-1)
     bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
     n = attention.keys(weights.size, weights.beta)[0]
     share = attention.largest_weight(weights.scores, radius, weights.size, weights.beta)[..., None]
     r = ball_rounding(b_B1NC.shape[-1], radius, u)
-    moved = u * moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
+    moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
+    moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
     column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
     errors = root_of_squares(
         spread * moved,
@@ -87,7 +77,7 @@ def assess(
     # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
     size = max_token_norm(x1, block.groups)
     relative = torch.where(size > 0, rho / size, 0)
-    return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach, dtype)
+    return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
 
 
 def series_error(

@@ -21,14 +21,6 @@ more than the factor e^2E, while v, kappa and alpha move by at most ``|W_V| rho`
 larger slope of the mode's scores for tokens of norm 1. Hence at every point there
 
     |dm_i| <= (|W_V| + e^2E (K_i + A_i + 2 g rho) (S_i + |W_V| rho)) d
-
-Only the moments are sums over all pairs of pixels, and they may be evaluated in float32. What is summed is made in
-float64, divided by its largest number, and rounded once. With scores off by dt at most the weights that were used are
-off by a factor e^2dt from those of P, and with them the moments of squares; sums of n numbers of one sign are off by n
-eps, relative, and so are their normalisers. The mean m~ that was computed need not be that of P: no vector has a
-smaller mean square distance to the values than their mean has. So with M~ the moment of squares that was computed
-
-    S^2 <= e^2dt (M~ (1 + 2 (64 + 2 n) eps) - |m~|^2)
 """
 
 from typing import Any, NamedTuple
@@ -36,18 +28,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import cast_all
 from .attention import Attention
 from .linear import grouped_linear
 
-ROUNDINGS = 64  # of a second moment, in eps, beside those of its sum
+ROUNDINGS = 64  # of a second moment, in eps
 
 
 class Moments(NamedTuple):
     """Moments under P of every pixel and head, float64, of ``v = W_V x`` and ``w = W_O v``.
 
     Attributes:
-        tokens: v, shape (B, H, N, E).
         values: ``sum_j P_ij v_j``, shape (B, H, N, E).
         mean: m, that of w, shape (B, H, N, C).
         of_values: spread of v, shape (B, H, N).
@@ -56,7 +46,6 @@ class Moments(NamedTuple):
         steepest: ``max |kappa| + max |alpha|``, shape (B, H, 1).
     """
 
-    tokens: Tensor
     values: Tensor
     mean: Tensor
     of_values: Tensor
@@ -74,8 +63,6 @@ def attention_moments(
     value_HEC: Tensor,
     out_HCE: Tensor,
     narrow: bool = False,
-    dtype: torch.dtype = torch.float64,
-    moved: Tensor | float = 0.0,
 ) -> Moments:
     """Moments at the tokens.
 
@@ -89,8 +76,6 @@ def attention_moments(
         out_HCE: W_O.
         narrow: leave out the mean of kappa under P, which takes C more values: K_i is the spread about the mean of all
             pixels then, as good where the weights of a row are not concentrated.
-        dtype: in which the sums over the pixels are evaluated; all else is float64.
-        moved: bound dt of what rounding changes in the scores of a query then, (B, H, N).
     """
     mode = attention.mode
     kappa, alpha, tied = mode.score_gradients(scores, tokens_BGNC)
@@ -98,83 +83,27 @@ def attention_moments(
     centre_k = kappa.mean(2, keepdim=True)
     about_0, kappa = kappa, kappa - centre_k
     v = grouped_linear(tokens_BGNC, value_HEC)
-    centre_v = v.mean(2, keepdim=True)
-    about = v - centre_v
-    vectors = dict(v=about, kappa=kappa) if tied or not narrow else dict(v=about)
-    squares = dict(w=_square(grouped_linear(about, out_HCE)), v=_square(about), kappa=_square(kappa))
+    v = v - v.mean(2, keepdim=True)
+    squares = _square(grouped_linear(v, out_HCE)), _square(v), _square(kappa)
+    parts = [v, *squares, _square(about_0), *([] if narrow and not tied else [kappa])]
+    mixed = attention.mixer(scores, tokens_BGNC, size, beta)(torch.cat(parts, -1)).double()
+    mean_v, square_w, square_v, square_k, square_0, *mean_k = mixed.split([part.shape[-1] for part in parts], -1)
+    up = 1 + ROUNDINGS * torch.finfo(v.dtype).eps
+    square_k = square_k * up
+    of_values = (square_v * up - _square(mean_v)).clamp(min=0).sqrt()
+    spread = (square_w * up - _square(grouped_linear(mean_v, out_HCE.double()))).clamp(min=0).sqrt()
+    of_query = (square_k - (_square(mean_k[0]) if mean_k else 0)).clamp(min=0).sqrt()
     if not mode.softmax:
-        squares['about_0'] = _square(about_0)
-    parts = torch.cat([*vectors.values(), *squares.values()], -1).double()
-    mixed, above = averages(attention, scores, tokens_BGNC, size, beta, parts, len(squares), dtype)
-    means = dict(zip(vectors, mixed.split([part.shape[-1] for part in vectors.values()], -1), strict=True))
-    above = dict(zip(squares, above.split(1, -1), strict=True))
-    off = rounding_of_averages(tokens_BGNC.shape[2], dtype)
-    mean_v, square_v, square_k = means['v'], above['v'], above['kappa']
-    mean_k = means.get('kappa', torch.zeros_like(square_k))  # any vector serves, 0 where the mean is left out
-    mean_w = grouped_linear(mean_v, out_HCE.double())
-    # W_O of what is wrong with the mean of v may be large beside w
-    slip = off * torch.linalg.matrix_norm(out_HCE.double())[:, None, None] * (square_v * _square(mean_w)).sqrt()
-    of_values = (square_v - _square(mean_v)).clamp(min=0).sqrt()
-    spread = (above['w'] - _square(mean_w) + 2 * slip).clamp(min=0).sqrt()
-    of_query = (square_k - _square(mean_k)).clamp(min=0).sqrt()
-    if not mode.softmax:
-        of_query = (of_query + above['about_0'].sqrt()) / 2
+        of_query = (of_query + (square_0 * up).sqrt()) / 2
     alpha = (alpha - centre_k if tied else alpha).double()
     of_key = _square(alpha)
-    if tied:  # alpha_ij = alpha_i - kappa_j
-        of_key = of_key - 2 * (alpha * mean_k).sum(-1, keepdim=True) + square_k + 2 * off * (of_key * square_k).sqrt()
+    if tied:
+        of_key = of_key - 2 * (alpha * mean_k[0]).sum(-1, keepdim=True) + square_k  # alpha_ij = alpha_i - kappa_j
     of_key = of_key.clamp(min=0).sqrt()
     steepest = _largest(alpha) + _largest(kappa if mode.softmax else about_0) * (1 + tied)
-    values = mean_v + centre_v.double()
-    mean = mean_w + grouped_linear(centre_v, out_HCE).double()
-    change = torch.exp(2 * torch.as_tensor(moved))
-    of_values, spread, gradients = (change * root[..., 0] for root in (of_values, spread, of_query + of_key))
-    return Moments(v, values, mean, of_values, spread, gradients, steepest)
-
-
-def rounding_of_averages(n: int, dtype: torch.dtype) -> float:
-    """Of an average of n numbers of one sign under P, relative: of the sum, of the normaliser, and of what they are."""
-    return (ROUNDINGS + 2 * n) * torch.finfo(dtype).eps
-
-
-class Averages(NamedTuple):
-    """Under P of every pixel and head, float64.
-
-    Attributes:
-        mean: of the vectors, as computed, (B, H, N, E).
-        above: of the squares, bounds: with twice the room that one average needs, and none for what rounding changed in
-            the scores, (B, H, N, S).
-    """
-
-    mean: Tensor
-    above: Tensor
-
-
-def averages(
-    attention: Attention,
-    scores: Any,
-    tokens_BGNC: Tensor,
-    size: tuple[int, int],
-    beta: Any,
-    values_BHNE: Tensor,
-    n_squares: int,
-    dtype: torch.dtype,
-) -> Averages:
-    """Averages of float64 values, evaluated in the dtype; neither large nor small values leave its range.
-
-    Args:
-        attention, scores, tokens_BGNC, size, beta, dtype: of :func:`attention_moments`.
-        values_BHNE: float64, vectors and behind them squares.
-        n_squares: S.
-    """
-    largest = torch.linalg.vector_norm(values_BHNE, torch.inf, 2, keepdim=True).clamp(
-        min=torch.finfo(torch.float64).tiny
-    )
-    mix = attention.mixer(cast_all(scores, dtype), tokens_BGNC.to(dtype), size, cast_all(beta, dtype))
-    mixed, n = mix((values_BHNE / largest).to(dtype)) * largest, values_BHNE.shape[2]
-    mean, square = mixed.split([mixed.shape[-1] - n_squares, n_squares], -1)
-    above = square * (1 + 2 * rounding_of_averages(n, dtype)) + n * torch.finfo(dtype).tiny * largest[..., -n_squares:]
-    return Averages(mean, above)
+    values = mean_v + grouped_linear(tokens_BGNC, value_HEC).double().mean(2, keepdim=True)
+    mean = grouped_linear(values, out_HCE.double())
+    return Moments(values, mean, of_values[..., 0], spread[..., 0], (of_query + of_key)[..., 0], steepest)
 
 
 def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_BH: Tensor) -> Tensor:
@@ -197,7 +126,7 @@ def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_
 
 
 def _square(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()  # without a copy of x
+    return x.square().sum(-1, keepdim=True)
 
 
 def _largest(x_BHNC: Tensor) -> Tensor:

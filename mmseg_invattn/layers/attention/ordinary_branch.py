@@ -120,19 +120,8 @@ class OrdinaryBranch(nn.Module):
         u: float,
     ) -> Tensor:
         """Bound of what rounding changes in A, (B,)."""
-        moved = self.attention.mode.rounding(weights.scores, tokens_B1NC, reach, u)
         heads = attention_rounding(
-            self.attention,
-            weights.scores,
-            weights.value,
-            weights.out,
-            tokens_B1NC,
-            moments,
-            reach,
-            size,
-            beta,
-            u,
-            moved,
+            self.attention, weights.scores, weights.value, weights.out, tokens_B1NC, moments, reach, size, beta, u
         )
         written = torch.linalg.vector_norm(moments.mean, dim=-1).amax(-1).sum(1)
         bias = 0 if weights.bias is None else torch.linalg.vector_norm(weights.bias)

@@ -27,6 +27,7 @@ from torch import Tensor
 from ...ops import drift, product_rounding, root_of_squares, spectral_norm_bound, sum_rounding
 from ..certificate import UNDERFLOW
 from .attention import Attention
+from .linear import grouped_linear
 from .local_bound import Moments
 
 
@@ -41,7 +42,6 @@ def attention_rounding(
     size: tuple[int, int],
     beta: Any,
     u: float,
-    moved: Tensor,
 ) -> Tensor:
     """Bound of the rounding of each head, the largest of a pixel, (B, H), float64.
 
@@ -56,7 +56,6 @@ def attention_rounding(
         size: (H, W).
         beta: of ``attention.logits``.
         u: unit roundoff.
-        moved: dt, by the mode's ``rounding``.
     """
     value, effective = spectral_norm_bound(value_HEC), spectral_norm_bound(out_HCE @ value_HEC)
     column = torch.linalg.vector_norm(out_HCE, dim=-2).amax(-1)
@@ -65,16 +64,17 @@ def attention_rounding(
     averaged = (2 * share.sqrt()).clamp(max=1)[..., None]
     far = (value * reach_BG)[..., None]
     mixed = torch.linalg.vector_norm(moments.values, dim=-1) + far
-    largest = torch.linalg.vector_norm(moments.tokens, dim=-1).amax(-1, keepdim=True) + far
+    v_BHNE = grouped_linear(tokens_BGNC, value_HEC)
+    largest = torch.linalg.vector_norm(v_BHNE, dim=-1).amax(-1, keepdim=True) + far
     spread = moments.spread + (effective * 2 * reach_BG)[..., None]
     apart = (moments.of_values / 2 + far).minimum(share.sqrt()[..., None] * largest)
     column, width = column[:, None], value_HEC.shape[-2]
     errors = root_of_squares(
         column * product_rounding(value_HEC, u)[:, None] * radius_BG[..., None] * averaged,
-        spread * moved,
+        spread * attention.mode.rounding(scores, tokens_BGNC, reach_BG, u),
         spread * u * (4 + math.log(n)) * averaged,
         column * sum_rounding(n, width, u) * (mixed + apart),
-        column * drift(moments.tokens, moments.values, moments.of_values, n, u),
+        column * drift(v_BHNE, moments.values, moments.of_values, n, u),
         column * sum_rounding(width, out_HCE.shape[-2], u) * mixed,
     )
     underflow = UNDERFLOW * value_HEC.shape[-1] * (spectral_norm_bound(out_HCE) * (value + 1) + 1)

@@ -106,7 +106,7 @@ class InvRelativeAttention2d(ResidualLayer):
         weight = weights.weight
         return float(spectral_norm_bound(weight).sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
 
-    def assess(self, x: Tensor, weights: BranchWeights, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
+    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
         """Sums over the pixels, a row and a column after each other where P is separable, then over ``C G`` products:
 
         u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)

@@ -155,48 +155,51 @@ class InvConvResidual(ResidualLayer):
         norms = [min(float(norm), share) for norm, share in zip(weights.norms, shares, strict=True)]
         return math.prod(norm * (1 + _division(weight)) for norm, (weight, _) in zip(norms, weights.convs, strict=True))
 
-    def assess(self, x: Tensor, weights: BranchWeights, u: float, dtype: torch.dtype = torch.float64) -> Assessment:
+    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
         """Convolution by convolution.
 
-        Steepness: with S the largest slopes of phi at its arguments h, one a channel, the norm K = |W S| of a
-        convolution behind phi. Where h moves by at most m, phi' does, and the norm becomes ``|W S| + m |W|`` at most; m
-        is what comes before makes of the reach.
+        Steepness: the norms of the convolutions, the columns of a channel times the largest slope of phi around its
+        arguments h. These move by no more than what comes before makes of the reach, and phi' by no more than they do.
 
-        Rounding: with the error e of its input and n terms a number, a convolution of norm K behind phi leaves
+        Rounding: with the error e of its input and n terms a number, a convolution of norm K leaves
 
-            (e')^2 = (K e)^2 + (4 K u |phi(h)|)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2 + (u (2 |W h| + |b|))^2
+            (e')^2 = (K e)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2
 
-        with R of :func:`~mmseg_invattn.ops.sum_rounding`: phi, products and sums round independently of each other.
+        and its sums and phi ``u (2 |W h| + |b|) + 4 K u |phi(h)|``, with R of :func:`~mmseg_invattn.ops.sum_rounding`.
         """
-        h, e = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        whole = [conv_norm(weight, spectral_norm_bound) for weight, _ in weights.convs]
-        norms = [whole[0].expand_as(e)]
-        products = [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
+        h, e, sums = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
+        arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
         for i, (weight, bias) in enumerate(weights.convs):
+            norm = (
+                self._norm(weight, arguments[-1], torch.zeros_like(e)) if i else conv_norm(weight, spectral_norm_bound)
+            )
             if i:
-                slope_BC = SLOPES[self.activation](h).flatten(2).abs().amax(2).clamp(max=1)
-                norms.append(conv_norm(weight * slope_BC[:, None, :, None, None], spectral_norm_bound))
                 h = ACTIVATIONS[self.activation](h)
-                e = norms[i] * torch.hypot(e, 4 * u * max_token_norm(h))
+                sums = sums + 4 * u * max_token_norm(h)
             padding = weight.shape[-1] // 2
             terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
+            e = root_of_squares(norm * e, products[i] * terms.flatten(1).amax(1).sqrt())
             h = F.conv2d(h, weight, bias, padding=padding)
-            sums = u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
-            e = root_of_squares(e, products[i] * terms.flatten(1).amax(1).sqrt(), sums)
+            sums = norm * sums + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
+            arguments.append(h)
         relative = sum(products) + 8 * u * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
-            gain, moved = torch.ones_like(reach), torch.zeros_like(reach)
-            for norm, largest in zip(norms, whole, strict=True):
-                gain = gain * (norm + moved * largest).clamp(max=largest)
-                moved = gain * reach
+            gain = conv_norm(weights.convs[0][0], spectral_norm_bound).expand_as(reach)
+            for h, (weight, _) in zip(arguments, weights.convs[1:], strict=False):
+                gain = gain * self._norm(weight, h, gain * reach)
             return gain
 
-        return Assessment(h, lipschitz, lambda reach, _: e + relative * reach)
+        return Assessment(h, lipschitz, lambda reach, _: e + sums + relative * reach)
 
     @property
     def rank(self) -> int:
         return min(conv.out_channels for conv in self.convs)
+
+    def _norm(self, weight: Tensor, h: Tensor, moved: Tensor) -> Tensor:
+        """Norm of a convolution behind phi, at arguments of phi that are within ``moved`` of h, shape (B,)."""
+        slope_BC = SLOPES[self.activation](h).abs().flatten(2).amax(2) + moved[:, None]
+        return conv_norm(weight * slope_BC.clamp(max=1)[:, None, :, None, None], spectral_norm_bound)
 
     def extra_repr(self) -> str:
         return f'{self.channels}, contraction={self.contraction}, activation={self.activation}'

@@ -203,16 +203,12 @@ def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: fl
 
     ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2``, and the sum itself is no larger than ``|q| |k|``.
     """
-    sizes = [
-        (of_q + q_reach[..., None]) * (of_k.amax(-1, keepdim=True) + k_reach[..., None])
-        for of_q, of_k in zip(_norms(q), _norms(k), strict=True)
-    ]
+    sizes = []
+    for order in (2, 4):
+        of_q = torch.linalg.vector_norm(q, order, -1) + q_reach[..., None]
+        of_k = torch.linalg.vector_norm(k, order, -1).amax(-1, keepdim=True) + k_reach[..., None]
+        sizes.append(of_q * of_k)
     return sum_rounding(q.shape[-1], 4, u) * torch.hypot(sizes[0], sizes[1]) + 4 * u * sizes[1]
-
-
-def _norms(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``|x|_2`` and ``|x|_4``."""
-    return torch.linalg.vector_norm(x, dim=-1), torch.linalg.vector_norm(x.square(), dim=-1).sqrt()
 
 
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
