@@ -1,8 +1,12 @@
 """Whether tensors still hold the values that they held.
 
-Version counters do not tell: fused optimisers, ``.data`` and another process's shared memory change a tensor without
-raising them. So the bits of its numbers, read as integers, are added up modulo 2^32 or 2^64. Any change of a single
-number changes the sum; what moves numbers about and changes none of them does not, and no optimiser does that.
+Version counters do not tell: fused optimisers, ``.data``, views and another process's shared memory change a tensor
+without raising them. So the values are hashed,
+
+    sum_i bits_i h_i  mod 2^64,      h_i odd and different for every place i
+
+which any change of a single number changes, and two changes at once leave alone with a chance of about 2^-64. A sum
+without h_i would not see a tensor that is multiplied by 2, or by -1.
 """
 
 from collections.abc import Iterable
@@ -10,13 +14,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+CHUNK = 2**18  # numbers hashed at a time: the integers beside them take 4 MiB
+MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed integer
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
 def fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """One integer for each tensor, on its device, without waiting for it; it takes one reading of the values."""
-    return [_sum_of_bits(tensor) for tensor in tensors]
+    """One int64 number for each tensor, on its device, without waiting for it."""
+    bits = [_bits(tensor) for tensor in tensors]
+    most = min(max((b.numel() for b in bits), default=0), CHUNK)
+    places = {device: _places(most, device) for device in {b.device for b in bits}}
+    return [_hash(b, places[b.device]) for b in bits]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -24,9 +33,20 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _sum_of_bits(tensor: Tensor) -> Tensor:
+def _bits(tensor: Tensor) -> Tensor:
     tensor = getattr(tensor, '_local_tensor', tensor)  # of a DTensor: this process's share
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    bits = tensor.detach().contiguous().view(INTEGERS[tensor.element_size()])
-    return bits.sum(dtype=bits.dtype if bits.element_size() >= 4 else torch.int64)
+    return tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).flatten()
+
+
+def _places(count: int, device: torch.device) -> Tensor:
+    """h of the first places."""
+    return torch.arange(count, device=device).mul_(MULTIPLIER).mul_(2).add_(1)
+
+
+def _hash(bits: Tensor, places: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for number, part in enumerate(bits.split(CHUNK)):
+        total += (part * places[: len(part)]).sum() * (2 * number + 1)
+    return total

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from helpers.block_cases import net
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmseg_invattn.layers import (
@@ -151,10 +151,18 @@ def step_of(parameters: list[nn.Parameter], fused: bool) -> torch.optim.Optimize
     return optimiser
 
 
+def largest(module: nn.Module) -> Tensor:
+    """The data of the parameter with most numbers."""
+    return max(module.parameters(), key=Tensor.numel).data
+
+
 CHANGES = {
     'fused AdamW': lambda module: step_of(list(module.parameters()), True).step(),
     'AdamW': lambda module: step_of(list(module.parameters()), False).step(),
     'data': lambda module: next(module.parameters()).data.add_(2),
+    'data times 2': lambda module: largest(module).mul_(2),
+    'data negated': lambda module: largest(module).neg_(),
+    'data turned round': lambda module: largest(module).copy_(largest(module).flip(-1)),
     'a view': lambda module: next(module.parameters()).detach().flatten()[:1].add_(1),
     'a buffer': lambda module: next(module.buffers()).add_(0.5),
 }
