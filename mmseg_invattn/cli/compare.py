@@ -60,7 +60,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='number for a distributed training; default: the GPUs of this machine',
     )
     parser.add_argument(
-        '--results', type=Path, metavar='FILE', help='write the report of this results.json again, and do nothing else'
+        '--results',
+        type=Path,
+        metavar='FILE',
+        help='write the report of this results.json again, and do nothing else; default: none',
     )
     add_cfg_options(parser)
     args = parser.parse_args(arguments)

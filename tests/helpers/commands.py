@@ -100,7 +100,7 @@ LINES = {
     'analyze flow-curves': '{run} --out {out}',
     'analyze flow-memory': '{config}',
     'analyze inversion-grid': '',
-    'analyze learning': '--seeds 0 --out {out}.json',
+    'analyze learning': '--seeds 0 --curves {out}.json',
     'analyze logs': '{run} --out {out}.svg',
     'analyze plot-gain': '--out {out}',
     'demo': '--out {out}',

@@ -36,7 +36,7 @@ def _samples(count: int, size: tuple[int, int], classes: int) -> dict:
 
 
 def run(path: str) -> None:
-    """One step reaches every parameter; one image comes out in its own size."""
+    """One step reaches every parameter that is not frozen; one image comes out in its own size."""
     cfg = Config.fromfile(path)  # imports the package
     from mmseg.registry import MODELS
 
@@ -51,7 +51,8 @@ def run(path: str) -> None:
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
     assert loss.isfinite(), f'the loss is {loss}'
     optim_wrapper.backward(loss)
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    missing = [name for name, p in learned if p.grad is None or not p.grad.isfinite().all()]
     assert not missing, f'no finite gradient reaches {missing}'
     optim_wrapper.step()
     (prediction,) = model.eval().test_step(_samples(1, TEST, classes))

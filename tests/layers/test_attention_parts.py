@@ -164,7 +164,8 @@ def test_sharpness_log_n_lets_one_token_hold_half_of_the_weight():
         mix = block.attention.mixer(scores, tokens, (1, n))
         share = mix(torch.eye(n, dtype=torch.float64)[None, None, :, :1])[0, 0, 0, 0]
         assert share.item() == pytest.approx(n / (2 * n - 1), rel=1e-6)
-        assert block.lipschitz_bound(n) == pytest.approx(0.9, rel=1e-3)
+        # Gram iteration is above a norm by most where all singular values are alike, as they are at the start
+        assert 0.89 < block.lipschitz_bound(n) <= 0.9
     assert block.lipschitz_bound() >= max(block.lipschitz_bound(n) for n in (1, 2, 16, 10**9))
 
 

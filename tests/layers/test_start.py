@@ -30,13 +30,6 @@ def test_certified_product_has_equal_singular_values(heads):
         torch.testing.assert_close(written.mT @ written, torch.eye(written.shape[1]))
 
 
-@pytest.mark.parametrize('heads', [dict(), dict(num_heads=4), dict(num_heads=4, heads='shared')], ids=str)
-def test_conditional_weight_starts_as_a_scaled_rotation(heads):
-    torch.manual_seed(0)
-    for weight in ConditionalAttention2d(32, **heads).weight.weight:
-        torch.testing.assert_close(weight @ weight.mT, torch.eye(len(weight)))
-
-
 # c = 0.9 over Lambda at the default s = 1.
 GAINS = {
     'gaussian': 0.9 / (1 + 2**0.5),
@@ -64,10 +57,11 @@ def test_a_fresh_block_passes_on_what_an_image_shares(mode, rectified):
     """A fresh block averages over the image. Independent tokens have no mean, and of them it passes on nothing.
 
     Certified: half of the directions at the gain, but for what the ball takes away. Conditional: half of the channels
-    at 0.9. Coupling: about as strong as the features.
+    at 0.9 times the typical over the largest singular value of a random matrix. Coupling: about as strong as
+    the features.
     """
     torch.manual_seed(0)
     certified = passed_on(CertifiedAttention2d(48, mode=mode), rectified) / GAINS[mode]
     assert 0.85 * 0.5**0.5 < certified < 0.5**0.5 * 1.05
-    assert 0.57 < passed_on(ConditionalAttention2d(48, mode=mode), rectified) < 0.7
+    assert 0.25 < passed_on(ConditionalAttention2d(48, mode=mode), rectified) < 0.45
     assert 0.8 < passed_on(CouplingAttention2d(48, mode=mode), rectified) < 2.5

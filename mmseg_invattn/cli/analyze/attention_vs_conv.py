@@ -54,7 +54,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--prune',
         type=Path,
         metavar='FILE',
-        help='write the weights without degenerate heads, those that look everywhere or along a line, to this file',
+        help='write the weights without degenerate heads, those that look everywhere or along a line, to this file; '
+        'default: none',
     )
     add_cfg_options(parser)
     add_trust_argument(parser)

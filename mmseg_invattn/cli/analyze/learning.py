@@ -1,6 +1,6 @@
 """Train the demo with every form and mode of attention, and report after how many iterations each has learned it.
 
-A training ends where its mIoU reaches the level. What --out holds already is not trained again.
+A training ends where its mIoU reaches the level. What --curves holds already is not trained again.
 """
 
 import argparse
@@ -35,7 +35,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--every', type=int, default=50, metavar='N', help='iterations between two evaluations')
     parser.add_argument('--level', type=float, default=90.0, metavar='MIOU', help='mIoU that counts as learned')
     parser.add_argument(
-        '--out', type=Path, default=Path('work_dirs/learning.json'), metavar='FILE', help='the curves of all trainings'
+        '--curves',
+        type=Path,
+        default=Path('work_dirs/learning.json'),
+        metavar='FILE',
+        help='the curves of all trainings',
     )
     parser.add_argument(
         '--doc',
@@ -52,12 +56,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     context_shapes.main([])
-    cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.out)
+    cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.curves)
     for seed, mode, form in itertools.product(args.seeds, args.modes, args.forms):
         setting = Setting(form, mode, seed)
         if setting not in curves:
             curves[setting] = learning_curve(cfg, setting, args.every, args.level)
-            write_curves(args.out, curves)
+            write_curves(args.curves, curves)
             print(f'{form} {mode}, seed {seed}: {curves[setting][-1][1]} after {curves[setting][-1][0]}', flush=True)
     text = table(curves, args.forms, args.modes, args.level)
     print(text)

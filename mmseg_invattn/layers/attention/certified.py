@@ -192,9 +192,10 @@ class CertifiedAttention2d(ResidualLayer):
         factor = mode.lipschitz_factor(
             mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound), self.attention.whole(n)
         )
-        norms = self.heads.norms(weights.out.double(), weights.value.double(), spectral_norm_bound)
-        # out * gain is rounded once more where the branch multiplies.
-        return float((gain.double() * self.heads.bound(norms, factor)).max()) * (1 + 4 * eps)
+        # W_O as for_size rounds it: ill-conditioned factors may cancel otherwise than before it was multiplied
+        out = (weights.out * gain[:, None, None] * weights.norm.scale).double() / weights.norm.scale.double()
+        norms = self.heads.norms(out, weights.value.double(), spectral_norm_bound)
+        return float(self.heads.bound(norms, factor).max()) * (1 + 4 * eps)
 
     def _at(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
         """Scores at the sharpness, and the gain (H,) or (1,), both for so many pixels."""

@@ -42,7 +42,7 @@ from ..residual import Equation, ResidualLayer
 from .attention import Attention, Mix
 from .conditional_assessment import assess, series_error
 from .heads import SMALL, build_heads
-from .linear import GroupedLinear, orthogonal_
+from .linear import GroupedLinear
 from .modes import ScoreBounds
 from .options import LocalAttentionOptions, read_options
 from .saturation import saturated_share
@@ -117,7 +117,6 @@ class ConditionalAttention2d(ResidualLayer):
         self.sharpness = Sharpness(sharpness, number)
         self.attention = Attention(options, half, max(half // options.reduction // number, 1), number)
         self.weight = GroupedLinear(self.heads.width, self.heads.width, number, bias=False)
-        orthogonal_(self.weight.weight)
 
     def start(self, x: Tensor) -> None:
         self.norm.start_from(_steering_tokens, x)

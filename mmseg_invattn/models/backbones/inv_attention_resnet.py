@@ -7,6 +7,7 @@ from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ...layers.checks import check_count
 from ..attention import AttentionInverse, build_attention, forward_and_back
 from ..recorded_inputs import recorded_inputs
 
@@ -45,6 +46,7 @@ class InvAttentionResNet(ResNet):
                 f'attention has stage={stage!r}, and this network has the stages 0 to '
                 f'{self.num_stages - 1}: choose one of them, counted as in out_indices'
             )
+        check_count('num_blocks', num_blocks)
         if stage < self.frozen_stages:
             raise ValueError(
                 f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so that '
