@@ -115,20 +115,20 @@ def apply_options(cfg: Config, options: Mapping[str, Any], name: str) -> None:
 def _whole_list(content: dict, path: str, value: Any) -> tuple[str, Any]:
     """A value at a place of a list as the whole list, since MMEngine merges nothing but dicts into lists."""
     parent, _, last = path.rpartition('.')
-    node = content.get(parent, _at(content, parent))
+    node = content.get(parent, value_at(content, parent))
     if not isinstance(node, list | tuple) or not last.isdigit() or int(last) >= len(node):
         return path, value
     changed = [value if place == int(last) else item for place, item in enumerate(node)]
     return _whole_list(content, parent, type(node)(changed))
 
 
-def _at(content: Any, path: str) -> Any:
-    """What stands at a path; None where there is nothing."""
+def value_at(content: Any, path: str, missing: Any = None) -> Any:
+    """What stands at a dotted path, numbers being places in a list; ``missing`` where there is nothing."""
     for part in path.split('.'):
         if isinstance(content, list | tuple):
-            content = content[int(part)] if part.isdigit() and int(part) < len(content) else None
+            content = content[int(part)] if part.isdigit() and int(part) < len(content) else missing
         else:
-            content = content.get(part) if isinstance(content, dict) else None
+            content = content.get(part, missing) if isinstance(content, dict) else missing
     return content
 
 

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..engine.atomic_backend import AtomicLocalBackend
 from ..engine.launch import build_runner
 
 UNUSED = ('checkpoint', 'visualization', 'certificate')  # hooks that write what nobody reads here
@@ -82,9 +83,8 @@ def read_curves(path: Path) -> dict[Setting, list]:
 
 
 def write_curves(path: Path, curves: dict[Setting, list]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(setting) | dict(miou=curve)) for setting, curve in curves.items()]
-    path.write_text('[\n' + ',\n'.join(lines) + '\n]\n', encoding='utf-8')
+    AtomicLocalBackend().put_text('[\n' + ',\n'.join(lines) + '\n]\n', path)
 
 
 def table(curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str], level: float) -> str:

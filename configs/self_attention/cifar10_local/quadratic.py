@@ -1,22 +1,7 @@
-_base_ = '../cifar10/quadratic.py'
+_base_ = '../cifar10_short/quadratic.py'
 # The recipe that lets heads move within minutes on a CPU: 8 x 8 tokens, 3 layers, 32 channels, no dropout; AdamW, and
 # centres and widths learn at ten times the rate of the rest. Why that takes so much: docs/attention_as_convolution.md
-model = dict(
-    backbone=dict(
-        patch_size=4,
-        channels=32,
-        num_layers=3,
-        out_indices=(2,),
-        feedforward_channels=64,
-        attention=dict(dropout=0.0),
-        dropout=0.0,
-    ),
-    in_channels=32,
-)
-# takes a part of CIFAR-10 as well as all of it
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(verify='warn'))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(verify='warn'))
-test_dataloader = val_dataloader
+model = dict(backbone=dict(num_layers=3, out_indices=(2,)))
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={'encoding.centre': dict(lr_mult=10.0), 'encoding.root': dict(lr_mult=10.0)}),
@@ -26,5 +11,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, begin=150, end=3000, by_epoch=False),
 ]
 train_cfg = dict(max_iters=3000, val_interval=500)
-default_hooks = dict(checkpoint=dict(interval=100))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=100))
 custom_hooks = [dict(type='AttentionCentreHook', interval=50)]

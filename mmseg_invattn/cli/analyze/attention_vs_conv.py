@@ -8,6 +8,7 @@ curves have all, the other two pictures the first.
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.checks import check_data_folders
+from ...engine.atomic_backend import AtomicLocalBackend
 from ...engine.checkpoints import read_checkpoint
 from ...engine.config_file import apply_options
 from ...engine.hooks.attention_centre_hook import FILE
@@ -98,8 +100,9 @@ def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
 def prune(model: nn.Module, target: Path) -> str:
     """Write the weights without degenerate heads; what to tell the user."""
     state, left = without_degenerate_heads(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=state), target)
+    stream = io.BytesIO()
+    torch.save(dict(state_dict=state), stream)
+    AtomicLocalBackend().put(stream.getvalue(), target)
     layers = ','.join(map(str, left))
     return f'{target}: {sum(left)} heads left; train on with model.backbone.num_heads="[{layers}]" load_from={target}'
 

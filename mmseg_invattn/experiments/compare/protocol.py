@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...engine.config_file import NEW, read_config
+from ...engine.config_file import NEW, read_config, value_at
 from .pairing import set_apart, unpaired
 from .plan import Run
 
@@ -60,15 +60,5 @@ def _schedule(cfg: Config, file: Config) -> dict:
 
 def _change(key: str, value: Any, files: Sequence[Config]) -> dict:
     path = key.removeprefix(NEW)
-    was = list(dict.fromkeys(str(_at(file, path)) for file in files))
+    was = list(dict.fromkeys(str(value_at(file.to_dict(), path, 'nothing')) for file in files))
     return dict(key=path, was=' or '.join(was), now=str(value))
-
-
-def _at(node: Any, path: str) -> Any:
-    """What stands at a dotted path; ``nothing`` where there is nothing."""
-    for part in path.split('.'):
-        if isinstance(node, list | tuple):
-            node = node[int(part)] if part.isdigit() and int(part) < len(node) else 'nothing'
-        else:
-            node = node.get(part, 'nothing') if isinstance(node, Mapping | Config) else 'nothing'
-    return node

@@ -153,7 +153,7 @@ class CertifiedAttention2d(ResidualLayer):
             self.attention.logits(size, weights.out),
             weights.norm,
             weights.value,
-            weights.out * gain[:, None, None] * weights.norm.scale,
+            self._scaled_out(weights, gain),
             weights.bias,
             weights.rotation,
         )
@@ -192,8 +192,7 @@ class CertifiedAttention2d(ResidualLayer):
         factor = mode.lipschitz_factor(
             mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound), self.attention.whole(n)
         )
-        # W_O as for_size rounds it: ill-conditioned factors may cancel otherwise than before it was multiplied
-        out = (weights.out * gain[:, None, None] * weights.norm.scale).double() / weights.norm.scale.double()
+        out = self._scaled_out(weights, gain).double() / weights.norm.scale.double()
         norms = self.heads.norms(out, weights.value.double(), spectral_norm_bound)
         return float(self.heads.bound(norms, factor).max()) * (1 + 4 * eps)
 
@@ -208,6 +207,12 @@ class CertifiedAttention2d(ResidualLayer):
         room = 1 - 64 * torch.finfo(weights.out.dtype).eps
         gain = self.contraction * room / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
         return mode.scaled(weights.scores, temperature), gain
+
+    @staticmethod
+    def _scaled_out(weights: CertifiedWeights, gain: Tensor) -> Tensor:
+        """W_O with gain and scale in it, as the branch uses it. The certificate reads these rounded numbers:
+        ill-conditioned factors may cancel otherwise than before they were multiplied."""
+        return weights.out * gain[:, None, None] * weights.norm.scale
 
     def _factor_depends_on_n(self) -> bool:
         return self.attention.whole(1) is not None and self.attention.mode.factor_depends_on_n

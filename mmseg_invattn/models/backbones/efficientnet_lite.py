@@ -88,9 +88,8 @@ class EfficientNetLite(BaseModule):
                 self.blocks.append(MBConv(channels, out_channels, kernel, expansion, norm_cfg, step, dilation))
                 self.stage_of_block.append(stage)
                 channels = stage_channels[stage] = out_channels
-                if (
-                    index == 0
-                ):  # from here on, pixels that the stride would have left out lie between those that it takes
+                if index == 0:
+                    # from here on, pixels that the stride would have left out lie between those that it takes
                     dilation *= missed
         self.out_channels = tuple(stage_channels[stage] for stage in self.out_indices)
         self._freeze()
