@@ -3,12 +3,21 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from helpers.checkout import ROOT
 
 import mmseg_invattn  # noqa: F401  (before any test imports mmseg, which needs compiled mmcv ops or their stand-in)
+
+
+@pytest.fixture(autouse=True)
+def environment_put_back() -> Iterator[None]:
+    """What code under test writes into ``os.environ``, ranks for instance, ends with its test."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope='session')
