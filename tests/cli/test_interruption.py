@@ -18,14 +18,6 @@ from mmseg_invattn.cli import compare as compare_module
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_stops():
-    """A shell has its background jobs ignore Ctrl-C, and what they start inherits that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def stopped_after(iterations, number, monkeypatch):
     """Send this process a signal in the middle of a training."""
     iteration = IterBasedTrainLoop.run_iter
