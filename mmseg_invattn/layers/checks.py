@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from ..ops import PRECISIONS
+
 
 def check_choice(name: str, value: object, choices: Collection) -> None:
     if value not in choices:
@@ -37,6 +39,10 @@ def check_sharpness(sharpness: float | str) -> None:
             f"sharpness={sharpness!r} is not a positive number, 'learned' or 'log_n': it bounds the "
             'content logits; the default is 2.0'
         )
+
+
+def check_precision(precision: str) -> None:
+    check_choice('precision', precision, PRECISIONS)
 
 
 def check_takes(name: str, value: object, setting: str, where: str) -> None:

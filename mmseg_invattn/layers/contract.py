@@ -24,6 +24,8 @@ class InverseInfo(NamedTuple):
         rounding: upper bound of what rounding changed in the forward pass, part of ``error_bound``; NaN without one.
         lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 of a layer with an explicit
             inverse, NaN where none is known.
+        precision: what the error bound takes y to have been computed in: ``'float32'`` or ``'float64'``, or
+            ``'autocast'``, which stands for bfloat16, float16, TF32 and float32, whichever it was.
 
     Of a composition: the residual of the whole, in the dtype of the features; the largest rounding and Lipschitz bound
     of a layer.
@@ -35,6 +37,11 @@ class InverseInfo(NamedTuple):
     converged: Tensor
     rounding: Tensor
     lipschitz: Tensor
+    precision: str = 'float32'
+
+    def first(self, count: int) -> 'InverseInfo':
+        """Of the first samples."""
+        return self._replace(**{name: field[:count] for name, field in self._asdict().items() if name != 'precision'})
 
 
 class NotConvergedError(RuntimeError):
@@ -192,6 +199,15 @@ class InvertibleModule(nn.Module, ABC):
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
         """Bound in the norm inf2 of an error of x that is ``error`` in :meth:`error_norm`, shape (B,)."""
         return error
+
+
+def assumed_precision(layer: nn.Module, dtype: torch.dtype) -> str:
+    """``info.precision`` of a layer that computes in the dtype."""
+    return (
+        'autocast'
+        if getattr(layer, 'precision', 'float32') == 'autocast' and dtype != torch.float64
+        else str(dtype).removeprefix('torch.')
+    )
 
 
 def inverse_step(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import Roulette, at_least_float32, full_precision, max_token_norm, storage_error
+from ..ops import Roulette, at_least_float32, branch_precision, full_precision, max_token_norm, storage_error
 from ..wording import counted
 from .certificate import NOTHING, USEFUL
 from .constant_weights import started_weights, weights_of
@@ -14,6 +14,7 @@ from .contract import (
     InverseInfo,
     InvertibleModule,
     NotConvergedError,
+    assumed_precision,
     check_features,
     check_finite_weights,
     composed_error,
@@ -45,11 +46,14 @@ class ExplicitInverse(InvertibleModule):
     Attributes:
         channels: C, or None where any will do.
         evaluations: of a sub-network, for one inverse.
+        precision: of sub-networks, ``'float32'``, or ``'autocast'``: solving follows autocast as the forward pass does,
+            so that under the same one it takes back what was added.
         wide_output: y stays in float32 where x has half precision, because rounding it would lose too much.
     """
 
     channels: int | None = None
     evaluations = 0
+    precision = 'float32'
     wide_output = False
 
     @abstractmethod
@@ -82,7 +86,7 @@ class ExplicitInverse(InvertibleModule):
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
-        with full_precision(x.device):
+        with branch_precision(self.precision, x.device):
             y = self.transform(x.to(self.working_dtype(x)), weights)
         return self._stored(y, x)
 
@@ -115,8 +119,9 @@ class ExplicitInverse(InvertibleModule):
             check_features(part, self.channels if len(parts) == 1 else None, finite=True)
         weights = weights_of(self, weights)
         wide = tuple(part.to(self.working_dtype(part)) for part in parts)
-        with full_precision(wide[0].device):
+        with branch_precision(self.precision, wide[0].device):
             x = self.solve(wide[0] if len(wide) == 1 else wide, weights)
+        with full_precision(wide[0].device):
             if certify:
                 stored = tuple(storage_error(part, own.dtype) for part, own in zip(parts, wide, strict=True))
                 found = self.accuracy(wide, x, stored, weights)
@@ -133,6 +138,7 @@ class ExplicitInverse(InvertibleModule):
             converged,
             found.rounding,
             torch.zeros_like(found.bound),
+            assumed_precision(self, wide[0].dtype),
         )
         if not converged.all():
             check_finite_weights(self)
@@ -154,7 +160,8 @@ class ExplicitInverse(InvertibleModule):
         weights = weights_of(self, weights)
         # an x that overflows is left to the gradients: to look at it would wait for the device
         wide = y.to(self.working_dtype(y)) if isinstance(y, Tensor) else tuple(map(at_least_float32, y))
-        return self.solve(wide, weights)
+        with branch_precision(self.precision, outputs(y)[0].device):
+            return self.solve(wide, weights)
 
     def lipschitz_bound(self, n: int | None = None) -> float:
         """0.0: there is no residual branch; :meth:`bi_lipschitz_bound` is what composes."""

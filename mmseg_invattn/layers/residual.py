@@ -17,21 +17,30 @@ import torch
 from torch import Tensor
 
 from ..ops import (
+    EXACT,
     FixedPointResult,
     Roulette,
+    Roundoff,
     branch_and_log_abs_det,
+    branch_precision,
     cast_all,
     differentiable_copies,
     full_precision,
     local_lipschitz,
     max_token_norm,
-    roundoff_with_check,
     storage_error,
     truncation_bound,
 )
 from .certificate import Assessment, certified, uncertified, unrotated
 from .constant_weights import held_weights, started_weights, weights_of
-from .contract import InverseInfo, InvertibleModule, check_converged, check_features, check_finite_weights
+from .contract import (
+    InverseInfo,
+    InvertibleModule,
+    assumed_precision,
+    check_converged,
+    check_features,
+    check_finite_weights,
+)
 from .orthogonal import rotate
 from .parameters import compute_dtype
 from .solve import solve_residual
@@ -55,17 +64,20 @@ class ResidualLayer(InvertibleModule):
     """``y = U (x + g(x))``.
 
     Everything is computed in the widest dtype of features and parameters, float32 or higher, without autocast and TF32,
-    and rounded once to the dtype of x.
+    and rounded once to the dtype of x; but with ``precision='autocast'`` the branch of the forward pass follows them.
+    Weights, certificates, the sum ``x + g(x)`` and the inverse do not.
 
     Attributes:
         channels: C.
         groups: tokens of a pixel: with G > 1 each channel group is one of its own.
         memory: steps that the acceleration of the inverse combines.
+        precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``.
     """
 
     channels: int
     groups: int = 1
     memory: int = 5
+    precision: str = 'float32'
 
     @abstractmethod
     def weights(self) -> NamedTuple:
@@ -88,13 +100,13 @@ class ResidualLayer(InvertibleModule):
         """What the branch needs on maps of (H, W); a solve asks for it once."""
         return weights
 
-    def assess(self, x: Tensor, weights: Any, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: Any, u: Roundoff) -> Assessment:
         """The branch at x, and what is certain of it around there.
 
         Args:
             x: float64, shape (B, C, H, W).
             weights: of :meth:`for_size`, the numbers of the forward pass in float64.
-            u: unit roundoff of the forward pass.
+            u: what the forward pass rounds with.
         """
         return Assessment(self.branch(x, weights), lambda reach: torch.full_like(reach, torch.inf), None)
 
@@ -110,9 +122,11 @@ class ResidualLayer(InvertibleModule):
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
         with full_precision(x.device):
-            wide, weights = self._widened(x, weights)
-            y = wide + self.branch(wide, weights)
-            return rotate(y, self.rotation(weights)).to(x.dtype)
+            wide, sized = self._widened(x, weights)
+        with branch_precision(self.precision, x.device):
+            g = self.branch(wide, sized)
+        with full_precision(x.device):
+            return rotate(wide + g, self.rotation(sized)).to(x.dtype)
 
     @torch.no_grad()
     def inverse(
@@ -146,6 +160,7 @@ class ResidualLayer(InvertibleModule):
                 info = self.certified(x, y, error, weights, sized, lipschitz, tol, solved)
             else:
                 info = uncertified(solved, self.groups)
+            info = info._replace(precision=assumed_precision(self, x.dtype))
         if strict:
             check_converged(x, info, lipschitz, tol, max_iter)
         return x, info
@@ -167,7 +182,7 @@ class ResidualLayer(InvertibleModule):
         solved: FixedPointResult,
     ) -> InverseInfo:
         """The report of ``x = inverse(y)``, y known up to ``error``, with the weights that both passes used."""
-        exact, u = cast_all(sized, torch.float64), roundoff_with_check(x.dtype)
+        exact, u = cast_all(sized, torch.float64), self.roundoff(x.dtype)
         seen = self.assess(x.double(), exact, u)
         z = x.double() + seen.branch
         size = torch.maximum(self.error_norm(x), self.error_norm(y))
@@ -175,9 +190,9 @@ class ResidualLayer(InvertibleModule):
         rotation = self.rotation(exact)
         if rotation is None:
             residual = self.branch_norm(y.double() - z, self.groups)
-            sums = u * self.branch_norm(z, self.groups) + stored
+            sums = u.sums * self.branch_norm(z, self.groups) + stored
         else:
-            residual, sums = unrotated(y.double(), z, rotation, u, self.groups)
+            residual, sums = unrotated(y.double(), z, rotation, u.sums, self.groups)
             sums = sums + stored
         return certified(residual, sums, error, size, seen, lipschitz, self.groups, tol, solved)
 
@@ -213,7 +228,7 @@ class ResidualLayer(InvertibleModule):
         with full_precision(x.device):
             wide, sized = self._widened(x, weights)
             wide, sized = wide.double(), cast_all(sized, torch.float64)
-            at_x = self.assess(wide, sized, 0.0).lipschitz(exact).nan_to_num(torch.inf).clamp(max=lipschitz)
+            at_x = self.assess(wide, sized, EXACT).lipschitz(exact).nan_to_num(torch.inf).clamp(max=lipschitz)
             return self.series_error(wide, sized, at_x, n_terms)
 
     def series_error(self, x: Tensor, weights: Any, lipschitz: Tensor, n_terms: int) -> Tensor:
@@ -261,6 +276,10 @@ class ResidualLayer(InvertibleModule):
             return self.branch(x, sized)
 
         return branch
+
+    def roundoff(self, dtype: torch.dtype) -> Roundoff:
+        """What a forward pass in the dtype rounds with, or may have rounded with."""
+        return Roundoff.of(dtype, autocast=self.precision == 'autocast')
 
     def _widened(self, x: Tensor, weights: Any) -> tuple[Tensor, Any]:
         """x, and what the branch needs for maps of its size, both in the dtype that is computed in."""

@@ -177,7 +177,7 @@ class InvertibleSequential(InvertibleModule):
         """
         # what the layers before layer k make of its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
-        failed, residual, known = [], error, []
+        failed, residual, known, precision = [], error, [], ''
         iterations = torch.zeros(len(trunk), dtype=torch.long, device=trunk.device)
         converged = torch.ones_like(iterations, dtype=torch.bool)
         for k in reversed(range(len(self.layers))):
@@ -195,9 +195,10 @@ class InvertibleSequential(InvertibleModule):
             iterations, residual = iterations + info.iterations, info.residual
             converged &= info.converged
             known.append((info.rounding, info.lipschitz))
+            precision = info.precision if precision != 'autocast' else precision
             failed += [] if info.converged.all() else [k]
         rounding, lipschitz = (torch.stack(each).amax(0) for each in zip(*known, strict=True))
-        return trunk, InverseInfo(iterations, residual, error, converged, rounding, lipschitz), failed
+        return trunk, InverseInfo(iterations, residual, error, converged, rounding, lipschitz, precision), failed
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""

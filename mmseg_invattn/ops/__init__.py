@@ -9,13 +9,15 @@ from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import memory_free
 from .norms import max_channel_norm, max_token_norm
-from .precision import at_least_float32, cast_all, differentiable_copies, full_precision
+from .precision import PRECISIONS, at_least_float32, branch_precision, cast_all, differentiable_copies, full_precision
 from .rounding import (
+    EXACT,
+    Roundoff,
     ball_rounding,
+    cast_rounding,
     drift,
     product_rounding,
     root_of_squares,
-    roundoff_with_check,
     storage_error,
     sum_rounding,
     unit_roundoff,
@@ -25,6 +27,9 @@ from .spectral import gram_norm, spectral_norm_bound
 from .steps import AdditiveStep, CouplingStep, InverseStep, Step
 
 __all__ = [
+    'EXACT',
+    'PRECISIONS',
+    'Roundoff',
     'AdditiveStep',
     'CouplingStep',
     'FixedPointResult',
@@ -34,7 +39,9 @@ __all__ = [
     'at_least_float32',
     'ball_rounding',
     'branch_and_log_abs_det',
+    'branch_precision',
     'cast_all',
+    'cast_rounding',
     'differentiable_copies',
     'drift',
     'fingerprint',
@@ -48,7 +55,6 @@ __all__ = [
     'plain_operators_wanted',
     'product_rounding',
     'root_of_squares',
-    'roundoff_with_check',
     'same',
     'softmax_attention',
     'softmax_attention_dense',

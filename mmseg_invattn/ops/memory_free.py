@@ -3,12 +3,12 @@
 The backward pass goes through the steps from the last to the first (:mod:`.steps`). What is held at any time is the
 graph of one step. The gradient is that of ordinary backpropagation, to the accuracy of the recovered x.
 
-A step that draws random numbers draws the same ones again: the state of the generators is restored, as checkpointing
-does.
+A step that draws random numbers draws the same ones again, and one that follows autocast is evaluated under that of the
+forward pass: both are restored around every evaluation, as checkpointing does.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,13 +26,14 @@ class _Notes:
 
     drawn: list[list[Tensor] | None] = field(default_factory=list)  # states of the generators before each step
     values: list[Tensor] = field(default_factory=list)  # fingerprint of parameters and buffers
+    autocast: Callable[[], AbstractContextManager] = nullcontext  # that of the forward pass
 
 
 def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
     """The steps one after the other on the trunk, without keeping their activations.
 
-    Outputs are (trunk, further outputs in the order of the steps). Everything runs in the dtype of x and without
-    autocast.
+    Outputs are (trunk, further outputs in the order of the steps). The streams have the dtype of x; whether a step
+    follows autocast is its own affair.
 
     Raises:
         ValueError: the channels of x are not those of a coupling.
@@ -49,13 +50,13 @@ class _MemoryFree(torch.autograd.Function):
     @staticmethod
     def forward(steps: tuple[Step, ...], notes: _Notes, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         streams, extra, before = (x,), [], _generators(x.device)
-        with full_precision(x.device):
-            for step in steps:
-                streams, rest = step.forward(_owned(streams, step.halves))
-                extra += rest
-                after = _generators(x.device)
-                notes.drawn.append(None if all(map(torch.equal, before, after)) else before)
-                before = after
+        notes.autocast = _autocast_of_now(x.device)
+        for step in steps:
+            streams, rest = step.forward(_owned(streams, step.halves))
+            extra += rest
+            after = _generators(x.device)
+            notes.drawn.append(None if all(map(torch.equal, before, after)) else before)
+            before = after
         if x.device.type == 'cpu':
             notes.values = fingerprint(_state(steps))
         # An output that shares its storage with x would be an alias that autograd does not know of.
@@ -87,7 +88,7 @@ class _MemoryFree(torch.autograd.Function):
             d_y = Output(_split(d_streams, step.halves), d_extra[cut:])
             extra, d_extra = extra[:cut], d_extra[:cut]
             wanted = [p for p in step.parameters() if id(p) in known]
-            replay = nullcontext if drawn is None else partial(_replayed, drawn, trunk.device)
+            replay = partial(_replayed, ctx.notes.autocast, drawn, trunk.device)
             with full_precision(trunk.device):
                 streams, d_streams, d_wanted = step.backward(y, d_y, wanted, replay)
             del y, d_y
@@ -160,14 +161,28 @@ def _generators(device: torch.device) -> list[Tensor]:
 
 
 @contextmanager
-def _replayed(states: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Inside, the generators begin where they began then; afterwards they are where they were."""
+def _replayed(
+    autocast: Callable[[], AbstractContextManager], states: list[Tensor] | None, device: torch.device
+) -> Iterator[None]:
+    """Inside, autocast is that of the forward pass, and the generators, if it drew from them, begin where they began
+    then; afterwards they are where they were."""
+    if states is None:
+        with autocast():
+            yield
+        return
     saved = _generators(device)
     _set_generators(states, device)
     try:
-        yield
+        with autocast():
+            yield
     finally:
         _set_generators(saved, device)
+
+
+def _autocast_of_now(device: torch.device) -> Callable[[], AbstractContextManager]:
+    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    # nothing is kept from one evaluation to the next: what was cast without gradients has none
+    return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
 
 
 def _set_generators(states: list[Tensor], device: torch.device) -> None:

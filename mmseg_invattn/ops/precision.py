@@ -1,17 +1,20 @@
-"""Precision of an invertible map: forward and inverse have to compute the same numbers, whatever the caller's settings.
+"""Precision of an invertible map.
 
-Autocast and TF32 round the branch to 8 to 11 bits. A forward pass under them and an inverse without them are inverses
-of different maps, and an error bound in float32 would not hold.
+Autocast and TF32 round the branch to 8 to 11 bits, and an error bound in float32 would not hold. So forward and inverse
+compute in float32 whatever the caller's settings are; or, with ``precision='autocast'``, the forward pass of the branch
+follows them, and the error bound counts what that may have rounded.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 Weights = TypeVar('Weights')  # nested tuples of tensors
+
+PRECISIONS = ('float32', 'autocast')  # of a branch in the forward pass
 
 
 @contextmanager
@@ -31,6 +34,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
         finally:
             for (owner, name, _), value in zip(switches, saved, strict=True):
                 setattr(owner, name, value)
+
+
+def branch_precision(precision: str, device: torch.device) -> AbstractContextManager:
+    """What a branch of that precision is evaluated in: :func:`full_precision`, or whatever the caller has set."""
+    return full_precision(device) if precision == 'float32' else nullcontext()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

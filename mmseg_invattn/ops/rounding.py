@@ -15,21 +15,55 @@ A vector of D such errors keeps nearer to its root mean square the larger D is: 
 
 import math
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .spectral import spectral_norm_bound
+
 ALIKE = 2.0**-5  # relative spread up to which numbers are taken to round alike, as those of a constant map do
+
+
+class Roundoff(NamedTuple):
+    """What a forward pass rounds with.
+
+    Attributes:
+        sums: u of the dtype that is computed in.
+        casts: u of the dtype to which the factors and results of matrix products are cast; 0 where they are not.
+        underflow: what may be lost of a number whatever its size.
+    """
+
+    sums: float
+    casts: float
+    underflow: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, autocast: bool = False) -> 'Roundoff':
+        """Of a dtype, and of the float64 evaluation that it is held against.
+
+        Args:
+            autocast: it may have run under autocast or with TF32, whichever: bfloat16 is the coarsest of them, and
+                float16 the one that loses small numbers. float64 is never cast.
+        """
+        u = unit_roundoff(dtype) + unit_roundoff(torch.float64)
+        if autocast and dtype != torch.float64:
+            smallest = torch.finfo(torch.float16).smallest_normal * unit_roundoff(torch.float16)
+            return cls(u, unit_roundoff(torch.bfloat16), smallest)
+        return cls(u, 0.0, torch.finfo(torch.float32).tiny)
+
+    @property
+    def any(self) -> float:
+        """Of a number that is computed, and then cast where numbers are."""
+        return self.sums + self.casts
+
+
+EXACT = Roundoff(0.0, 0.0, 0.0)
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     """u of a dtype."""
     return torch.finfo(dtype).eps / 2
-
-
-def roundoff_with_check(dtype: torch.dtype) -> float:
-    """u of a dtype, and that of the float64 evaluation that it is held against."""
-    return unit_roundoff(dtype) + unit_roundoff(torch.float64)
 
 
 def ball_rounding(channels: int, radius: Tensor, u: float) -> Tensor:
@@ -68,6 +102,23 @@ def product_rounding(weight: Tensor, u: float) -> Tensor:
     """
     rows, terms = weight.shape[-2:]
     return sum_rounding(terms, rows, u) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
+
+
+def cast_rounding(weight: Tensor, u: float) -> Tensor:
+    """What casting W, x and ``W x`` changes in ``W x`` for ``|x| <= 1``; 0 for u = 0.
+
+    Each number of W and of x is off by at most u, and as of a sum all rows together have an error of root mean square
+    ``u sqrt(2 / 3) max_k |W_:k|``. The result is off by ``u |W|``.
+
+    Args:
+        weight: (..., M, K).
+        u: of the dtype that is cast to.
+
+    Returns:
+        Tensor of shape (...,).
+    """
+    factors = (2 / 3) ** 0.5 * (1 + 6 / weight.shape[-2] ** 0.5) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
+    return u * torch.hypot(factors, spectral_norm_bound(weight))
 
 
 def drift(values: Tensor, mean: Tensor, spread: Tensor, n: int, u: float) -> Tensor:

@@ -16,7 +16,7 @@ from mmseg_invattn.layers import CertifiedAttention2d, ConditionalAttention2d, C
 from mmseg_invattn.layers.contract import outputs
 from mmseg_invattn.ops import max_token_norm
 
-from .settings import build, features, settings
+from .settings import build, features, forward, settings
 
 BLOCKS = {
     'certified': CertifiedAttention2d,
@@ -45,8 +45,7 @@ def battery(count: int) -> None:
             layer, x = build(setting, generator), features(setting, generator)
         except ValueError:  # features too large for the statistics of a normalisation
             return
-        with torch.no_grad():
-            y = layer(x)
+        y = forward(setting, layer, x)
         if not all(part.isfinite().all() for part in outputs(y)):
             return
         x_hat, info = layer.inverse(y, strict=False)

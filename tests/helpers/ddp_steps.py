@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmseg_invattn.models import InvAttentionResNet
 
-CASES = {f'{name}-{form}': (name, form) for name in HEADS for form in ('certified', 'none')} | {'resnet': (None, None)}
+CASES = {f'{name}-{form}': (name, form) for name in HEADS for form in ('certified', 'none')}
+CASES |= {'resnet': (None, None), 'autocast': ('nl', 'certified')}
 
 
 class HeadLoss(nn.Module):
@@ -56,15 +57,19 @@ def run_case(case: str, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]
     """Weights after two steps on four samples, of which each process takes its share."""
     torch.manual_seed(0)
     name, form = CASES[case]
-    model = (HeadLoss(build_head(name, form=form)) if name else BackboneLoss()).double().train()
+    dtype, attention = torch.float64, {}
+    if case == 'autocast':
+        dtype, attention = torch.float32, dict(attention=dict(precision='autocast'))
+    model = (HeadLoss(build_head(name, form=form, **attention)) if name else BackboneLoss()).to(dtype).train()
     weights = model.state_dict(keep_vars=True)
     if world_size > 1:
         model = DistributedDataParallel(model)  # a parameter without gradient is an error in the second step
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     size = 12 if name is None or name == 'sep_aspp' else 6
     for _ in range(2):
-        inputs, samples = features(4, 6, torch.float64), labels(4, size)
-        loss = model([level[rank::world_size] for level in inputs], samples[rank::world_size])
+        inputs, samples = features(4, 6, dtype), labels(4, size)
+        with torch.autocast('cpu', torch.bfloat16, enabled=case == 'autocast'):
+            loss = model([level[rank::world_size] for level in inputs], samples[rank::world_size])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

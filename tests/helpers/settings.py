@@ -68,9 +68,13 @@ class Setting:
     size: tuple[int, int]
     started: bool
     seed: int
+    precision: str = 'float32'
+    autocast: torch.dtype | None = None  # around the forward pass
 
 
-def settings(largest: int = 12) -> st.SearchStrategy[Setting]:
+def settings(
+    largest: int = 12, precisions: tuple[str, ...] = ('float32', 'float32', 'float32', 'autocast')
+) -> st.SearchStrategy[Setting]:
     """Settings with maps of at most ``largest`` pixels a side."""
     side = st.one_of(st.just(1), st.integers(1, 4), st.integers(1, largest))
     return st.builds(
@@ -93,6 +97,8 @@ def settings(largest: int = 12) -> st.SearchStrategy[Setting]:
         size=st.tuples(side, side),
         started=st.booleans(),
         seed=st.integers(0, 2**31),
+        precision=st.sampled_from(precisions),
+        autocast=st.sampled_from((None, torch.bfloat16, torch.float16)),
     )
 
 
@@ -119,6 +125,12 @@ def features(setting: Setting, generator: torch.Generator, batch: int = 4) -> Te
     return (x * setting.scale).clamp(-largest, largest).to(setting.features)
 
 
+def forward(setting: Setting, layer: InvertibleModule, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """``layer(x)`` under the autocast of the setting."""
+    with torch.no_grad(), torch.autocast('cpu', setting.autocast, enabled=setting.autocast is not None):
+        return layer(x)
+
+
 def build(setting: Setting, generator: torch.Generator) -> InvertibleModule:
     """The layer with weights of their kind; 'fresh' where a kind means nothing to it."""
     torch.manual_seed(setting.seed)
@@ -137,6 +149,7 @@ def build(setting: Setting, generator: torch.Generator) -> InvertibleModule:
 
 def _layer(setting: Setting) -> InvertibleModule:
     s, c = setting, setting.channels
+    precision = dict(precision=s.precision)
     attention = dict(mode=s.mode, num_heads=s.heads, reduction=1 if s.seed % 2 else 2, bias=s.seed % 3 > 0)
     if s.position and s.neighbourhood in ('full', 'window', 'criss_cross'):
         attention['position'] = s.position
@@ -147,13 +160,14 @@ def _layer(setting: Setting) -> InvertibleModule:
     elif s.seed % 5 == 0:
         attention['key_pooling'] = 2
     if s.layer is CouplingAttention2d:
-        return CouplingAttention2d(c, **attention)
+        return CouplingAttention2d(c, **precision, **attention)
     if s.layer in ATTENTION:
         shared = s.heads > 1 and s.seed % 4 == 0
         own = dict(contraction=s.contraction, sharpness=s.sharpness, heads='shared' if shared else 'grouped')
-        return s.layer(c, **own, **attention)
+        return s.layer(c, **own, **precision, **attention)
     if s.layer is InvChannelAttention:
-        return InvChannelAttention(c, s.contraction, s.sharpness if s.sharpness != 'log_n' else 2.0, s.seed % 2 == 0)
+        sharpness = s.sharpness if s.sharpness != 'log_n' else 2.0
+        return InvChannelAttention(c, s.contraction, sharpness, s.seed % 2 == 0, **precision)
     if s.layer is InvConvResidual:
         return InvConvResidual(c, kernel_sizes=((3, 1, 3), (1, 1), (3,))[s.seed % 3], contraction=s.contraction)
     if s.layer is InvRelativeAttention2d:
@@ -165,7 +179,7 @@ def _layer(setting: Setting) -> InvertibleModule:
     if s.layer is Squeeze:
         return Squeeze(1)
     if s.layer is InvertibleSequential:
-        first = CertifiedAttention2d(c, contraction=s.contraction, **attention)
+        first = CertifiedAttention2d(c, contraction=s.contraction, **precision, **attention)
         last = Split(c) if s.seed % 2 else InvConv1x1(c)
         return InvertibleSequential(ActNorm2d(c), OrthogonalConv1x1(c), first, last)
     return s.layer(c)

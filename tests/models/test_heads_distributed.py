@@ -32,5 +32,7 @@ def test_two_processes_step_like_one(case, two_processes):
     assert one.keys() == two.keys()
     # MMSegmentation's loss is the sum over (pixels + 1.2e-7), which is not the mean of the losses of the parts; the
     # steps differ by as much
+    # and bfloat16 rounds sums over a batch
+    tol = 2e-2 if case == 'autocast' else 1e-8
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=1e-8, atol=1e-8, msg=lambda m, name=name: f'{name}: {m}')
+        torch.testing.assert_close(tensor, two[name], rtol=tol, atol=tol, msg=lambda m, name=name: f'{name}: {m}')

@@ -169,7 +169,7 @@ class CertificateHook(Hook):
         explicit = isinstance(block, ExplicitInverse)
         # in a batch of another size the sub-networks of a coupling may round otherwise than they did
         x_hat, info = block.inverse(y if explicit else y[:room], self.tol, self.max_iter, strict=False)
-        x_hat, info = x_hat[:room], InverseInfo(*(field[:room] for field in info))
+        x_hat, info = x_hat[:room], info.first(room)
         x = x[:room].double()
         error, size = block.error_norm(x_hat.double() - x), block.error_norm(x)
         size = size.clamp(min=torch.finfo(size.dtype).tiny)

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, G heads, N pixels, M keys, C channels of a token, E value size.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...ops import spectral_norm_bound
+from ...ops import Roundoff, full_precision, spectral_norm_bound
 from ...ops.attention import (
     criss_cross_weights,
     from_windows,
@@ -70,7 +71,8 @@ class Attention(nn.Module):
 
         The largest of a query is 0, which no attention sees: logits of thousands would swallow the scores.
         """
-        return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
+        with full_precision(like.device):
+            return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
 
     def keys(self, size: tuple[int, int], beta: Any) -> tuple[int, Tensor]:
         """How many keys a query has, and ``min_i sum_j exp(beta_ij)``, shape (1,) or (G,): at equal scores, no weight
@@ -90,6 +92,27 @@ class Attention(nn.Module):
         _, total = self.keys(size, beta)
         span = 2 * self.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
         return (span.exp() / total.to(span)).clamp(max=1)
+
+    def score_rounding(
+        self,
+        scores: Any,
+        tokens_BGNC: Tensor,
+        radius_BG: Tensor,
+        reach_BG: Tensor,
+        size: tuple[int, int],
+        beta: Any,
+        u: Roundoff,
+    ) -> Tensor:
+        """The mode's bound of what rounding changes in the scores, (B, H, N), and what casting beta does.
+
+        Keys whose beta is far from 0 have little weight: it counts by the logarithm of that, as the exponentials do,
+        and by the range of the scores.
+        """
+        moved = self.mode.rounding(scores, tokens_BGNC, reach_BG, u)
+        if not u.casts or self.position is None:
+            return moved
+        peak = self.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
+        return moved + u.casts * (4 + math.log(self.keys(size, beta)[0]) + 2 * peak)[..., None]
 
     def mixer(
         self,

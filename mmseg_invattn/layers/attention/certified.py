@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, full_precision, gram_norm, max_token_norm, spectral_norm_bound, transposed
+from ...ops import Roundoff, cast_all, full_precision, gram_norm, max_token_norm, spectral_norm_bound, transposed
 from ..certificate import Assessment
-from ..checks import check_contraction, check_sharpness
+from ..checks import check_contraction, check_precision, check_sharpness
 from ..orthogonal import OrthogonalMatrix
 from ..parameters import given_out
 from ..residual import ResidualLayer
@@ -85,6 +85,8 @@ class CertifiedAttention2d(ResidualLayer):
         heads: ``'grouped'`` (each head has a channel group of its own with the full gain, mixed by an orthogonal 1x1
             convolution after the residual sum) or ``'shared'`` (all heads read the same tokens and share the gain,
             which loses up to a factor sqrt(heads)).
+        precision: of the branch in the forward pass: ``'float32'``, whatever autocast and TF32 say, or ``'autocast'``:
+            it follows them, and error bounds count what that may round.
         attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
             position_size, key_pooling, neighbourhood, window_size, window_shift.
 
@@ -107,6 +109,7 @@ class CertifiedAttention2d(ResidualLayer):
         contraction: float = 0.9,
         sharpness: float | str = 1.0,
         heads: str = 'grouped',
+        precision: str = 'float32',
         **attention,
     ):
         super().__init__()
@@ -114,6 +117,8 @@ class CertifiedAttention2d(ResidualLayer):
         options.check_channels(in_channels)
         check_contraction(contraction)
         check_sharpness(sharpness)
+        check_precision(precision)
+        self.precision = precision
         self.heads = build_heads(heads, in_channels, options)
         width, inter, number = self.heads.width, self.heads.inter_channels, options.num_heads
         self.channels, self.groups, self.contraction = in_channels, self.heads.groups, contraction
@@ -166,7 +171,7 @@ class CertifiedAttention2d(ResidualLayer):
             g_BGNC = g_BGNC + weights.bias[:, None]
         return transposed(g_BGNC).reshape(x.shape)
 
-    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: SizedWeights, u: Roundoff) -> Assessment:
         """By the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
         seen = Seen(self, self.heads.tokens(x), weights, u)
         g_BGNC = self.heads.total(seen.moments.mean)

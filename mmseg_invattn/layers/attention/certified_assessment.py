@@ -5,9 +5,9 @@
 Steepness. With the moments of :mod:`.local_bound` for the values W b, ``|dg| <= Lambda_loc max_j |db_j|``, and B
 shrinks: ``|db_j| <= |dx_j| / sqrt(a^2 + |x_j - m|^2)``, at the nearest that a token comes to m.
 
-Rounding, with u the unit roundoff: of b, relative, ``r = u (4 + log_2(C) |b|^2 / 2)`` for a difference, a sum of
-squares, a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in :mod:`.rounding`; of the last
-sum, ``u (|g| + |bias|)``.
+Rounding, with u the unit roundoff of sums and w of casts: of b, relative, ``r = u (4 + log_2(C) |b|^2 / 2)`` for a
+difference, a sum of squares, a root and two products, which makes ``Lip(g) |b| r``; of what follows, as in
+:mod:`.rounding`; of the last sum, ``(u + w) (|g| + |bias|)``.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import ball_rounding, root_of_squares, spectral_norm_bound
+from ...ops import Roundoff, ball_rounding, root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
 from .rounding import attention_rounding
 
@@ -46,10 +46,10 @@ class Seen:
         block: the layer.
         tokens_BGNC: of the features, float64.
         weights: the numbers of the forward pass, float64.
-        u: its unit roundoff.
+        u: what it rounds with.
     """
 
-    def __init__(self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: float):
+    def __init__(self, block: 'CertifiedAttention2d', tokens_BGNC: Tensor, weights: 'SizedWeights', u: Roundoff):
         b_BGNC = weights.norm.bounded(tokens_BGNC)
         self.attention, self.heads, self.weights, self.u = block.attention, block.heads, weights, u
         self.tokens = b_BGNC
@@ -86,7 +86,7 @@ class Seen:
             self.errors = self._errors(torch.maximum(2 * reach_BG, self.errors.reach))
         tokens, others = self.errors.tokens, self.errors.others
         bias = 0 if self.weights.bias is None else torch.linalg.vector_norm(self.weights.bias, dim=-1)
-        last = self.u * (size[:, None] + 2 * bias + (lipschitz * reach)[:, None])
+        last = self.u.any * (size[:, None] + 2 * bias + (lipschitz * reach)[:, None])
         return (root_of_squares(others, tokens * lipschitz[:, None]) + last).amax(1)
 
     def _errors(self, reach_BG: Tensor) -> Errors:
@@ -97,5 +97,5 @@ class Seen:
         others = attention_rounding(
             self.attention, w.scores, w.value, w.out, self.tokens, self.moments, reach_BG, w.size, w.beta, u
         )
-        tokens = ball_rounding(channels, radius_BG, u) * radius_BG * self.scale_G
+        tokens = ball_rounding(channels, radius_BG, u.sums) * radius_BG * self.scale_G
         return Errors(reach_BG, tokens, self.heads.total(others))

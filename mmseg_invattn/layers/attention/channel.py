@@ -17,10 +17,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import ball_rounding, drift, max_channel_norm, pixel_tokens, root_of_squares, sum_rounding, to_ball
+from ...ops import (
+    Roundoff,
+    ball_rounding,
+    drift,
+    max_channel_norm,
+    pixel_tokens,
+    root_of_squares,
+    sum_rounding,
+    to_ball,
+)
 from ...ops.attention import softmax_attention
 from ..certificate import Assessment
-from ..checks import check_contraction, check_count, check_sharpness
+from ..checks import check_contraction, check_count, check_precision, check_sharpness
 from ..constant_weights import weights_of
 from ..parameters import given_out
 from ..residual import ResidualLayer
@@ -48,16 +57,27 @@ class InvChannelAttention(ResidualLayer):
         contraction: c, in (0, 1).
         sharpness: s, a number or ``'learned'``.
         similar: attend to channels that resemble (sign +1) instead of those that differ (DANet).
+        precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``, as in
+            :class:`~.certified.CertifiedAttention2d`.
 
     Raises:
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, contraction: float = 0.9, sharpness: float | str = 2.0, similar: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        contraction: float = 0.9,
+        sharpness: float | str = 2.0,
+        similar: bool = False,
+        precision: str = 'float32',
+    ):
         super().__init__()
         check_count('in_channels', in_channels)
         check_contraction(contraction)
         check_sharpness(sharpness)
+        check_precision(precision)
+        self.precision = precision
         if sharpness == 'log_n':
             raise ValueError(
                 "sharpness='log_n' follows the number of pixels, and these tokens are channels: give a "
@@ -90,13 +110,14 @@ class InvChannelAttention(ResidualLayer):
         back = weights.norm.scale * weights.gain * (b_B1CN.shape[3] / self.channels) ** 0.5
         return (g_B1CN * back).reshape(x.shape)
 
-    def assess(self, x: Tensor, weights: ChannelWeights, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: ChannelWeights, u: Roundoff) -> Assessment:
         """With n pixels, S the spread of the b_d under P_c and m their mean, in the norm of the channels:
 
         b         relative, r = u (4 + log_2(n) |b|^2 / 2)          L |b| r a / sqrt(C)
-        scores    dt of s b_c . b_d, and exp                        gain |w| a / sqrt(C) S (dt + u (4 + log C))
+        scores    dt of s b_c . b_d, and exp                        gain |w| a / sqrt(C) S (dt + u (4 + log C) + w)
         sum       over C channels                                   gain |w| a / sqrt(C) R(C, n) (|m| + S)
-        last      products                                          2 u |g|
+        casts     of b, P, their product       gain |w| a / sqrt(C) w (3 |m| + max|b| min(1, 2 sqrt(p)))
+        last      products                                          2 (u + w) |g|
         """
         b_B1CN, n = self._tokens(x, weights), x.shape[2] * x.shape[3]
         q_B1CN = b_B1CN * weights.sharpness
@@ -108,21 +129,24 @@ class InvChannelAttention(ResidualLayer):
         spread_B1C = ((p_B1CC @ square_B1C[..., None])[..., 0] - sizes_B1C.square()).clamp(min=0).sqrt()
         radius, still = square_B1C.flatten(1).amax(1).sqrt(), torch.zeros_like(square_B1C[..., 0])
         averaged = (2 * p_B1CC.amax(-1).sqrt()).clamp(max=1)  # errors of different channels are independent
-        scores = averaged * (inner_rounding(q_B1CN, b_B1CN, still, still, u) + u * (4 + math.log(self.channels)))
-        sums = sum_rounding(self.channels, n, u) * (sizes_B1C + spread_B1C)
-        sums = sums + drift(b_B1CN, mean_B1CN, spread_B1C, self.channels, u)
+        scores = averaged * (
+            inner_rounding(q_B1CN, b_B1CN, still, still, u) + u.sums * (4 + math.log(self.channels)) + u.casts
+        )
+        sums = sum_rounding(self.channels, n, u.sums) * (sizes_B1C + spread_B1C)
+        sums = sums + drift(b_B1CN, mean_B1CN, spread_B1C, self.channels, u.sums)
         # the products of a score are alike where the channels are constant over the pixels
-        constant = drift(b_B1CN.mT, b_B1CN.mT, torch.full_like(b_B1CN[..., 0, :], torch.inf), n, u).amax(
+        constant = drift(b_B1CN.mT, b_B1CN.mT, torch.full_like(b_B1CN[..., 0, :], torch.inf), n, u.sums).amax(
             -1, keepdim=True
         )
         scores = scores + constant * weights.sharpness.abs()
+        sums = sums + u.casts * (3 * sizes_B1C + averaged * radius[:, None, None]) + u.underflow * n**0.5
         others = (weights.gain.abs() * unit * root_of_squares(spread_B1C * scores, sums)).flatten(1).amax(1)
 
         def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:
             beta = (radius + reach / unit).clamp(max=1)
-            tokens = ball_rounding(n, beta, u) * lipschitz * unit * beta
+            tokens = ball_rounding(n, beta, u.sums) * lipschitz * unit * beta
             # within the reach every size above grows by no more than the reach, or twice it
-            return root_of_squares(others, tokens) + 2 * u * max_channel_norm(g) + 64 * u * n**0.5 * reach
+            return root_of_squares(others, tokens) + 2 * u.any * max_channel_norm(g) + 64 * u.any * n**0.5 * reach
 
         bound = self.branch_bound(weights, None)
         return Assessment(g, lambda reach: torch.full_like(reach, bound), rounding)

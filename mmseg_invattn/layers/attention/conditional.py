@@ -19,14 +19,15 @@ from torch import Tensor
 from ...ops import (
     FixedPointResult,
     Roulette,
+    Roundoff,
     branch_and_log_abs_det,
+    branch_precision,
     cast_all,
     differentiable_copies,
     full_precision,
     gram_norm,
     local_lipschitz,
     max_token_norm,
-    roundoff_with_check,
     spectral_norm_bound,
     storage_error,
     transposed,
@@ -35,7 +36,7 @@ from ...ops import (
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
 from ..certificate import Assessment, certified
-from ..checks import check_contraction, check_sharpness
+from ..checks import check_contraction, check_precision, check_sharpness
 from ..constant_weights import started_weights, weights_of
 from ..contract import InverseInfo, check_features, composed_error
 from ..residual import Equation, ResidualLayer
@@ -83,6 +84,8 @@ class ConditionalAttention2d(ResidualLayer):
             ln(N)/2 for the N pixels at hand.
         heads: ``'grouped'`` (each head mixes a channel group of its own) or ``'shared'`` (all mix all channels and
             share the contraction).
+        precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``, as in
+            :class:`~.certified.CertifiedAttention2d`.
         attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
             position_size, key_pooling, neighbourhood, window_size, window_shift. ``reduction`` is of queries and keys.
 
@@ -102,6 +105,7 @@ class ConditionalAttention2d(ResidualLayer):
         contraction: float = 0.9,
         sharpness: float | str = 2.0,
         heads: str = 'grouped',
+        precision: str = 'float32',
         **attention,
     ):
         super().__init__()
@@ -109,6 +113,8 @@ class ConditionalAttention2d(ResidualLayer):
         options.check_halves(in_channels)
         check_contraction(contraction)
         check_sharpness(sharpness)
+        check_precision(precision)
+        self.precision = precision
         half, number = in_channels // 2, options.num_heads
         self.channels, self.contraction = in_channels, contraction
         self.heads = build_heads(heads, half, options)
@@ -177,9 +183,10 @@ class ConditionalAttention2d(ResidualLayer):
         weights = started_weights(self, x, weights)
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
-            x1, x2 = wide.chunk(2, 1)
-            g = self._mixed(x1, self._mixer(x2, cast), cast.weight)
-            return torch.cat([x2, x1 + g], 1).to(x.dtype)
+        with branch_precision(self.precision, x.device):
+            g = self.branch(wide, cast)
+        x1, x2 = wide.chunk(2, 1)
+        return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
     def equation(self, y: Tensor, weights: SizedWeights) -> Equation:
         """Of x_1, with P of the x_2 that passed."""
@@ -204,16 +211,16 @@ class ConditionalAttention2d(ResidualLayer):
         solved: FixedPointResult,
     ) -> InverseInfo:
         """The report of what y1 alone decides, x1; x2 passed as it was. An error of y moves P as well."""
-        u = roundoff_with_check(x.dtype)
+        u = self.roundoff(x.dtype)
         x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
         seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
         z, stored = x1 + seen.branch, storage_error(y1, x.dtype)
         residual, sums, kept = (max_token_norm(t, self.groups) for t in (y1.double() - z, z, stored))
         size, exact = torch.maximum(max_token_norm(x), max_token_norm(y)), torch.zeros_like(residual)
-        info = certified(residual, u * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
+        info = certified(residual, u.sums * sums + kept, exact, size, seen, lipschitz, self.groups, tol, solved)
         return info._replace(error_bound=composed_error(self, x, info, error, weights))
 
-    def assess(self, x: Tensor, weights: SizedWeights, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: SizedWeights, u: Roundoff) -> Assessment:
         return assess(self, x, weights, u)
 
     def series_error(self, x: Tensor, weights: SizedWeights, lipschitz: Tensor, n_terms: int) -> Tensor:

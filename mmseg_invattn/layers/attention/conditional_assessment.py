@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ...ops import (
+    Roundoff,
     ball_rounding,
+    cast_rounding,
     drift,
     max_token_norm,
     pixel_tokens,
@@ -30,19 +32,22 @@ POWERS = 8  # of W in the bound of the inverse
 TERMS = 64  # of a bound that are added up one by one
 
 
-def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: float) -> Assessment:
-    """g in x_1, at features in float64, with the weights of the forward pass and its unit roundoff u.
+def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: Roundoff) -> Assessment:
+    """g in x_1, at features in float64, with the weights of the forward pass; u of its sums, w of its casts.
 
     With S the spread of the values W x_1 under P, n keys of which none has a weight above p, and R(n, D) of
     :func:`~mmseg_invattn.ops.sum_rounding`, rounding changes g by the root of the squares of
 
-        b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             S (G_1 + G_2) r
-        scores   dt of the mode                                                      S dt
-        exp                                    S u (4 + log n) min(1, 2 sqrt(p))
+        b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             dt = (G_1 + G_2) r
+        scores   dt of the mode, and that of b                                       S dt e^dt
+        exp, P   rounding, and its cast        S (u (4 + log n) + w) min(1, 2 sqrt(p))
+        x_1      its cast                      w |W| (|P x_1| + min(1, 2 sqrt(p)) max|x_1|)
         sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
         W        of P x_1                      max|W_:k| R(C, C) |P x_1|
 
-    and u |g| of the sum.
+        cast     of W, P x_1, W P x_1, and of all P_ij where they are alike      (Q(W) + w |W|) |P x_1|
+
+    and (u + w) |g| of the sum; Q of :func:`~mmseg_invattn.ops.cast_rounding`.
     """
     x1, x2 = x.chunk(2, 1)
     attention, mode = block.attention, block.attention.mode
@@ -61,18 +66,24 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
     bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
     n = attention.keys(weights.size, weights.beta)[0]
     share = attention.largest_weight(weights.scores, radius, weights.size, weights.beta)[..., None]
-    r = ball_rounding(b_B1NC.shape[-1], radius, u)
-    moved = mode.rounding(weights.scores, b_B1NC, torch.zeros_like(radius), u)
+    r = ball_rounding(b_B1NC.shape[-1], radius, u.sums)
+    moved = attention.score_rounding(
+        weights.scores, b_B1NC, radius, torch.zeros_like(radius), weights.size, weights.beta, u
+    )
     moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
     column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
+    norm, averaged = spectral_norm_bound(weights.weight)[:, None], (2 * share.sqrt()).clamp(max=1)
     errors = root_of_squares(
-        spread * moved,
-        spread * u * (4 + math.log(n)) * (2 * share.sqrt()).clamp(max=1),
-        column * sum_rounding(n, width, u) * (mixed + share.sqrt() * largest),
-        column * drift(tokens_BGNC, mean_BHNC, spread / column, n, u),
-        column * sum_rounding(width, width, u) * mixed,
+        spread * moved * moved.exp(),
+        spread * (u.sums * (4 + math.log(n)) + u.casts) * averaged,
+        u.casts * norm * (mixed + averaged * largest),
+        column * sum_rounding(n, width, u.sums) * (mixed + share.sqrt() * largest),
+        column * drift(tokens_BGNC, mean_BHNC, spread / column, n, u.sums),
+        column * sum_rounding(width, width, u.sums) * mixed,
+        (cast_rounding(weights.weight, u.casts)[:, None] + u.casts * norm) * mixed,
     )
-    rho = block.heads.total(errors.amax(-1)).amax(1) + u * max_token_norm(g, block.groups)
+    errors = errors + u.underflow * width * (1 + largest)
+    rho = block.heads.total(errors.amax(-1)).amax(1) + u.any * max_token_norm(g, block.groups)
     rate = inverse_rate(block, weights.weight)
     # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
     size = max_token_norm(x1, block.groups)

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from ...ops import (
     AdditiveStep,
+    Roundoff,
     Step,
+    branch_precision,
     cast_all,
     differentiable_copies,
     full_precision,
     local_lipschitz,
     max_token_norm,
-    roundoff_with_check,
 )
+from ..checks import check_precision
 from ..constant_weights import weights_of
 from ..contract import check_features
 from ..explicit import Accuracy, ExplicitInverse
@@ -46,6 +48,8 @@ class CouplingAttention2d(ExplicitInverse):
 
     Args:
         in_channels: C, even.
+        precision: of A and B in the forward pass, ``'float32'`` or ``'autocast'``, as in
+            :class:`~.certified.CertifiedAttention2d`. The streams are float32 in both.
         attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
             position_size, key_pooling, neighbourhood, window_size, window_shift. A reduction that does not divide half
             of the channels leaves the next smaller one that does.
@@ -59,10 +63,12 @@ class CouplingAttention2d(ExplicitInverse):
     evaluations = 1
     wide_output = True
 
-    def __init__(self, in_channels: int, **attention):
+    def __init__(self, in_channels: int, *, precision: str = 'float32', **attention):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)
         options.check_halves(in_channels)
+        check_precision(precision)
+        self.precision = precision
         self.channels = in_channels
         half = in_channels // 2
         options = options.fitted(half)
@@ -80,7 +86,7 @@ class CouplingAttention2d(ExplicitInverse):
         check_features(x, self.channels)
         x = x.to(self.working_dtype(x))
         cast = cast_all(weights_of(self, weights), x.dtype)
-        with full_precision(x.device):
+        with branch_precision(self.precision, x.device):
             x1, x2 = x.chunk(2, 1)
             y1 = x1 + self.first(x2, cast.first)
             return torch.cat([y1, x2 + self.second(y1, cast.second)], 1)
@@ -100,7 +106,8 @@ class CouplingAttention2d(ExplicitInverse):
 
     def _step(self, branch: OrdinaryBranch, passes: int) -> Step:
         def net(passed: Tensor, changed: Tensor) -> Tensor:
-            return branch(passed, cast_all(branch.weights(), passed.dtype))
+            with branch_precision(self.precision, passed.device):
+                return branch(passed, cast_all(branch.weights(), passed.dtype)).to(changed.dtype)
 
         return AdditiveStep(
             net,
@@ -118,16 +125,17 @@ class CouplingAttention2d(ExplicitInverse):
 
             e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + rounding of A at both
 
-        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated.
+        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated, in
+        float32. Where forward may have followed autocast its B rounded otherwise, too.
         """
-        weights, u = cast_all(weights, x.dtype), roundoff_with_check(x.dtype)
+        weights, u = cast_all(weights, x.dtype), Roundoff.of(x.dtype, self.precision == 'autocast')
         (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)
         added = self.first(x2, weights.first), self.second(y1, weights.second)
         sums = x1.double() + added[0].double(), x2.double() + added[1].double()
         residual = [max_token_norm(part.double() - sum_) for part, sum_ in zip((y1, y2), sums, strict=True)]
-        rounded = [u * max_token_norm(sum_) + max_token_norm(off) for sum_, off in zip(sums, kept, strict=True)]
+        rounded = [u.sums * max_token_norm(sum_) + max_token_norm(off) for sum_, off in zip(sums, kept, strict=True)]
         error2, off = residual[1] + rounded[1], max_token_norm(kept[0])
-        if bool((off > 0).any()):
+        if u.casts or bool((off > 0).any()):
             error2 = error2 + self.second.difference(y1.double(), off, 0.0, weights.second, added[1], u)
         moved = self.first.difference(x2.double(), error2, 0.0, weights.first, added[0], u)
         error1 = residual[0] + rounded[0] + moved

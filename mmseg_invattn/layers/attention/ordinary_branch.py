@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import cast_all, max_token_norm, pixel_tokens, spectral_norm_bound
+from ...ops import EXACT, Roundoff, cast_all, max_token_norm, pixel_tokens, spectral_norm_bound
 from .attention import Attention
 from .linear import Bias, GroupedLinear, grouped_linear
 from .local_bound import Moments, attention_moments, local_bound
@@ -71,7 +71,7 @@ class OrdinaryBranch(nn.Module):
         within: Tensor | float,
         weights: OrdinaryWeights,
         computed: Tensor | None = None,
-        u: float = 0.0,
+        u: Roundoff = EXACT,
     ) -> Tensor:
         """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
 
@@ -86,7 +86,7 @@ class OrdinaryBranch(nn.Module):
             weights: of the forward pass, in the dtype that it computes in.
             computed: A(x) as it was evaluated in that dtype; then the bound is of it and of an evaluation near x, whose
                 rounding is bounded a priori. None: of the exact A.
-            u: unit roundoff of these evaluations.
+            u: what these evaluations round with.
         """
         tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
         reach = (distance + within)[:, None]
@@ -117,7 +117,7 @@ class OrdinaryBranch(nn.Module):
         size: tuple[int, int],
         beta: Any,
         weights: OrdinaryWeights,
-        u: float,
+        u: Roundoff,
     ) -> Tensor:
         """Bound of what rounding changes in A, (B,)."""
         heads = attention_rounding(
@@ -125,4 +125,4 @@ class OrdinaryBranch(nn.Module):
         )
         written = torch.linalg.vector_norm(moments.mean, dim=-1).amax(-1).sum(1)
         bias = 0 if weights.bias is None else torch.linalg.vector_norm(weights.bias)
-        return heads.sum(1) + u * (2 * written + bias)
+        return heads.sum(1) + u.any * (2 * written + bias)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import full_precision, pixel_tokens
-from ..checks import check_choice
+from ..checks import check_choice, check_precision
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .attention import Attention
@@ -53,6 +53,7 @@ class PaperAttention2d(ResidualLayer):
     Args:
         in_channels: C.
         gamma: ``'conv'``, or ``'scalar'`` for the tanh of a number that starts at 0.
+        precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``.
         attention: those of :class:`~.options.AttentionOptions`: mode, reduction (of queries and keys; the paper has
             4), num_heads, bias, position (where the mode is a softmax), position_size, key_pooling.
 
@@ -61,12 +62,14 @@ class PaperAttention2d(ResidualLayer):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, *, gamma: str = 'conv', **attention):
+    def __init__(self, in_channels: int, *, gamma: str = 'conv', precision: str = 'float32', **attention):
         super().__init__()
         options = read_options(type(self), AttentionOptions, attention)
         options.check_channels(in_channels)
         options.check_softmax()
         check_choice('gamma', gamma, ('conv', 'scalar'))
+        check_precision(precision)
+        self.precision = precision
         heads = options.num_heads
         self.channels = in_channels
         self.attention = Attention(

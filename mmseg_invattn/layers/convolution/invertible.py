@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...ops import (
     Roulette,
+    Roundoff,
     full_precision,
     gram_norm,
     max_token_norm,
@@ -106,7 +107,7 @@ class InvRelativeAttention2d(ResidualLayer):
         weight = weights.weight
         return float(spectral_norm_bound(weight).sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
 
-    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: BranchWeights, u: Roundoff) -> Assessment:
         """Sums over the pixels, a row and a column after each other where P is separable, then over ``C G`` products:
 
         u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)
@@ -115,16 +116,16 @@ class InvRelativeAttention2d(ResidualLayer):
         norms = spectral_norm_bound(weights.weight)
         beside = weights.weight.transpose(0, 1).flatten(1)
         heads = len(norms) ** 0.5
-        relative = max(sum_rounding(n, self.channels, u), n * u / 2) * float(norms.sum()) + heads * float(
-            product_rounding(beside, u)
+        relative = max(sum_rounding(n, self.channels, u.sums), n * u.sums / 2) * float(norms.sum()) + heads * float(
+            product_rounding(beside, u.sums)
         )
         size = max_token_norm(x)
-        last = u * (max_token_norm(g) + torch.linalg.vector_norm(weights.bias))
+        last = u.sums * (max_token_norm(g) + torch.linalg.vector_norm(weights.bias))
         bound = float(norms.sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
         return Assessment(
             g,
             lambda reach: torch.full_like(reach, bound),
-            lambda reach, _: relative * (size + reach) + last + u * reach,
+            lambda reach, _: relative * (size + reach) + last + u.sums * reach,
         )
 
     def forward_and_log_abs_det(

@@ -25,7 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import full_precision, gram_norm, max_token_norm, root_of_squares, spectral_norm_bound, sum_rounding
+from ...ops import (
+    Roundoff,
+    full_precision,
+    gram_norm,
+    max_token_norm,
+    root_of_squares,
+    spectral_norm_bound,
+    sum_rounding,
+)
 from ..certificate import Assessment
 from ..checks import check_contraction, check_count, check_kernel_sizes
 from ..parameters import given_out
@@ -155,7 +163,7 @@ class InvConvResidual(ResidualLayer):
         norms = [min(float(norm), share) for norm, share in zip(weights.norms, shares, strict=True)]
         return math.prod(norm * (1 + _division(weight)) for norm, (weight, _) in zip(norms, weights.convs, strict=True))
 
-    def assess(self, x: Tensor, weights: BranchWeights, u: float) -> Assessment:
+    def assess(self, x: Tensor, weights: BranchWeights, u: Roundoff) -> Assessment:
         """Convolution by convolution.
 
         Steepness: the norms of the convolutions, the columns of a channel times the largest slope of phi around its
@@ -168,21 +176,21 @@ class InvConvResidual(ResidualLayer):
         and its sums and phi ``u (2 |W h| + |b|) + 4 K u |phi(h)|``, with R of :func:`~mmseg_invattn.ops.sum_rounding`.
         """
         h, e, sums = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
-        arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u) for weight, _ in weights.convs]
+        arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u.sums) for weight, _ in weights.convs]
         for i, (weight, bias) in enumerate(weights.convs):
             norm = (
                 self._norm(weight, arguments[-1], torch.zeros_like(e)) if i else conv_norm(weight, spectral_norm_bound)
             )
             if i:
                 h = ACTIVATIONS[self.activation](h)
-                sums = sums + 4 * u * max_token_norm(h)
+                sums = sums + 4 * u.sums * max_token_norm(h)
             padding = weight.shape[-1] // 2
             terms = F.conv2d(h.square(), weight.square().sum(0, keepdim=True), padding=padding)
             e = root_of_squares(norm * e, products[i] * terms.flatten(1).amax(1).sqrt())
             h = F.conv2d(h, weight, bias, padding=padding)
-            sums = norm * sums + u * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
+            sums = norm * sums + u.sums * (2 * max_token_norm(h) + torch.linalg.vector_norm(bias))
             arguments.append(h)
-        relative = sum(products) + 8 * u * len(products)
+        relative = sum(products) + 8 * u.sums * len(products)
 
         def lipschitz(reach: Tensor) -> Tensor:
             gain = conv_norm(weights.convs[0][0], spectral_norm_bound).expand_as(reach)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ...ops import AdditiveStep, CouplingStep, Step, max_token_norm, unit_roundoff
+from ...ops import AdditiveStep, CouplingStep, Step, full_precision, max_token_norm, unit_roundoff
 from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import parameters_of
 
@@ -71,7 +71,11 @@ class Coupling(ExplicitInverse):
         return out.to(changed.dtype)
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
-        return [CouplingStep(self.call_net, self.change, self.change_back, **self.step_options())]
+        return [CouplingStep(self.net_of_step, self.change, self.change_back, **self.step_options())]
+
+    def net_of_step(self, passed: Tensor, changed: Tensor) -> Tensor:
+        with full_precision(passed.device):
+            return self.call_net(passed, changed)
 
     def step_options(self) -> dict:
         """What every step of a coupling has: which part passes, how many channels each has, what learns."""
@@ -150,7 +154,7 @@ class AdditiveCoupling(Coupling):
         self.lipschitz = lipschitz
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
-        return [AdditiveStep(self.call_net, **self.step_options())]
+        return [AdditiveStep(self.net_of_step, **self.step_options())]
 
     def change(self, changed: Tensor, out: Tensor) -> Tensor:
         return changed + out

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import max_token_norm, product_rounding, roundoff_with_check, spectral_norm_bound
+from ...ops import Roundoff, max_token_norm, product_rounding, spectral_norm_bound
 from ..constant_weights import weights_of
 from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import given_out
@@ -71,7 +71,7 @@ class InvConv1x1(ExplicitInverse):
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Factors) -> Accuracy:
         """With M the numbers of W that the forward pass multiplied by: ``|dx| <= |M^-1| (|r| + rounding)``."""
-        matrix, u = self.matrix(weights).to(x.dtype).double(), roundoff_with_check(x.dtype)
+        matrix, u = self.matrix(weights).to(x.dtype).double(), Roundoff.of(x.dtype).sums
         residual = max_token_norm(y[0].double() - torch.einsum('oc,bchw->bohw', matrix, x.double()))
         rounding = product_rounding(matrix, u) * max_token_norm(x) + u * max_token_norm(y[0])
         rounding = rounding + torch.finfo(x.dtype).tiny * self.channels + max_token_norm(stored[0])

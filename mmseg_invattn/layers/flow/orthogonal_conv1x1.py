@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ...ops import full_precision, max_token_norm, roundoff_with_check
+from ...ops import Roundoff, full_precision, max_token_norm
 from ..certificate import unrotated
 from ..explicit import Accuracy, ExplicitInverse
 from ..orthogonal import OrthogonalMatrix, rotate
@@ -36,7 +36,7 @@ class OrthogonalConv1x1(ExplicitInverse):
         return rotate(y, weights, transpose=True)
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Tensor) -> Accuracy:
-        u = roundoff_with_check(x.dtype)
+        u = Roundoff.of(x.dtype).sums
         residual, rounding = unrotated(y[0].double(), x.double(), weights.to(x.dtype).double(), u)
         rounding = rounding + 2 * max_token_norm(stored[0])
         return Accuracy(residual, rounding, residual + rounding)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....ops import spectral_norm_bound, sum_rounding
+from ....ops import Roundoff, spectral_norm_bound, sum_rounding
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
@@ -111,14 +111,14 @@ class Mode(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def rounding(cls, weights: NamedTuple, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+    def rounding(cls, weights: NamedTuple, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
         """Bound of what rounding changes in the scores of a query, all keys together, at tokens within the reach.
 
         Args:
             weights: of the scores, float64.
             tokens_BGNC: float64, every token being query and key.
             reach_BG: how far others may be from them.
-            u: unit roundoff of the forward pass.
+            u: what the forward pass rounds with.
 
         Returns:
             Tensor of shape (B, H, N).
@@ -176,7 +176,7 @@ class QueryKeyMode(Mode):
         return ScoreGradients(k @ weights.query, q @ weights.key)
 
     @classmethod
-    def rounding(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+    def rounding(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
         """``dq . k + q . dk``, and the sum of ``q . k``: of the factors, whatever their product is."""
         q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
         q_reach, k_reach = (spectral_norm_bound(w) * reach_BG for w in (weights.query, weights.key))
@@ -186,7 +186,7 @@ class QueryKeyMode(Mode):
         return of_query + of_key + inner_rounding(q, k, q_reach, k_reach, u)
 
 
-def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: float) -> Tensor:
+def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: Roundoff) -> Tensor:
     """Of ``(W x) . y`` for ``|x| <= 1``, what rounding in ``W x`` makes of it, shape (B, H, N).
 
     Rows of W x round independently, in proportion to ``sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d
@@ -195,20 +195,23 @@ def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u:
     dimensions, channels = weight_HDC.shape[-2:]
     seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
     largest = torch.linalg.vector_norm(weight_HDC, dim=-2).amax(-1)
-    return sum_rounding(channels, dimensions, u) * (seen + (largest * reach_BH)[..., None])
+    of_casts = u.casts * (2 / 3) ** 0.5 * (1 + 6 / dimensions**0.5)
+    return (sum_rounding(channels, dimensions, u.sums) + of_casts) * (seen + (largest * reach_BH)[..., None])
 
 
-def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: float) -> Tensor:
+def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: Roundoff) -> Tensor:
     """Of ``q_i . k_j``, D products, and of what was rounded in the numbers of q and k; largest over j, (B, H, N).
 
-    ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2``, and the sum itself is no larger than ``|q| |k|``.
+    ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2``, and the sum itself is no larger than ``|q| |k|``: where products are
+    cast, it may be stored so.
     """
     sizes = []
     for order in (2, 4):
         of_q = torch.linalg.vector_norm(q, order, -1) + q_reach[..., None]
         of_k = torch.linalg.vector_norm(k, order, -1).amax(-1, keepdim=True) + k_reach[..., None]
         sizes.append(of_q * of_k)
-    return sum_rounding(q.shape[-1], 4, u) * torch.hypot(sizes[0], sizes[1]) + 4 * u * sizes[1]
+    of_sum = sum_rounding(q.shape[-1], 4, u.sums) * torch.hypot(sizes[0], sizes[1])
+    return of_sum + u.casts * sizes[0] + 4 * u.any * sizes[1]
 
 
 def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ....ops import sum_rounding
+from ....ops import Roundoff, sum_rounding
 from ....ops.attention.concatenation import (
     concatenation_attention,
     concatenation_log_weights,
@@ -86,12 +86,13 @@ class Concatenation(QueryKeyMode):
         return grouped_linear(queries_BGNC, weights.query, weights.bias), grouped_linear(keys_BGMC, weights.key)
 
     @classmethod
-    def rounding(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+    def rounding(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
         size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
         query, key = (torch.linalg.vector_norm(w[..., 0, :], dim=-1)[:, None] for w in (weights.query, weights.key))
         total = query * size_BGN + key * size_BGN.amax(-1, keepdim=True)
         bias = 0 if weights.bias is None else weights.bias.abs()
-        return (sum_rounding(weights.query.shape[-1], 1, u) + 2 * u) * total + 2 * u * bias
+        of_products = sum_rounding(weights.query.shape[-1], 1, u.sums) + 2 * u.sums + 3 * u.casts
+        return of_products * total + 2 * u.any * bias
 
     @classmethod
     def score_gradients(cls, weights: ConcatenationWeights, tokens_BGNC: Tensor) -> ScoreGradients:

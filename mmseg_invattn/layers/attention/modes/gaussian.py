@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ....ops import Roundoff
 from .base import Mode, Norm, ScoreBounds, ScoreGradients, inner_rounding
 from .embedded_gaussian import softmax_factor
 
@@ -72,7 +73,7 @@ class Gaussian(Mode):
         return ScoreGradients(scaled, scaled)
 
     @classmethod
-    def rounding(cls, weights: Temperature, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+    def rounding(cls, weights: Temperature, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
         q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
         t = 1.0 if weights.temperature is None else weights.temperature.abs()
         return inner_rounding(q, k, t * reach_BG, reach_BG, u)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ....ops import spectral_norm_bound
+from ....ops import Roundoff, spectral_norm_bound
 from ....ops.attention import l2_attention, l2_log_weights
 from ..linear import GroupedLinear, grouped_linear
 from .base import Mode, Norm, ScoreBounds, ScoreGradients, inner_rounding, pulled_rounding
@@ -92,7 +92,7 @@ class L2(Mode):
         return grouped_linear(queries_BGNC, weights.weight), grouped_linear(keys_BGMC, weights.weight)
 
     @classmethod
-    def rounding(cls, weights: DistanceWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: float) -> Tensor:
+    def rounding(cls, weights: DistanceWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
         """Of ``2 <q_i, k_j> - |k_j|^2``, which is summed as one inner product of D + 1 terms."""
         q, _ = cls.project(weights, tokens_BGNC, tokens_BGNC)
         reach = spectral_norm_bound(weights.weight) * reach_BG
