@@ -79,7 +79,7 @@ def check_inverse(layer: InvertibleModule, x: Tensor) -> None:
     x_hat, info = layer.inverse(y, tol=TOLERANCE[x.dtype])
     assert x_hat.dtype == x.dtype and x_hat.shape == x.shape
     assert info.converged.all()
-    assert all(field.shape == (len(x),) for field in info)
+    assert all(field.shape == (len(x),) for name, field in info._asdict().items() if name != 'precision')
     error = layer.error_norm(x_hat - x)
     if info.error_bound.isnan().all():
         assert layer.bi_lipschitz_bound()[1] == float('inf')

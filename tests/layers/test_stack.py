@@ -84,7 +84,7 @@ def test_rule_of_composed_errors_is_attained():
     x, info = block.inverse(y, tol=1e-14)
     moved = max_token_norm(x[1:] - x[:1])
     assert moved.item() == pytest.approx(error.item() / (1 - slope), rel=1e-3)
-    one = info._replace(**{name: value[:1] for name, value in info._asdict().items()})
+    one = info.first(1)
     allowed = composed_error(block, x[:1], one, error)
     assert (moved <= allowed).all()
     expected = info.error_bound[:1] + error / (1 - block.lipschitz_bound())

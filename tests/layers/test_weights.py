@@ -112,7 +112,7 @@ def results(layer: nn.Module, dtype: torch.dtype = torch.float32) -> list:
         return [
             y,
             x_hat,
-            *info,
+            *info[:-1],
             layer.inverse_error(x, error),
             *both,
             layer.lipschitz_bound(),
