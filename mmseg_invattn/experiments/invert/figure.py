@@ -66,7 +66,8 @@ def summary(inversion: Inversion) -> str:
     made_of = ''
     if inversion.error_bound is not None and inversion.rounding is not None:
         made_of = (
-            f'\nthe bound: residual {inversion.residual:.1e}, rounding of the forward pass {inversion.rounding:.1e}'
+            f'\nthe bound: residual {inversion.residual:.1e}, rounding of the forward pass in '
+            f'{inversion.precision} {inversion.rounding:.1e}'
         )
         if inversion.local_bound is not None:
             made_of += f', divided by 1 - {inversion.local_bound:.3f}, the Lipschitz bound around these features'

@@ -47,6 +47,7 @@ class Inversion:
         local_bound: the same around these features, where it is part of the bound; None likewise.
         iterations: evaluations of branches, summed over the layers.
         converged: whether the solver met its tolerance.
+        precision: what the bound takes the output to have been computed in.
         curve: a point for 1, 2, ... evaluations, up to where the solver is done.
     """
 
@@ -63,6 +64,7 @@ class Inversion:
     local_bound: float | None
     iterations: int
     converged: bool
+    precision: str
     curve: tuple[CurvePoint, ...]
 
     def numbers(self) -> dict:
@@ -121,6 +123,7 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         _bound(info.lipschitz) or None,
         int(info.iterations.max()),
         bool(info.converged.all()),
+        info.precision,
         tuple(curve),
     )
 
