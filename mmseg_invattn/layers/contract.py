@@ -114,8 +114,14 @@ class InvertibleModule(nn.Module, ABC):
             ValueError: y has the wrong shape, is empty or holds a value that is not finite.
         """
 
-    def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
-        """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`."""
+    def recover_input(
+        self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None, mean: Tensor | None = None
+    ) -> Tensor:
+        """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`.
+
+        Args:
+            mean: of x over the pixels, (B, C, 1, 1), where it is known: a solver begins nearer to x.
+        """
         return self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
@@ -224,10 +230,10 @@ def inverse_step(
         tol: as in :meth:`InvertibleModule.steps`, like ``max_iter``.
     """
 
-    def recover(y: tuple[Tensor, ...], weights: Any) -> Tensor:
+    def recover(y: tuple[Tensor, ...], weights: Any, mean: Tensor | None) -> Tensor:
         y = y[: 1 + layer.extra_outputs]
         accuracy = torch.finfo(y[0].dtype).eps if tol is None else tol
-        return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights)
+        return layer.recover_input(y if layer.extra_outputs else y[0], accuracy, max_iter, weights, mean)
 
     return InverseStep(
         evaluate,

@@ -156,7 +156,9 @@ class ExplicitInverse(InvertibleModule):
         return x, info
 
     @torch.no_grad()
-    def recover_input(self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None) -> Tensor:
+    def recover_input(
+        self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None, mean: Tensor | None = None
+    ) -> Tensor:
         weights = weights_of(self, weights)
         # an x that overflows is left to the gradients: to look at it would wait for the device
         wide = y.to(self.working_dtype(y)) if isinstance(y, Tensor) else tuple(map(at_least_float32, y))

@@ -17,6 +17,7 @@ def solve_residual(
     max_iter: int,
     memory: int,
     norm: Callable[[Tensor], Tensor],
+    mean: Tensor | None = None,
 ) -> tuple[Tensor, FixedPointResult]:
     """Solves ``x + branch(x) = y`` to a residual that is small against the features, or that rounding explains.
 
@@ -26,11 +27,14 @@ def solve_residual(
         lipschitz: bound of Lip(g) in the norm; None without one.
         memory: steps that the acceleration combines.
         norm: of the contraction, (B, C, H, W) -> (B,).
+        mean: of x over the pixels, (B, C, 1, 1), where it is known.
 
     Returns:
         x, one plain step beyond the solver's where g is a contraction: its residual is known already.
     """
-    first = branch(y, torch.arange(len(y), device=y.device))  # the solver begins at y
+    # attention of ordinary sharpness writes much the same to all pixels: with the mean of x it begins nearer
+    start = y if mean is None else y + (mean - y.mean((2, 3), keepdim=True))
+    first = branch(start, torch.arange(len(y), device=y.device))
     # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
     size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
     floor = 4 * torch.finfo(y.dtype).eps * size
@@ -45,6 +49,7 @@ def solve_residual(
         contraction=contraction,
         max_iter=max_iter,
         memory=memory,
+        start=start,
         first=first,
     )
     return solved.x if contraction is None else solved.x + solved.step, solved

@@ -8,6 +8,9 @@ Plain steps ``x + r`` shrink ``|r|`` by L or better. An Anderson step is kept wh
 the whole iteration is still no more than a constant behind that guarantee, ``|r_k| <= SLACK L^k |r_0|``; elsewhere the
 plain step from the same point is taken and the memory of that sample is cleared. So the accelerated iteration
 converges, at the guaranteed rate or faster, whenever the plain one does.
+
+Where plain steps shrink |r| by PLAIN_RATE or better they are all that is done: what an Anderson step costs beside its
+evaluation is more than the evaluations that it saves.
 """
 
 from collections.abc import Callable
@@ -20,6 +23,8 @@ from torch import Tensor
 # How far the accelerated iteration may fall behind: it minimises |r| in another norm, over all pixels together, so
 # its steps are uneven.
 SLACK = 10.0
+# Rate at which plain steps are fast enough.
+PLAIN_RATE = 0.2
 # Evaluations between two looks at which samples are done. On an accelerator a look waits for the queue to drain; a
 # sample that is done in between is frozen, so the result is the same.
 LOOK_EVERY = 4
@@ -54,11 +59,12 @@ def solve_fixed_point(
     max_iter: int = 100,
     memory: int = 5,
     patience: int = 3,
+    start: Tensor | None = None,
     first: Tensor | None = None,
 ) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
 
-    Holds ``2 memory + 7`` tensors of the size of y, beside what g takes.
+    Holds ``2 memory + 7`` tensors of the size of y, beside what g takes, or 7 where plain steps are fast.
 
     Args:
         branch: ``g(x, index)`` with x of shape (A, ...) and ``index`` (A,), the samples of the batch that are left.
@@ -71,7 +77,8 @@ def solve_fixed_point(
         max_iter: largest number of evaluations of g.
         memory: earlier steps that the acceleration combines; 0 is the plain iteration.
         patience: see ``floor``; without progress for that long above the floor a sample goes on to ``max_iter``.
-        first: ``g(y)``, where the caller has it already; it counts as an evaluation.
+        start: where to begin; y by default.
+        first: g of the start, where the caller has it already; it counts as an evaluation.
     """
     result = FixedPointResult(
         torch.empty_like(y),
@@ -80,7 +87,7 @@ def solve_fixed_point(
         torch.empty_like(tol, dtype=torch.bool),
         torch.empty_like(y),
     )
-    s = _Samples.at(y, tol, floor, memory)
+    s = _Samples.at(y, y if start is None else start, tol, floor)
     look_every = 1 if y.device.type == 'cpu' else LOOK_EVERY
 
     for k in range(max_iter):
@@ -100,7 +107,11 @@ def solve_fixed_point(
             else torch.maximum(contraction * s.size, SLACK * s.start * contraction**s.accepted)
         )
         s.keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
-        if memory:
+        if memory and not s.accelerates and k % look_every == 1 % look_every:
+            slow = (trial_size > PLAIN_RATE * s.size) & (s.best_size > s.tol) & (s.best_size > s.floor) & s.active
+            if slow.any():
+                s.accelerate(memory)
+        if s.accelerates:
             s.remember(k % memory, trial_step)
         s.accepted = s.accepted + s.keep
         s.point, s.step = _where(s.keep, s.trial, s.point), _where(s.keep, trial_step, s.step)
@@ -116,9 +127,9 @@ def solve_fixed_point(
                 return result
             s = s.select(s.active)
         s.trial = s.point + s.step
-        if memory:
+        if s.accelerates:
             s.trial = _where(s.keep, s.trial - s.correction(), s.trial)
-        s.plain = ~s.keep if memory else torch.ones_like(s.keep)
+        s.plain = ~s.keep if s.accelerates else torch.ones_like(s.keep)
     s.write(result)
     return result
 
@@ -146,29 +157,30 @@ class _Samples:
     iterations: Tensor
     active: Tensor  # not done
     converged: Tensor
-    d_step: Tensor  # differences of r between accepted points that followed each other, (A, memory, numbers)
+    # differences of r between accepted points that followed each other, (A, memory, numbers), from when it accelerates
+    d_step: Tensor
     d_next: Tensor  # of x + r
     valid: Tensor  # which of them count, (A, memory)
 
     @classmethod
-    def at(cls, y: Tensor, tol: Tensor, floor: Tensor, memory: int) -> '_Samples':
+    def at(cls, y: Tensor, start: Tensor, tol: Tensor, floor: Tensor) -> '_Samples':
         index = torch.arange(len(y), device=y.device)
         zero, far, yes = torch.zeros_like(index), torch.full_like(tol, torch.inf), index >= 0
-        past = y.new_zeros(len(y), memory, y[0].numel())
+        past = y.new_zeros(len(y), 0, y[0].numel())
         return cls(
             index=index,
             target=y,
             tol=tol,
             floor=floor,
-            trial=y,
+            trial=start,
             plain=yes,
             keep=yes,
-            point=y,
+            point=start,
             step=torch.zeros_like(y),
             size=far,
             start=far,
             accepted=zero,
-            best=y,
+            best=start,
             best_step=torch.zeros_like(y),
             best_size=far,
             stalled=zero,
@@ -176,9 +188,19 @@ class _Samples:
             active=yes,
             converged=~yes,
             d_step=past,
-            d_next=past.clone(),
-            valid=yes.new_zeros(len(y), memory),
+            d_next=past,
+            valid=yes.new_zeros(len(y), 0),
         )
+
+    @property
+    def accelerates(self) -> bool:
+        return self.valid.shape[1] > 0
+
+    def accelerate(self, memory: int) -> None:
+        """From here on steps are combined."""
+        past = self.step.new_zeros(len(self.step), memory, self.step[0].numel())
+        self.d_step, self.d_next = past, past.clone()
+        self.valid = self.keep.new_zeros(len(self.keep), memory)
 
     def select(self, mask: Tensor) -> '_Samples':
         return _Samples(*(getattr(self, f.name)[mask] for f in fields(self)))
@@ -221,4 +243,9 @@ class _Samples:
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``torch.where`` with one flag a sample."""
+    if mask.device.type == 'cpu':  # where a look is free and a copy is not
+        if mask.all():
+            return a
+        if not mask.any():
+            return b
     return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)

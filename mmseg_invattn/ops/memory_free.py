@@ -25,6 +25,7 @@ class _Notes:
     """What the forward pass leaves for the backward pass beside tensors."""
 
     drawn: list[list[Tensor] | None] = field(default_factory=list)  # states of the generators before each step
+    kept: list[Tensor | None] = field(default_factory=list)  # by each step
     values: list[Tensor] = field(default_factory=list)  # fingerprint of parameters and buffers
     autocast: Callable[[], AbstractContextManager] = nullcontext  # that of the forward pass
 
@@ -52,8 +53,9 @@ class _MemoryFree(torch.autograd.Function):
         streams, extra, before = (x,), [], _generators(x.device)
         notes.autocast = _autocast_of_now(x.device)
         for step in steps:
-            streams, rest = step.forward(_owned(streams, step.halves))
+            streams, rest, kept = step.forward(_owned(streams, step.halves))
             extra += rest
+            notes.kept.append(kept)
             after = _generators(x.device)
             notes.drawn.append(None if all(map(torch.equal, before, after)) else before)
             before = after
@@ -82,9 +84,10 @@ class _MemoryFree(torch.autograd.Function):
         d_trunk, *d_extra = grads
         streams, d_streams = (trunk,), (d_trunk,)
         known, d_parameters = {id(p) for p in ctx.parameters}, {}
-        for step, drawn in zip(reversed(ctx.steps), reversed(ctx.notes.drawn), strict=True):
+        notes = ctx.notes
+        for step, drawn, kept in zip(*map(reversed, (ctx.steps, notes.drawn, notes.kept)), strict=True):
             cut = len(extra) - step.extra_outputs
-            y = Output(_owned(streams, step.halves), extra[cut:])
+            y = Output(_owned(streams, step.halves), extra[cut:], kept)
             d_y = Output(_split(d_streams, step.halves), d_extra[cut:])
             extra, d_extra = extra[:cut], d_extra[:cut]
             wanted = [p for p in step.parameters() if id(p) in known]

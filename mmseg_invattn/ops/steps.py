@@ -23,10 +23,17 @@ Replay = Callable[[], AbstractContextManager]  # inside, random numbers are thos
 
 
 class Output(NamedTuple):
-    """What a step returns, or the gradient of it: the streams, and what leaves the sequence there."""
+    """What a step returns, or the gradient of it.
+
+    Attributes:
+        streams: that go on.
+        extra: what leaves the sequence there.
+        kept: what the step wants to have again on the way back; small against the streams.
+    """
 
     streams: Streams
     extra: Sequence[Tensor] = ()
+    kept: Tensor | None = None
 
 
 class Gradients(NamedTuple):
@@ -72,14 +79,14 @@ class InverseStep(Step):
     Args:
         evaluate: (x, weights) -> (trunk, further outputs...); weights are None in the forward pass, where the step
             derives its own.
-        inverse: ((trunk, further outputs...), weights) -> x.
+        inverse: ((trunk, further outputs...), weights, mean of x over the pixels) -> x.
         weights: derives from the parameters what both of them use, differentiably.
     """
 
     def __init__(
         self,
         evaluate: Callable[[Tensor, Any], tuple[Tensor, ...]],
-        inverse: Callable[[tuple[Tensor, ...], Any], Tensor],
+        inverse: Callable[[tuple[Tensor, ...], Any, Tensor | None], Tensor],
         weights: Callable[[], Any],
         parameters: Callable[[], tuple[Tensor, ...]],
         buffers: Callable[[], tuple[Tensor, ...]] = tuple,
@@ -90,13 +97,13 @@ class InverseStep(Step):
 
     def forward(self, x: Streams) -> Output:
         trunk, *extra = self.evaluate(x[0], None)
-        return Output((trunk,), extra)
+        return Output((trunk,), extra, x[0].mean((2, 3), keepdim=True))
 
     def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
         with torch.enable_grad():
             weights = self.weights()
         with replay():
-            x = self.inverse((*y.streams, *y.extra), weights).detach().requires_grad_()
+            x = self.inverse((*y.streams, *y.extra), weights, y.kept).detach().requires_grad_()
         with torch.enable_grad(), replay():
             again = self.evaluate(x, weights)
         d_x, *d_wanted = torch.autograd.grad(again, [x, *wanted], [*d_y.streams, *d_y.extra], allow_unused=True)
