@@ -43,23 +43,7 @@ from .contract import (
 )
 from .orthogonal import rotate
 from .parameters import compute_dtype
-from .solve import solve_residual
-
-
-class Equation(NamedTuple):
-    """``x + branch(x) = target``, and what a solution of it makes of the features.
-
-    Attributes:
-        branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
-        target: shape (B, ...).
-        part: features -> what of them is x.
-        whole: x -> the features.
-    """
-
-    branch: Callable[[Tensor, Tensor], Tensor]
-    target: Tensor
-    part: Callable[[Tensor], Tensor]
-    whole: Callable[[Tensor], Tensor]
+from .solve import Equation, solve_residual
 
 
 class ResidualLayer(InvertibleModule):
@@ -146,7 +130,14 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            x, solved = self._solve(wide, sized, lipschitz, tol, max_iter)
+            x, solved = solve_residual(
+                self.equation(wide, sized),
+                lipschitz,
+                tol=tol,
+                max_iter=max_iter,
+                memory=self.memory,
+                norm=lambda x: self.branch_norm(x, self.groups),
+            )
             if certify:
                 error = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
                 info = self.certified(x, y, error, weights, sized, lipschitz, tol, solved)
@@ -165,30 +156,22 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            x, solved = self._solve(wide, sized, lipschitz, tol, max_iter, mean)
+            x, solved = solve_residual(
+                self.equation(wide, sized),
+                lipschitz,
+                tol=tol,
+                max_iter=max_iter,
+                memory=self.memory,
+                norm=lambda x: self.branch_norm(x, self.groups),
+                mean=mean,
+            )
         check_converged(x, uncertified(solved, self.groups), lipschitz, tol, max_iter)
         return x
-
-    def _solve(
-        self, y: Tensor, sized: Any, lipschitz: float | None, tol: float, max_iter: int, mean: Tensor | None = None
-    ) -> tuple[Tensor, FixedPointResult]:
-        equation = self.equation(y, sized)
-        part, solved = solve_residual(
-            equation.branch,
-            equation.target,
-            lipschitz,
-            tol=tol,
-            max_iter=max_iter,
-            memory=self.memory,
-            norm=lambda x: self.branch_norm(x, self.groups),
-            mean=None if mean is None else equation.part(mean),
-        )
-        return equation.whole(part), solved
 
     def equation(self, y: Tensor, weights: Any) -> Equation:
         """What the inverse of y solves; both in the dtype that is computed in, the weights of :meth:`for_size`."""
         target = rotate(y, self.rotation(weights), transpose=True)
-        return Equation(lambda x, index: self.branch(x, weights), target, lambda x: x, lambda x: x)
+        return Equation(lambda x, index: self.branch(x, weights), target)
 
     def certified(
         self,

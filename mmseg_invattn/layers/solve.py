@@ -1,6 +1,7 @@
 """How accurate the solver of a residual layer has to be, and where rounding ends what it can do."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,9 +9,24 @@ from torch import Tensor
 from ..ops import FixedPointResult, solve_fixed_point
 
 
+class Equation(NamedTuple):
+    """``x + branch(x) = target``, and what a solution of it makes of the features.
+
+    Attributes:
+        branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
+        target: shape (B, C, H, W), float32 or float64.
+        part: features -> what of them is x.
+        whole: x -> the features.
+    """
+
+    branch: Callable[[Tensor, Tensor], Tensor]
+    target: Tensor
+    part: Callable[[Tensor], Tensor] = lambda x: x
+    whole: Callable[[Tensor], Tensor] = lambda x: x
+
+
 def solve_residual(
-    branch: Callable[[Tensor, Tensor], Tensor],
-    y: Tensor,
+    equation: Equation,
     lipschitz: float | None,
     *,
     tol: float,
@@ -19,21 +35,20 @@ def solve_residual(
     norm: Callable[[Tensor], Tensor],
     mean: Tensor | None = None,
 ) -> tuple[Tensor, FixedPointResult]:
-    """Solves ``x + branch(x) = y`` to a residual that is small against the features, or that rounding explains.
+    """Solves the equation to a residual that is small against the features, or that rounding explains.
 
     Args:
-        branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
-        y: shape (B, C, H, W), float32 or float64.
         lipschitz: bound of Lip(g) in the norm; None without one.
         memory: steps that the acceleration combines.
         norm: of the contraction, (B, C, H, W) -> (B,).
-        mean: of x over the pixels, (B, C, 1, 1), where it is known.
+        mean: of the features over the pixels, (B, C, 1, 1), where it is known.
 
     Returns:
-        x, one plain step beyond the solver's where g is a contraction: its residual is known already.
+        The features, one plain step beyond the solver's where g is a contraction: its residual is known already.
     """
+    branch, y = equation.branch, equation.target
     # attention of ordinary sharpness writes much the same to all pixels: with the mean of x it begins nearer
-    start = y if mean is None else y + (mean - y.mean((2, 3), keepdim=True))
+    start = y if mean is None else y + (equation.part(mean) - y.mean((2, 3), keepdim=True))
     first = branch(start, torch.arange(len(y), device=y.device))
     # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
     size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
@@ -52,4 +67,4 @@ def solve_residual(
         start=start,
         first=first,
     )
-    return solved.x if contraction is None else solved.x + solved.step, solved
+    return equation.whole(solved.x if contraction is None else solved.x + solved.step), solved

@@ -48,7 +48,7 @@ def battery(count: int) -> None:
         y = forward(setting, layer, x)
         if not all(part.isfinite().all() for part in outputs(y)):
             return
-        x_hat, info = layer.inverse(y, strict=False)
+        x_hat, info = layer.inverse(y, strict=False, max_iter=setting.max_iter)
         error, bound = layer.error_norm(x_hat.double() - x.double()), info.error_bound
         name = setting.layer.__name__
         seen[name] += 1

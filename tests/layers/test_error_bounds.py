@@ -59,7 +59,7 @@ def check_setting(setting: Setting) -> None:
     generator = torch.Generator().manual_seed(setting.seed)
     try:
         layer, x = build(setting, generator), features(setting, generator)
-        check(layer, x, forward(setting, layer, x))
+        check(layer, x, forward(setting, layer, x), max_iter=setting.max_iter)
     except ValueError as error:
         assert TOO_LARGE in str(error)
 

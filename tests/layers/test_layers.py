@@ -27,7 +27,7 @@ from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.token_norm import TokenNorm
 from mmseg_invattn.layers.certificate import uncertified
 from mmseg_invattn.layers.contract import check_converged
-from mmseg_invattn.layers.solve import solve_residual
+from mmseg_invattn.layers.solve import Equation, solve_residual
 from mmseg_invattn.ops import max_token_norm, solve_fixed_point, to_ball
 
 CERTIFIED = [
@@ -205,7 +205,7 @@ def test_acceleration_never_loses_the_guaranteed_rate():
 def test_without_a_contraction_it_says_so():
     y = torch.randn(1, 2, 3, 3)
     x, solved = solve_residual(
-        lambda x, index: 3 * x.square(), y, None, tol=1e-6, max_iter=50, memory=5, norm=max_token_norm
+        Equation(lambda x, index: 3 * x.square(), y), None, tol=1e-6, max_iter=50, memory=5, norm=max_token_norm
     )
     info = uncertified(solved, groups=1)
     with pytest.raises(NotConvergedError):
@@ -366,10 +366,10 @@ def test_bad_arguments(arguments, words):
 OPTIONS = ['mode', 'reduction', 'num_heads', 'bias', 'position', 'position_size', 'key_pooling']
 LOCAL = ['neighbourhood', 'window_size', 'window_shift']
 TAKES = {
-    'certified': ['contraction', 'sharpness', 'heads', *OPTIONS, *LOCAL],
-    'conditional': ['contraction', 'sharpness', 'heads', *OPTIONS, *LOCAL],
-    'coupling': [*OPTIONS, *LOCAL],
-    'paper': ['gamma', *OPTIONS],
+    'certified': ['contraction', 'sharpness', 'heads', 'precision', *OPTIONS, *LOCAL],
+    'conditional': ['contraction', 'sharpness', 'heads', 'precision', *OPTIONS, *LOCAL],
+    'coupling': ['precision', *OPTIONS, *LOCAL],
+    'paper': ['gamma', 'precision', *OPTIONS],
     'none': OPTIONS,
 }
 

@@ -39,7 +39,8 @@ from ..certificate import Assessment, certified
 from ..checks import check_contraction, check_precision, check_sharpness
 from ..constant_weights import started_weights, weights_of
 from ..contract import InverseInfo, check_features, composed_error
-from ..residual import Equation, ResidualLayer
+from ..residual import ResidualLayer
+from ..solve import Equation
 from .attention import Attention, Mix
 from .conditional_assessment import assess, series_error
 from .heads import SMALL, build_heads
@@ -184,8 +185,8 @@ class ConditionalAttention2d(ResidualLayer):
         with full_precision(x.device):
             wide, cast = self._widened(x, weights)
         with branch_precision(self.precision, x.device):
-            g = self.branch(wide, cast)
-        x1, x2 = wide.chunk(2, 1)
+            x1, x2 = wide.chunk(2, 1)
+            g = self._mixed(x1, self._mixer(x2, cast), cast.weight)
         return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
     def equation(self, y: Tensor, weights: SizedWeights) -> Equation:
