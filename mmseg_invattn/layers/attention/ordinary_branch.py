@@ -39,6 +39,7 @@ class OrdinaryBranch(nn.Module):
         inter, heads = max(channels // options.reduction // options.num_heads, 1), options.num_heads
         self.attention = Attention(options, channels, inter, heads, inert_bias=as_mmcv)
         self.kernel = self.attention.mode.ordinary if as_mmcv else self.attention.mode.attend
+        self.scaled = self.attention.mode.mmcv_scales or not as_mmcv
         self.value = GroupedLinear(channels, inter, heads, options.bias and as_mmcv)
         self.out = GroupedLinear(inter, channels, heads, bias=False)
         self.bias = Bias(channels) if options.bias else None
@@ -50,7 +51,7 @@ class OrdinaryBranch(nn.Module):
     def weights(self) -> OrdinaryWeights:
         bias = None if self.bias is None else self.bias()
         value, value_bias = self.value()
-        return OrdinaryWeights(self.attention(), value, value_bias, self.out()[0], bias)
+        return OrdinaryWeights(self.attention(self.scaled), value, value_bias, self.out()[0], bias)
 
     def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
         # on its own the branch is computed in the precision of its parameters, as ordinary layers are

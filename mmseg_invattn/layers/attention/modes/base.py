@@ -67,6 +67,7 @@ class Mode(nn.Module, ABC):
 
     softmax = True  # whether P = softmax(t + beta)
     key_bias_counts = False  # a softmax over the keys does not see the key's bias
+    mmcv_scales = True  # whether mmcv's non-local block scales the scores
     factor_depends_on_n = False  # whether lipschitz_factor uses the number of pixels
     # Form 'paper': coefficients of the soft spectral normalisation of each projection, and of the value.
     paper_coefficients = {'query': 0.9, 'key': 0.9}

@@ -15,7 +15,7 @@ from .embedded_gaussian import softmax_factor
 
 
 class Temperature(NamedTuple):
-    """G, and t, shape (G,); None for 1."""
+    """G, and t, shape (G,) or (); None for 1."""
 
     groups: int
     temperature: Tensor | None = None
@@ -29,24 +29,28 @@ class Gaussian(Mode):
     """Softmax of the inner products of the tokens themselves.
 
     Args:
-        channels: of no effect, as for every mode without projections.
-        inter_channels: likewise.
+        channels: C, channels of a token.
+        inter_channels: of no effect, as for every mode without projections.
         groups: G, heads; they differ by their values, and by their sharpness where it is learned.
         bias: of no effect.
         key_bias: likewise.
     """
 
     paper_coefficients: dict[str, float] = {}
+    mmcv_scales = False
 
     def __init__(
         self, channels: int, inter_channels: int, groups: int = 1, bias: bool = True, key_bias: bool | None = None
     ):
         super().__init__()
-        self.groups = groups
+        self.groups, self.channels = groups, channels
 
     def forward(self, scaled: bool = True) -> Temperature:
-        """t = 1: mmcv's Gaussian mode, like the paper's, has no scale."""
-        return Temperature(self.groups)
+        """``t = 1 / sqrt(C)``, or 1 as in mmcv and in the paper: of ordinary features ``|x|^2`` is about C, and unscaled
+        every pixel attends to itself alone.
+        """
+        # a number without dimensions takes the device of whatever it meets
+        return Temperature(self.groups, torch.tensor(self.channels**-0.5) if scaled else None)
 
     @staticmethod
     def scaled(weights: Temperature, temperature: Tensor) -> Temperature:
@@ -83,4 +87,6 @@ def _scale(tokens_BGNC: Tensor, weights: Temperature) -> Tensor:
     """Tokens of every group, times t; one group of them serves all."""
     if weights.temperature is None:
         return tokens_BGNC.expand(-1, weights.groups, -1, -1)
-    return tokens_BGNC * weights.temperature[:, None, None]
+    t = weights.temperature
+    scaled = tokens_BGNC * (t[:, None, None] if t.dim() else t)
+    return scaled.expand(-1, weights.groups, -1, -1)
