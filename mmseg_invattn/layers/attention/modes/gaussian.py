@@ -46,8 +46,8 @@ class Gaussian(Mode):
         self.groups, self.channels = groups, channels
 
     def forward(self, scaled: bool = True) -> Temperature:
-        """``t = 1 / sqrt(C)``, or 1 as in mmcv and in the paper: of ordinary features ``|x|^2`` is about C, and unscaled
-        every pixel attends to itself alone.
+        """``t = 1 / sqrt(C)``, or 1 as in mmcv and in the paper, where every pixel attends to itself: of ordinary
+        features ``|x|^2`` is about C.
         """
         # a number without dimensions takes the device of whatever it meets
         return Temperature(self.groups, torch.tensor(self.channels**-0.5) if scaled else None)
