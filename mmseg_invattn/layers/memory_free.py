@@ -19,13 +19,14 @@ class MemoryFree(InvertibleModule):
 
     * Couplings cost one more forward pass: their sub-networks are evaluated once in the backward pass, and that value
       recovers x and is differentiated. In a row of them the two parts of the channels stay apart and change in place.
-    * Other layers cost one inverse and one more forward pass, which share the derived weights. While the inverse of a
-      residual layer runs, its acceleration holds about 25 feature maps of that layer's input: the gain begins where
-      the stored activations of the whole sequence exceed that.
-
+    * Other layers cost one inverse and one more forward pass, which share the derived weights. The inverse of a
+      residual layer begins at the mean of x over the pixels, C numbers of a sample that the forward pass keeps, from
+      where a few plain steps do. Where those are slow, its acceleration holds about 25 feature maps of that layer's
+      input: then the gain begins where the stored activations of the whole sequence exceed that.
     * Wrap the sequence, not its layers one by one: every wrapper keeps its own output.
-    * Under AMP everything inside runs in float32 or higher, and so is y: a stream that is to be recovered must not be
-      rounded.
+    * Under AMP y is float32 or higher: a stream that is to be recovered must not be rounded. So is everything inside,
+      but for the branches of attention with ``precision='autocast'``: they follow autocast, that of the forward pass,
+      also when the backward pass evaluates them again.
     * Under DistributedDataParallel gradients arrive as usual. Under ``torch.compile`` of the surrounding model the call
       is a graph break. A second derivative through it is refused. Without gradients, in an exported program and inside
       transforms of ``torch.func`` it is the plain module.
