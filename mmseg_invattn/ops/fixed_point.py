@@ -107,9 +107,9 @@ def solve_fixed_point(
             else torch.maximum(contraction * s.size, SLACK * s.start * contraction**s.accepted)
         )
         s.keep = (s.plain | (trial_size <= allowed)) & trial_size.isfinite()
-        if memory and not s.accelerates and k % look_every == 1 % look_every:
-            slow = (trial_size > PLAIN_RATE * s.size) & (s.best_size > s.tol) & (s.best_size > s.floor) & s.active
-            if slow.any():
+        if memory and k % look_every == 1 % look_every:
+            s.slow = s.slow | ((trial_size > PLAIN_RATE * s.size) & (s.best_size > torch.maximum(s.tol, s.floor)))
+            if not s.accelerates and (s.slow & s.active).any():
                 s.accelerate(memory)
         if s.accelerates:
             s.remember(k % memory, trial_step)
@@ -128,8 +128,8 @@ def solve_fixed_point(
             s = s.select(s.active)
         s.trial = s.point + s.step
         if s.accelerates:
-            s.trial = _where(s.keep, s.trial - s.correction(), s.trial)
-        s.plain = ~s.keep if s.accelerates else torch.ones_like(s.keep)
+            s.trial = _where(s.keep & s.slow, s.trial - s.correction(), s.trial)
+        s.plain = ~(s.keep & s.slow)
     s.write(result)
     return result
 
@@ -145,6 +145,7 @@ class _Samples:
     trial: Tensor  # the point to evaluate next
     plain: Tensor  # whether a plain step led there
     keep: Tensor  # whether the last trial was accepted
+    slow: Tensor  # whether plain steps were too slow once
     point: Tensor  # last accepted x, its r and |r|
     step: Tensor
     size: Tensor
@@ -175,6 +176,7 @@ class _Samples:
             trial=start,
             plain=yes,
             keep=yes,
+            slow=~yes,
             point=start,
             step=torch.zeros_like(y),
             size=far,
@@ -197,7 +199,7 @@ class _Samples:
         return self.valid.shape[1] > 0
 
     def accelerate(self, memory: int) -> None:
-        """From here on steps are combined."""
+        """From here on steps are combined, of the samples that are slow."""
         past = self.step.new_zeros(len(self.step), memory, self.step[0].numel())
         self.d_step, self.d_next = past, past.clone()
         self.valid = self.keep.new_zeros(len(self.keep), memory)
@@ -217,7 +219,7 @@ class _Samples:
         d_step = _where(self.keep, trial_step - self.step, torch.zeros_like(self.step))
         self.d_step[:, slot] = d_step.flatten(1)
         self.d_next[:, slot] = _where(self.keep, self.trial - self.point + d_step, d_step).flatten(1)
-        self.valid[:, slot] = self.accepted > 0
+        self.valid[:, slot] = (self.accepted > 0) & self.slow
         self.valid &= self.keep[:, None]
 
     def correction(self) -> Tensor:

@@ -20,6 +20,7 @@ from mmseg_invattn.layers import (
     ConditionalAttention2d,
     CouplingAttention2d,
     GridCoupling,
+    InvChannelAttention,
     InvConv1x1,
     InvConvResidual,
     InvertibleSequential,
@@ -30,8 +31,9 @@ from mmseg_invattn.layers import (
     Split,
     Squeeze,
     ToGrid,
+    solve,
 )
-from mmseg_invattn.ops import max_token_norm
+from mmseg_invattn.ops import max_token_norm, solve_fixed_point
 
 
 def flow(channels: int = 4) -> InvertibleSequential:
@@ -471,3 +473,47 @@ def test_distributed_gradients_and_data_dependent_start(tmp_path):
     sum(part.square().sum() for part in model(x)).div(2).backward()
     for a, p in zip(first['grads'], model.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-8, atol=1e-8 * float(p.grad.abs().max()))
+
+
+def evaluations_of(module: nn.Module, x: Tensor, monkeypatch) -> list[int]:
+    """What the solver takes for each layer on the way back."""
+    taken = []
+
+    def counting(*args, **options):
+        result = solve_fixed_point(*args, **options)
+        taken.append(int(result.iterations.max()))
+        return result
+
+    monkeypatch.setattr(solve, 'solve_fixed_point', counting)
+    gradients(module, x)
+    monkeypatch.undo()
+    return taken
+
+
+@pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d])
+def test_the_way_back_begins_at_the_mean(form, monkeypatch):
+    torch.manual_seed(0)
+    stack = InvertibleSequential(*(form(16) for _ in range(4)))
+    x = torch.randn(2, 16, 12, 12)
+    stack.train()(x)
+    assert max(evaluations_of(MemoryFree(stack), x, monkeypatch)) <= 4
+    y = stack(x).detach()
+    for layer in reversed(stack):
+        without = layer.recover_input(y, 1e-6, 100)
+        mean = without.mean((2, 3), keepdim=True)
+        torch.testing.assert_close(layer.recover_input(y, 1e-6, 100, mean=mean), without, rtol=0, atol=1e-5)
+        # a wrong one costs evaluations and nothing else
+        torch.testing.assert_close(layer.recover_input(y, 1e-6, 100, mean=mean + 1), without, rtol=0, atol=1e-5)
+        y = without
+
+
+@pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d, InvChannelAttention, InvConvResidual])
+def test_gradients_to_the_accuracy_that_is_stated(form):
+    """1e-5 of the whole gradient, also where the inverse is asked for no more than 1e-6."""
+    torch.manual_seed(1)
+    stack = InvertibleSequential(*(form(8) for _ in range(6))).double()
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    stack.train()(x)
+    wanted = torch.cat([g.flatten() for g in gradients(stack, x).values()])
+    got = torch.cat([g.flatten() for g in gradients(MemoryFree(stack, tol=1e-6), x).values()])
+    assert 0 < (got - wanted).norm() < 1e-5 * wanted.norm()
