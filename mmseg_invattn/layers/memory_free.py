@@ -58,8 +58,12 @@ class MemoryFree(InvertibleModule):
     def weights(self) -> Any:
         return weights_of(self.module)
 
-    @torch.compiler.disable
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(self._forward)(x, weights)  # no decorator: see full_precision
+        return self._forward(x, weights)
+
+    def _forward(self, x: Tensor, weights: Any) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
         wide = x.to(compute_dtype(self.module, x))
         # replicas of DataParallel have no parameters to ask for

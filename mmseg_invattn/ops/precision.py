@@ -25,7 +25,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type != 'cuda':
             yield
             return
-        switches = _tf32_switches()
+        # a graph break, on CUDA alone: dynamo cannot trace a getter that raises. As a decorator it would load dynamo with
+        # this file, which takes as long as torch itself.
+        compiling = torch.compiler.is_dynamo_compiling()
+        switches = torch.compiler.disable(_tf32_switches)() if compiling else _tf32_switches()
         saved = [getattr(owner, name) for owner, name, _ in switches]
         try:
             for owner, name, off in switches:
@@ -66,7 +69,6 @@ def differentiable_copies(weights: Weights) -> Weights:
     return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, weights)
 
 
-@torch.compiler.disable()  # a graph break, on CUDA alone: dynamo cannot trace a getter that raises
 def _tf32_switches() -> list[tuple[object, str, object]]:
     """(owner, attribute, value without TF32); torch refuses to read the older flags once ``fp32_precision`` is set."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
