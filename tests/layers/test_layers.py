@@ -314,7 +314,6 @@ IMPORTED = """
 import sys
 import numpy
 import torch
-import torch._dynamo  # torch.compiler.disable imports it, with sympy, and with triton where that is installed
 before = set(sys.modules)
 import mmseg_invattn.layers
 print(*sorted(set(sys.modules) - before))
