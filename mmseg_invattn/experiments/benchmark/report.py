@@ -14,8 +14,8 @@ from ..compare.environment import commit, processor_name
 
 WRITTEN = ('benchmark.md', 'benchmark.json')
 HEADER = (
-    '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) | target | met |\n'
-    '| --- | --- | --- | --- | --- | --- | --- | --- | --- |'
+    '| what | against | sizes | quantity | ours | peer | ours / peer (quartiles) |\n'
+    '| --- | --- | --- | --- | --- | --- | --- |'
 )
 
 
@@ -67,11 +67,10 @@ class Line:
         sizes = ', '.join(f'{name} {value}' for name, value in self.sizes.items())
         start = f'| {self.what} | {self.peer} | {sizes}{"; " if self.note else ""}{self.note} |'
         rows = [
-            f'{start} {q.name} | {shown(q.ours, q.unit)} | {shown(q.peer, q.unit)} | {ratio(q)} '
-            f'| {target(q.limit)} | {verdict(q.met)} |'
+            f'{start} {q.name} | {shown(q.ours, q.unit)} | {shown(q.peer, q.unit)} | {ratio(q)} |'
             for q in self.quantities
         ]
-        return '\n'.join(rows or [f'{start} - | - | - | - | - | - |'])
+        return '\n'.join(rows or [f'{start} - | - | - | - |'])
 
     def as_dict(self) -> dict:
         return asdict(self) | dict(quantities=[asdict(q) | dict(met=q.met) for q in self.quantities])
@@ -92,16 +91,6 @@ def ratio(q: Quantity) -> str:
     if q.ratio is None:
         return '-'
     return f'{q.ratio:.3g} ({q.quartiles[0]:.3g} to {q.quartiles[1]:.3g})'
-
-
-def target(limit: float | None) -> str:
-    if limit is None:
-        return '-'
-    return f'at most {limit:g}' if limit >= 1 else f'at most 1/{1 / limit:g}'
-
-
-def verdict(met: bool | None) -> str:
-    return {None: '-', True: 'yes', False: '**no**'}[met]
 
 
 def environment(device: str) -> dict:
