@@ -25,8 +25,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type != 'cuda':
             yield
             return
-        # a graph break, on CUDA alone: dynamo cannot trace a getter that raises. A decorator would load dynamo with this
-        # file, which takes as long as torch itself.
+        # a graph break, on CUDA alone: dynamo cannot trace a getter that raises. A decorator would load dynamo with
+        # this file, which takes as long as torch itself.
         compiling = torch.compiler.is_dynamo_compiling()
         switches = torch.compiler.disable(_tf32_switches)() if compiling else _tf32_switches()
         saved = [getattr(owner, name) for owner, name, _ in switches]
