@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import Roulette, Step, memory_free
+from ..ops import Roulette, Step, memory_free, untraced
 from .constant_weights import weights_of
 from .contract import InverseInfo, InvertibleModule, check_features
 from .parameters import compute_dtype
@@ -59,9 +59,7 @@ class MemoryFree(InvertibleModule):
         return weights_of(self.module)
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
-        if torch.compiler.is_dynamo_compiling():
-            return torch.compiler.disable(self._forward)(x, weights)  # no decorator: see full_precision
-        return self._forward(x, weights)
+        return untraced(self._forward)(x, weights)
 
     def _forward(self, x: Tensor, weights: Any) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)

@@ -9,7 +9,15 @@ from .local_lipschitz import local_lipschitz
 from .log_det import Roulette, branch_and_log_abs_det, truncation_bound
 from .memory_free import memory_free
 from .norms import max_channel_norm, max_token_norm
-from .precision import PRECISIONS, at_least_float32, branch_precision, cast_all, differentiable_copies, full_precision
+from .precision import (
+    PRECISIONS,
+    at_least_float32,
+    branch_precision,
+    cast_all,
+    differentiable_copies,
+    full_precision,
+    untraced,
+)
 from .rounding import (
     EXACT,
     Roundoff,
@@ -67,4 +75,5 @@ __all__ = [
     'truncation_bound',
     'twice_differentiable',
     'unit_roundoff',
+    'untraced',
 ]

@@ -7,12 +7,14 @@ follows them, and the error bound counts what that may have rounded.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Weights = TypeVar('Weights')  # nested tuples of tensors
+P = ParamSpec('P')
+T = TypeVar('T')
 
 PRECISIONS = ('float32', 'autocast')  # of a branch in the forward pass
 
@@ -25,10 +27,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type != 'cuda':
             yield
             return
-        # a graph break, on CUDA alone: dynamo cannot trace a getter that raises. A decorator would load dynamo with
-        # this file, which takes as long as torch itself.
-        compiling = torch.compiler.is_dynamo_compiling()
-        switches = torch.compiler.disable(_tf32_switches)() if compiling else _tf32_switches()
+        switches = untraced(_tf32_switches)()  # dynamo cannot trace a getter that raises
         saved = [getattr(owner, name) for owner, name, _ in switches]
         try:
             for owner, name, off in switches:
@@ -42,6 +41,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def branch_precision(precision: str, device: torch.device) -> AbstractContextManager:
     """What a branch of that precision is evaluated in: :func:`full_precision`, or whatever the caller has set."""
     return full_precision(device) if precision == 'float32' else nullcontext()
+
+
+def untraced(function: Callable[P, T]) -> Callable[P, T]:
+    """The function as ``torch.compile`` runs it behind a graph break, itself elsewhere.
+
+    As a decorator ``torch.compiler.disable`` would load dynamo with the file, which takes as long as torch itself.
+    """
+    return cast(Any, torch.compiler.disable(function)) if torch.compiler.is_dynamo_compiling() else function
 
 
 def at_least_float32(x: Tensor) -> Tensor:
