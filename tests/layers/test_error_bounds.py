@@ -24,7 +24,7 @@ from mmseg_invattn.layers.certificate import USEFUL
 from mmseg_invattn.layers.contract import outputs
 from mmseg_invattn.layers.orthogonal import rotate
 from mmseg_invattn.layers.residual import ResidualLayer
-from mmseg_invattn.ops import cast_all, max_token_norm, unit_roundoff
+from mmseg_invattn.ops import cast_all, max_token_norm
 
 TOO_LARGE = 'statistics that are not finite'  # features of 1e300: said so when a normalisation starts from them
 BATTERY = dict(
@@ -93,8 +93,7 @@ def rounding_at(layer: ResidualLayer, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         y = layer(x)
         weights = cast_all(layer._sized(layer.weights(), x), torch.float64)
-        u = unit_roundoff(x.dtype) + unit_roundoff(torch.float64)
-        seen = layer.assess(x.double(), weights, u)
+        seen = layer.assess(x.double(), weights, layer.roundoff(x.dtype))
         exact = x.double() + seen.branch
         rotation = layer.rotation(weights)
         measured = layer.error_norm(y.double() - rotate(exact, rotation))

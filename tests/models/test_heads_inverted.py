@@ -223,7 +223,7 @@ def test_attention_that_is_no_config_is_named(attention):
 
 
 TAKEN = (
-    'it takes in_channels, mode, reduction, num_heads, bias, '
+    'it takes in_channels, precision, mode, reduction, num_heads, bias, '
     'position, position_size, key_pooling, neighbourhood, window_size, window_shift'
 )
 

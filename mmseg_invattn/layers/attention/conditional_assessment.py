@@ -82,7 +82,8 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
         column * sum_rounding(width, width, u.sums) * mixed,
         (cast_rounding(weights.weight, u.casts)[:, None] + u.casts * norm) * mixed,
     )
-    errors = errors + u.underflow * width * (1 + largest)
+    if u.casts:  # of W, of x_1, and of their product
+        errors = errors + u.underflow * width * (1 + largest)
     rho = block.heads.total(errors.amax(-1)).amax(1) + u.any * max_token_norm(g, block.groups)
     rate = inverse_rate(block, weights.weight)
     # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
