@@ -19,7 +19,7 @@ test: $(VENV)/.ready
 test-slow: $(VENV)/.ready
 	$(VENV)/bin/python $(PYTEST) -m slow
 
-# Error bounds in 50 000 settings: about half an hour on two cores.
+# Error bounds in 50 000 settings, and on large maps: minutes on two cores that do nothing else.
 test-bounds: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -n 2 -m slow tests/layers/test_error_bounds.py
 

@@ -76,16 +76,27 @@ def test_error_of_a_branch_under_autocast_is_within_its_bound(setting):
     check_setting(setting)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('start', range(8))
-def test_error_is_within_its_bound_in_many_settings(start):
+def draw_settings(start: int, count: int, largest: int) -> None:
     @seed(start)
-    @given(settings(largest=64))
-    @run(max_examples=6250, **BATTERY)
+    @given(settings(largest))
+    @run(max_examples=count, **BATTERY)
     def draw(setting):
         check_setting(setting)
 
     draw()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', range(8))
+def test_error_is_within_its_bound_in_many_settings(start):
+    draw_settings(start, 6250, largest=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', range(4))
+def test_error_is_within_its_bound_on_large_maps(start):
+    """Each takes as long as hundreds of small ones."""
+    draw_settings(start, 100, largest=64)
 
 
 def rounding_at(layer: ResidualLayer, x: Tensor) -> tuple[Tensor, Tensor]:
