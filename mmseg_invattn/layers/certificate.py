@@ -23,15 +23,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import FixedPointResult, max_token_norm, product_rounding
+from ..ops import UNDERFLOW, FixedPointResult, max_token_norm, product_rounding
 from .contract import InverseInfo
 from .orthogonal import rotate
 
 # A bound that is not small against the features says nothing about them, whatever the solver reached.
 USEFUL = 0.5
 NOTHING = 1e-22  # features of this size or below it, as those of a map of zeros, are known where the bound is below it
-# Numbers below the smallest normal one may be taken for 0: what that makes of a sum, for each of its terms.
-UNDERFLOW = torch.finfo(torch.float32).tiny
 
 
 class Assessment(NamedTuple):

@@ -68,6 +68,7 @@ class InvertibleModule(nn.Module, ABC):
     """
 
     extra_outputs: int = 0
+    begins_at_mean = False  # whether recover_input uses the mean of x
 
     def weights(self) -> Any:
         """All that the layer derives from its parameters, as nested tuples of tensors; () where that is nothing."""
@@ -242,6 +243,7 @@ def inverse_step(
         lambda: tuple(layer.parameters()),
         lambda: tuple(layer.buffers()),
         layer.extra_outputs + more_outputs,
+        layer.begins_at_mean,
     )
 
 

@@ -174,7 +174,7 @@ class ExplicitInverse(InvertibleModule):
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
-        with full_precision(x.device):
+        with branch_precision(self.precision, x.device):
             y, log_det = self.transform_and_log_det(x.to(self.working_dtype(x)), weights)
         return self._stored(y, x), log_det
 

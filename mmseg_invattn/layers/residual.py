@@ -63,6 +63,7 @@ class ResidualLayer(InvertibleModule):
     channels: int
     groups: int = 1
     memory: int = 5
+    begins_at_mean = True
     precision: str = 'float32'
 
     @abstractmethod
@@ -104,6 +105,10 @@ class ResidualLayer(InvertibleModule):
         """The norm in which g is a contraction, (B, C, H, W) -> (B,)."""
         return max_token_norm(x, groups)
 
+    def token_norm(self, x: Tensor) -> Tensor:
+        """That of the tokens of this layer."""
+        return self.branch_norm(x, self.groups)
+
     def forward(self, x: Tensor, weights: Any = None) -> Tensor:
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
@@ -130,14 +135,7 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            x, solved = solve_residual(
-                self.equation(wide, sized),
-                lipschitz,
-                tol=tol,
-                max_iter=max_iter,
-                memory=self.memory,
-                norm=lambda x: self.branch_norm(x, self.groups),
-            )
+            x, solved = solve_residual(self.equation(wide, sized), lipschitz, tol=tol, max_iter=max_iter)
             if certify:
                 error = torch.zeros(len(y), dtype=torch.float64, device=y.device) if error is None else error
                 info = self.certified(x, y, error, weights, sized, lipschitz, tol, solved)
@@ -156,22 +154,14 @@ class ResidualLayer(InvertibleModule):
         lipschitz = self._bound(weights, y.shape[2] * y.shape[3])
         with full_precision(y.device):
             wide, sized = self._widened(y, weights)
-            x, solved = solve_residual(
-                self.equation(wide, sized),
-                lipschitz,
-                tol=tol,
-                max_iter=max_iter,
-                memory=self.memory,
-                norm=lambda x: self.branch_norm(x, self.groups),
-                mean=mean,
-            )
+            x, solved = solve_residual(self.equation(wide, sized), lipschitz, tol=tol, max_iter=max_iter, mean=mean)
         check_converged(x, uncertified(solved, self.groups), lipschitz, tol, max_iter)
         return x
 
     def equation(self, y: Tensor, weights: Any) -> Equation:
         """What the inverse of y solves; both in the dtype that is computed in, the weights of :meth:`for_size`."""
         target = rotate(y, self.rotation(weights), transpose=True)
-        return Equation(lambda x, index: self.branch(x, weights), target)
+        return Equation(lambda x, index: self.branch(x, weights), target, self.token_norm, self.memory)
 
     def certified(
         self,

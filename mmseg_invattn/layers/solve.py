@@ -15,38 +15,33 @@ class Equation(NamedTuple):
     Attributes:
         branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
         target: shape (B, C, H, W), float32 or float64.
+        norm: in which g is a contraction, (B, C, H, W) -> (B,).
+        memory: steps that the acceleration combines.
         part: features -> what of them is x.
         whole: x -> the features.
     """
 
     branch: Callable[[Tensor, Tensor], Tensor]
     target: Tensor
+    norm: Callable[[Tensor], Tensor]
+    memory: int = 5
     part: Callable[[Tensor], Tensor] = lambda x: x
     whole: Callable[[Tensor], Tensor] = lambda x: x
 
 
 def solve_residual(
-    equation: Equation,
-    lipschitz: float | None,
-    *,
-    tol: float,
-    max_iter: int,
-    memory: int,
-    norm: Callable[[Tensor], Tensor],
-    mean: Tensor | None = None,
+    equation: Equation, lipschitz: float | None, *, tol: float, max_iter: int, mean: Tensor | None = None
 ) -> tuple[Tensor, FixedPointResult]:
     """Solves the equation to a residual that is small against the features, or that rounding explains.
 
     Args:
         lipschitz: bound of Lip(g) in the norm; None without one.
-        memory: steps that the acceleration combines.
-        norm: of the contraction, (B, C, H, W) -> (B,).
         mean: of the features over the pixels, (B, C, 1, 1), where it is known.
 
     Returns:
         The features, one plain step beyond the solver's where g is a contraction: its residual is known already.
     """
-    branch, y = equation.branch, equation.target
+    branch, y, norm = equation.branch, equation.target, equation.norm
     # attention of ordinary sharpness writes much the same to all pixels: with the mean of x it begins nearer
     start = y if mean is None else y + (equation.part(mean) - y.mean((2, 3), keepdim=True))
     first = branch(start, torch.arange(len(y), device=y.device))
@@ -63,7 +58,7 @@ def solve_residual(
         floor=8 * floor,
         contraction=contraction,
         max_iter=max_iter,
-        memory=memory,
+        memory=equation.memory,
         start=start,
         first=first,
     )

@@ -20,10 +20,12 @@ from .precision import (
 )
 from .rounding import (
     EXACT,
+    UNDERFLOW,
     Roundoff,
     ball_rounding,
     cast_rounding,
     drift,
+    factor_rounding,
     product_rounding,
     root_of_squares,
     storage_error,
@@ -44,6 +46,7 @@ __all__ = [
     'InverseStep',
     'Roulette',
     'Step',
+    'UNDERFLOW',
     'at_least_float32',
     'ball_rounding',
     'branch_and_log_abs_det',
@@ -52,6 +55,7 @@ __all__ = [
     'cast_rounding',
     'differentiable_copies',
     'drift',
+    'factor_rounding',
     'fingerprint',
     'full_precision',
     'gram_norm',

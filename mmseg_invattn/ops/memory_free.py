@@ -79,19 +79,19 @@ class _MemoryFree(torch.autograd.Function):
                 'create_graph=True through a memory-free module: its gradient cannot be differentiated '
                 'again; use the plain module where a second derivative is wanted'
             )
-        _check_state(ctx.steps, ctx.parameters, ctx.notes.values)
+        notes = ctx.notes
+        _check_state(ctx.steps, ctx.parameters, notes.values)
         trunk, *extra = ctx.saved_tensors[: len(grads)]
         d_trunk, *d_extra = grads
         streams, d_streams = (trunk,), (d_trunk,)
         known, d_parameters = {id(p) for p in ctx.parameters}, {}
-        notes = ctx.notes
         for step, drawn, kept in zip(*map(reversed, (ctx.steps, notes.drawn, notes.kept)), strict=True):
             cut = len(extra) - step.extra_outputs
             y = Output(_owned(streams, step.halves), extra[cut:], kept)
             d_y = Output(_split(d_streams, step.halves), d_extra[cut:])
             extra, d_extra = extra[:cut], d_extra[:cut]
             wanted = [p for p in step.parameters() if id(p) in known]
-            replay = partial(_replayed, ctx.notes.autocast, drawn, trunk.device)
+            replay = partial(_replayed, notes.autocast, drawn, trunk.device)
             with full_precision(trunk.device):
                 streams, d_streams, d_wanted = step.backward(y, d_y, wanted, replay)
             del y, d_y
@@ -167,17 +167,18 @@ def _generators(device: torch.device) -> list[Tensor]:
 def _replayed(
     autocast: Callable[[], AbstractContextManager], states: list[Tensor] | None, device: torch.device
 ) -> Iterator[None]:
-    """Inside, autocast is that of the forward pass, and the generators, if it drew from them, begin where they began
-    then; afterwards they are where they were."""
-    if states is None:
-        with autocast():
-            yield
-        return
+    """Inside, autocast is that of the forward pass, and random numbers are, if it drew some."""
+    with autocast(), nullcontext() if states is None else _drawn_again(states, device):
+        yield
+
+
+@contextmanager
+def _drawn_again(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Inside, the generators begin where they began then; afterwards they are where they were."""
     saved = _generators(device)
     _set_generators(states, device)
     try:
-        with autocast():
-            yield
+        yield
     finally:
         _set_generators(saved, device)
 

@@ -20,9 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .spectral import spectral_norm_bound
-
 ALIKE = 2.0**-5  # relative spread up to which numbers are taken to round alike, as those of a constant map do
+
+
+# Numbers below the smallest normal one may be taken for 0: what that makes of a sum, for each of its terms.
+UNDERFLOW = torch.finfo(torch.float32).tiny
 
 
 class Roundoff(NamedTuple):
@@ -50,7 +52,7 @@ class Roundoff(NamedTuple):
         if autocast and dtype != torch.float64:
             smallest = torch.finfo(torch.float16).smallest_normal * unit_roundoff(torch.float16)
             return cls(u, unit_roundoff(torch.bfloat16), smallest)
-        return cls(u, 0.0, torch.finfo(torch.float32).tiny)
+        return cls(u, 0.0, UNDERFLOW)
 
     @property
     def any(self) -> float:
@@ -104,21 +106,27 @@ def product_rounding(weight: Tensor, u: float) -> Tensor:
     return sum_rounding(terms, rows, u) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
 
 
-def cast_rounding(weight: Tensor, u: float) -> Tensor:
-    """What casting W, x and ``W x`` changes in ``W x`` for ``|x| <= 1``; 0 for u = 0.
+def factor_rounding(dimensions: int, u: float) -> float:
+    """Rounding of sums of products whose factors were cast, relative to ``sqrt(sum t^2)`` as in :func:`sum_rounding`.
 
-    Each number of W and of x is off by at most u, and as of a sum all rows together have an error of root mean square
-    ``u sqrt(2 / 3) max_k |W_:k|``. The result is off by ``u |W|``.
+    Each factor is off by at most u, so a product by ``u sqrt(2 / 3)`` in root mean square.
+    """
+    return u * (2 / 3) ** 0.5 * (1 + 6 / dimensions**0.5)
+
+
+def cast_rounding(weight: Tensor, norm: Tensor, u: float) -> Tensor:
+    """What casting W, x and ``W x`` changes in ``W x`` for ``|x| <= 1``: of the result ``u |W|``.
 
     Args:
         weight: (..., M, K).
+        norm: bound of its spectral norm, (...,).
         u: of the dtype that is cast to.
 
     Returns:
         Tensor of shape (...,).
     """
-    factors = (2 / 3) ** 0.5 * (1 + 6 / weight.shape[-2] ** 0.5) * torch.linalg.vector_norm(weight, dim=-2).amax(-1)
-    return u * torch.hypot(factors, spectral_norm_bound(weight))
+    column = torch.linalg.vector_norm(weight, dim=-2).amax(-1)
+    return torch.hypot(factor_rounding(weight.shape[-2], u) * column, u * norm)
 
 
 def drift(values: Tensor, mean: Tensor, spread: Tensor, n: int, u: float) -> Tensor:

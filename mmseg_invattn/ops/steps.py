@@ -79,8 +79,9 @@ class InverseStep(Step):
     Args:
         evaluate: (x, weights) -> (trunk, further outputs...); weights are None in the forward pass, where the step
             derives its own.
-        inverse: ((trunk, further outputs...), weights, mean of x over the pixels) -> x.
+        inverse: ((trunk, further outputs...), weights, mean of x over the pixels, or None) -> x.
         weights: derives from the parameters what both of them use, differentiably.
+        keeps_mean: the inverse uses that mean.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class InverseStep(Step):
         parameters: Callable[[], tuple[Tensor, ...]],
         buffers: Callable[[], tuple[Tensor, ...]] = tuple,
         extra_outputs: int = 0,
+        keeps_mean: bool = False,
     ):
         self.evaluate, self.inverse, self.weights = evaluate, inverse, weights
         self.parameters, self.buffers, self.extra_outputs = parameters, buffers, extra_outputs
+        self.keeps_mean = keeps_mean
 
     def forward(self, x: Streams) -> Output:
         trunk, *extra = self.evaluate(x[0], None)
-        return Output((trunk,), extra, x[0].mean((2, 3), keepdim=True))
+        return Output((trunk,), extra, x[0].mean((2, 3), keepdim=True) if self.keeps_mean else None)
 
     def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
         with torch.enable_grad():

@@ -205,7 +205,7 @@ def test_acceleration_never_loses_the_guaranteed_rate():
 def test_without_a_contraction_it_says_so():
     y = torch.randn(1, 2, 3, 3)
     x, solved = solve_residual(
-        Equation(lambda x, index: 3 * x.square(), y), None, tol=1e-6, max_iter=50, memory=5, norm=max_token_norm
+        Equation(lambda x, index: 3 * x.square(), y, max_token_norm), None, tol=1e-6, max_iter=50
     )
     info = uncertified(solved, groups=1)
     with pytest.raises(NotConvergedError):

@@ -198,7 +198,14 @@ class ConditionalAttention2d(ResidualLayer):
             of_index = mix if len(index) == len(x2) else self._mixer(x2[index], weights)
             return self._mixed(x1, of_index, weights.weight)
 
-        return Equation(branch, y1, lambda x: x.chunk(2, 1)[0], lambda x1: torch.cat([x1, x2], 1))
+        return Equation(
+            branch,
+            y1,
+            self.token_norm,
+            self.memory,
+            part=lambda x: x.chunk(2, 1)[0],
+            whole=lambda x1: torch.cat([x1, x2], 1),
+        )
 
     def certified(
         self,

@@ -72,17 +72,22 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
     )
     moved = moved + ((bounds.query_slope + bounds.key_slope) * r)[..., None]
     column = torch.linalg.vector_norm(weights.weight, dim=-2).amax(-1)[:, None]
-    norm, averaged = spectral_norm_bound(weights.weight)[:, None], (2 * share.sqrt()).clamp(max=1)
-    errors = root_of_squares(
+    averaged = (2 * share.sqrt()).clamp(max=1)
+    errors = [
         spread * moved * moved.exp(),
         spread * (u.sums * (4 + math.log(n)) + u.casts) * averaged,
-        u.casts * norm * (mixed + averaged * largest),
         column * sum_rounding(n, width, u.sums) * (mixed + share.sqrt() * largest),
         column * drift(tokens_BGNC, mean_BHNC, spread / column, n, u.sums),
         column * sum_rounding(width, width, u.sums) * mixed,
-        (cast_rounding(weights.weight, u.casts)[:, None] + u.casts * norm) * mixed,
-    )
-    if u.casts:  # of W, of x_1, and of their product
+    ]
+    if u.casts:
+        norm = spectral_norm_bound(weights.weight)
+        errors += [
+            u.casts * norm[:, None] * (mixed + averaged * largest),
+            (cast_rounding(weights.weight, norm, u.casts) + u.casts * norm)[:, None] * mixed,
+        ]
+    errors = root_of_squares(*errors)
+    if u.casts:  # what is lost of W, of x_1, and of their product
         errors = errors + u.underflow * width * (1 + largest)
     rho = block.heads.total(errors.amax(-1)).amax(1) + u.any * max_token_norm(g, block.groups)
     rate = inverse_rate(block, weights.weight)

@@ -125,8 +125,8 @@ class CouplingAttention2d(ExplicitInverse):
 
             e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + rounding of A at both
 
-        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of the A and B that solving evaluated, in
-        float32. Where forward may have followed autocast its B rounded otherwise, too.
+        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of an A and a B in float32, as solving has
+        them outside of autocast. Where forward may have followed it, its B rounded otherwise, too.
         """
         weights, u = cast_all(weights, x.dtype), Roundoff.of(x.dtype, self.precision == 'autocast')
         (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)

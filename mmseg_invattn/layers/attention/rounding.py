@@ -60,7 +60,7 @@ def attention_rounding(
         beta: of ``attention.logits``.
         u: what the forward pass rounds with.
     """
-    value, effective = spectral_norm_bound(value_HEC), spectral_norm_bound(out_HCE @ value_HEC)
+    value, out, effective = map(spectral_norm_bound, (value_HEC, out_HCE, out_HCE @ value_HEC))
     column = torch.linalg.vector_norm(out_HCE, dim=-2).amax(-1)
     radius_BG = torch.linalg.vector_norm(tokens_BGNC, dim=-1).amax(-1) + reach_BG
     n, share = attention.keys(size, beta)[0], attention.largest_weight(scores, radius_BG, size, beta)
@@ -73,15 +73,16 @@ def attention_rounding(
     apart = (moments.of_values / 2 + far).minimum(share.sqrt()[..., None] * largest)
     column, width = column[:, None], value_HEC.shape[-2]
     moved = attention.score_rounding(scores, tokens_BGNC, radius_BG, reach_BG, size, beta, u)
-    errors = root_of_squares(
+    errors = [
         column * product_rounding(value_HEC, u.sums)[:, None] * radius_BG[..., None] * averaged,
-        column * cast_rounding(value_HEC, u.casts)[:, None] * radius_BG[..., None],
         spread * moved * moved.exp(),
         spread * (u.sums * (4 + math.log(n)) + u.casts) * averaged,
         column * sum_rounding(n, width, u.sums) * (mixed + apart),
         column * drift(v_BHNE, moments.values, moments.of_values, n, u.sums),
         column * sum_rounding(width, out_HCE.shape[-2], u.sums) * mixed,
-        (cast_rounding(out_HCE, u.casts) + u.casts * spectral_norm_bound(out_HCE))[:, None] * mixed,
-    )
-    underflow = u.underflow * value_HEC.shape[-1] * (spectral_norm_bound(out_HCE) * (value + 1) + 1)
-    return errors.amax(-1) + underflow
+    ]
+    if u.casts:
+        of_value, of_out = cast_rounding(value_HEC, value, u.casts), cast_rounding(out_HCE, out, u.casts)
+        errors += [column * of_value[:, None] * radius_BG[..., None], (of_out + u.casts * out)[:, None] * mixed]
+    underflow = u.underflow * value_HEC.shape[-1] * (out * (value + 1) + 1)
+    return root_of_squares(*errors).amax(-1) + underflow

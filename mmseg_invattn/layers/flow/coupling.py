@@ -74,6 +74,7 @@ class Coupling(ExplicitInverse):
         return [CouplingStep(self.net_of_step, self.change, self.change_back, **self.step_options())]
 
     def net_of_step(self, passed: Tensor, changed: Tensor) -> Tensor:
+        """As :meth:`transform` is evaluated, which a step of a memory-free pass is not inside."""
         with full_precision(passed.device):
             return self.call_net(passed, changed)
 

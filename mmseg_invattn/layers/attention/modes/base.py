@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....ops import Roundoff, spectral_norm_bound, sum_rounding
+from ....ops import Roundoff, factor_rounding, spectral_norm_bound, sum_rounding
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
@@ -196,8 +196,8 @@ def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u:
     dimensions, channels = weight_HDC.shape[-2:]
     seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
     largest = torch.linalg.vector_norm(weight_HDC, dim=-2).amax(-1)
-    of_casts = u.casts * (2 / 3) ** 0.5 * (1 + 6 / dimensions**0.5)
-    return (sum_rounding(channels, dimensions, u.sums) + of_casts) * (seen + (largest * reach_BH)[..., None])
+    relative = sum_rounding(channels, dimensions, u.sums) + factor_rounding(dimensions, u.casts)
+    return relative * (seen + (largest * reach_BH)[..., None])
 
 
 def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: Roundoff) -> Tensor:
