@@ -13,7 +13,7 @@ import sys
 import torch
 
 from ..engine.config_file import read_config
-from ..experiments.benchmark import blocks, inverse, kernels, models, stacks
+from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks
 from ..experiments.benchmark.report import WRITTEN, Report
 from ..experiments.benchmark.session import Session
 from .arguments import add_cfg_options
@@ -21,6 +21,7 @@ from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
 
 PARTS = {
+    'forms': forms.run,
     'kernels': kernels.run,
     'blocks': blocks.run,
     'inverse': inverse.run,

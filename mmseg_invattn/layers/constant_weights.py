@@ -5,7 +5,7 @@ whose parameters nobody changes: it says so, and the layers derive them once for
 ``torch.nn.utils.parametrize.cached()`` does it for parametrisations.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +22,9 @@ class Held:
     """What is constant of a layer."""
 
     weights: Any
-    parameters: list[Tensor]  # that they were derived from
+    parameters: list[tuple[dict, str, Tensor]]  # that they were derived from, and where these stand
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
+    scaled: tuple[int, Any] | None = None  # what follows from them and the last number of pixels
 
 
 _HELD: dict[nn.Module, Held] = {}  # the layers inside of a context, and nothing outside of one
@@ -66,7 +67,7 @@ def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
         with torch.no_grad():
             for layer, weights in pairs:
                 if layer not in _HELD:
-                    _HELD[layer] = Held(weights, list(layer.parameters()))
+                    _HELD[layer] = Held(weights, _standing(layer))
                     new.append(layer)
         yield
     finally:
@@ -79,12 +80,17 @@ def held_weights(layer: InvertibleModule) -> Held | None:
     held = _HELD.get(layer)
     if held is None:
         return None
-    learns = torch.is_grad_enabled() and any(p.requires_grad for p in held.parameters)
+    learns = torch.is_grad_enabled() and any(p.requires_grad for _, _, p in held.parameters)
     # functional_call puts others in their place for a moment; so does an exporter, with stand-ins for these very ones
-    replaced = not torch.compiler.is_compiling() and any(
-        p is not q for p, q in zip(layer.parameters(), held.parameters, strict=False)
-    )
+    replaced = not torch.compiler.is_compiling() and any(place.get(name) is not p for place, name, p in held.parameters)
     return None if learns or replaced else held
+
+
+def _standing(layer: InvertibleModule) -> list[tuple[dict, str, Tensor]]:
+    """The parameters of a layer and its children, each with the dictionary and the name that it stands under."""
+    return [
+        (part._parameters, name, p) for part in layer.modules() for name, p in part._parameters.items() if p is not None
+    ]
 
 
 def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
@@ -93,6 +99,16 @@ def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
         return given
     held = held_weights(layer)
     return layer.weights() if held is None else held.weights
+
+
+def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: Callable[[Any, int], Any]) -> Any:
+    """``scale(weights, n_pixels)``, once for all calls with so many pixels where the weights are constant ones."""
+    held = held_weights(layer)
+    if held is None or held.weights is not weights:
+        return scale(weights, n_pixels)
+    if held.scaled is None or held.scaled[0] != n_pixels:
+        held.scaled = n_pixels, scale(weights, n_pixels)
+    return held.scaled[1]
 
 
 def started_weights(layer: InvertibleModule, x: Tensor, given: Any = None) -> Any:

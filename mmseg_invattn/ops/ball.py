@@ -20,9 +20,7 @@ def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         Tensor of the shape of ``x``; every token has a norm below 1.
     """
     scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
-    if torch.compiler.is_compiling() or transformed():
-        return _ball(x, scale)[0]
-    return _Ball.apply(x, scale)[0]
+    return _ball(x, scale)[0] if torch.compiler.is_compiling() or transformed() else _Ball.apply(x, scale)
 
 
 def _ball(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,19 +41,13 @@ class _Ball(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        return _ball(x, scale)
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        b, inverse = _ball(x, scale)
+        ctx.save_for_backward(x, scale, b, inverse)
+        return b
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, *output)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None]:
-        if grad is None:
-            return None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         x, scale, b, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
             b, inverse = _ball(x, scale)

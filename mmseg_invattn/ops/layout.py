@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .second_derivative import transformed
 
+IN_CACHE = 2**14  # numbers of a matrix that is transposed as fast without tiles
+
 
 def pixel_tokens(x_BCHW: Tensor) -> Tensor:
     """Pixels as the tokens of one group, row by row, (B, 1, N, C); a view."""
@@ -22,8 +24,9 @@ def transposed(x: Tensor) -> Tensor:
 
 class _Transposed(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or x.dim() < 3 or torch.compiler.is_compiling():
+    def forward(ctx, x: Tensor) -> Tensor:
+        small = x.dim() < 3 or x.shape[-2] * x.shape[-1] <= IN_CACHE
+        if small or x.device.type != 'cpu' or torch.compiler.is_compiling():
             return x.mT.contiguous()  # a graph with one matrix for each sample would fix the batch size
         # On the CPU torch transposes matrices in tiles, and batches of them number by number.
         matrices = [matrix.mT.contiguous() for matrix in x.reshape(-1, *x.shape[-2:]).unbind()]
@@ -31,9 +34,5 @@ class _Transposed(torch.autograd.Function):
         return out.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2])
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing to keep: the map is its own transpose."""
-
-    @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return transposed(grad)
+        return transposed(grad)  # the map is its own transpose

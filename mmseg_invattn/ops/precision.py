@@ -57,11 +57,13 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], weights: Any) -> Any:
-    """The function of every tensor in nested tuples; what is no tensor stays."""
+    """The function of every tensor in nested tuples; what is no tensor stays, and so does what it leaves as it is."""
     if isinstance(weights, Tensor):
         return function(weights)
     if isinstance(weights, tuple):
         parts = [map_tensors(function, part) for part in weights]
+        if all(new is old for new, old in zip(parts, weights, strict=True)):
+            return weights
         return type(weights)(*parts) if hasattr(weights, '_fields') else tuple(parts)
     return weights
 

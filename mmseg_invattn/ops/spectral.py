@@ -23,36 +23,40 @@ def gram_norm(weight: Tensor, n_iter: int = 6) -> Tensor:
         Tensor of shape (...,), at least ``|weight|_2`` of the matrices as stored. Zero matrices give the smallest
         positive number of the dtype, so that dividing by the result is safe.
     """
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    if weight.shape[-2] < weight.shape[-1]:
-        weight = weight.mT
+    shape, weight = weight.shape[:-2], weight.to(torch.promote_types(weight.dtype, torch.float32))
+    weight = weight.reshape(-1, *weight.shape[-2:])
+    weight = weight if weight.shape[1] >= weight.shape[2] else weight.mT
     info = torch.finfo(weight.dtype)
-    norm = _iterate(weight, n_iter)[0] if transformed() else _GramNorm.apply(weight, n_iter)[0]
+    n_iter = n_iter if weight.shape[-1] > 1 else -1  # the norm of a vector is that of Frobenius
+    norm = _iterate(weight, n_iter)[0] if transformed() else _GramNorm.apply(weight, n_iter)
     log_norm = norm.detach().clamp(min=info.tiny).log()
     # Rounding. A product of n terms is off by at most n eps |G|_F^2 in the Frobenius norm, which is at most
     # n^1.5 eps of the next |G|_F; the root 1 / 2^(k+1) makes the errors of all steps add up to no more than that.
     # The logarithm is carried with a relative error of eps a step.
     rows, cols = weight.shape[-2:]
     rounding = 2 * info.eps * ((max(rows, cols) + 2) * cols**0.5 + (n_iter + 2) * (1 + log_norm.abs()))
-    return (norm * (1 + rounding)).clamp(min=info.tiny)
+    return (norm * (1 + rounding)).clamp(min=info.tiny).reshape(shape)
 
 
 def _iterate(weight: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
-    """``|G_n|_F^(1 / 2^(n+1))`` and the ``G_k / |G_k|_F``."""
-    # Rescaled to Frobenius norm 1 before every product, the logarithm of the scale carried: nothing overflows.
-    tiny = torch.finfo(weight.dtype).tiny
+    """``|G_n|_F^(1 / 2^(n+1))``, shape (B, 1, 1), and the ``G_k``, each in some scale."""
     largest = _largest(weight)
-    weight = weight / largest[..., None, None]  # the squares of its numbers neither overflow nor vanish
-    scale = torch.linalg.matrix_norm(weight).clamp(min=tiny)
-    log_norm = largest.log() + scale.log()
-    gram, grams = weight / scale[..., None, None], []
+    gram = weight / largest  # the squares of its numbers neither overflow nor vanish
+    log_norm, grams = largest.log(), []
     for k in range(n_iter + 1):
-        gram = gram.mT @ gram
-        scale = torch.linalg.matrix_norm(gram).clamp(min=tiny)
-        log_norm = log_norm + scale.log() / 2 ** (k + 1)
-        gram = gram / scale[..., None, None]
+        # Rescaled to Frobenius norm 1 at every other product, the logarithm of the scale carried: nothing overflows,
+        # and with rank r the norm is 1 / r^2 or more in between.
+        if k % 2 == 0:
+            gram, log_norm = _rescaled(gram, log_norm, k)
+        gram = gram.mT.bmm(gram)
         grams.append(gram)
-    return log_norm.exp(), grams
+    return _rescaled(gram, log_norm, n_iter + 1)[1].exp(), grams
+
+
+def _rescaled(gram: Tensor, log_norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """What k products made, with Frobenius norm 1, and the logarithm of the norm with that scale in it."""
+    scale = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=torch.finfo(gram.dtype).tiny)
+    return gram / scale, torch.add(log_norm, scale.log(), alpha=2.0**-k)
 
 
 class _GramNorm(torch.autograd.Function):
@@ -64,36 +68,29 @@ class _GramNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(weight: Tensor, n_iter: int) -> tuple[Tensor, ...]:
+    def forward(ctx, weight: Tensor, n_iter: int) -> Tensor:
         norm, grams = _iterate(weight, n_iter)
-        return norm, *grams
+        ctx.n_iter = n_iter
+        ctx.save_for_backward(weight, norm, *grams)
+        return norm
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
-        weight, ctx.n_iter = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weight, *output)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
-        if grad is None:
-            return None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         weight, norm, *grams = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
             norm, grams = _iterate(weight, ctx.n_iter)
         tiny = torch.finfo(weight.dtype).tiny
         scale = _largest(weight)
-        along = unit = weight / scale[..., None, None]
+        along = unit = weight / scale
         for gram in reversed(grams):
-            along = along @ gram
-        inner = (along * unit).sum((-2, -1)).clamp(min=tiny)
-        return along * (grad * (norm / scale) / inner)[..., None, None], None
+            along = along.bmm(gram)
+        inner = (along * unit).sum((-2, -1), keepdim=True).clamp(min=tiny)
+        return along * (grad * (norm / scale) / inner), None
 
 
 def _largest(weight: Tensor) -> Tensor:
-    """The largest number in size of each matrix, a constant."""
-    return weight.detach().abs().amax((-2, -1)).clamp(min=torch.finfo(weight.dtype).tiny)
+    """The largest number in size of each matrix, a constant, shape (B, 1, 1)."""
+    return weight.detach().abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @torch.no_grad()

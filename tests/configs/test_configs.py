@@ -61,6 +61,9 @@ def test_name_says_what_the_config_does():
         assert cfg.model.data_preprocessor.size == image_size(cfg) == padded_size(cfg, name)
         heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
         assert {head.num_classes for head in heads} == {number_of_classes(cfg)}
+        assert (cfg.optim_wrapper.type == 'AmpOptimWrapper') == bool(name['amp'])
+        invertible = cfg.model.decode_head.get('attention', {})
+        assert invertible.get('precision') == ('autocast' if name['amp'] and invertible else None)
         if name['backbone'].startswith('r') and name['backbone'].endswith('-d8'):
             depth = int(name['backbone'][1:-3])
             assert (cfg.model.backbone.depth, cfg.model.pretrained) == (depth, f'open-mmlab://resnet{depth}_v1c')
@@ -86,7 +89,7 @@ def test_short_comparison_has_the_heads_of_the_full_one():
         assert full.keys() == {path.stem for path in SHORT}
         for path in SHORT:
             one, other = copy.deepcopy(load(path).model), copy.deepcopy(load(full[path.stem]).model)
-            assert (one.backbone.pop('output_stride'), other.backbone.pop('output_stride')) == (16, 8)
+            assert (one.backbone.pop('output_stride'), other.backbone.pop('output_stride')) == (32, 8)
             for model in (one, other):
                 model.data_preprocessor.pop('size')
                 for name in ('frozen_stages', 'norm_eval'):

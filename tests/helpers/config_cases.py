@@ -17,9 +17,9 @@ CONFIGS = sorted(path for path in FOLDER.glob('*/*.py') if path.parent.name not 
 # the comparison on a CPU, whose files are called after the head alone
 SHORT = sorted(FOLDER.glob('comparison/*/*.py'))
 FOLDERS = sorted({path.parent for path in (*CONFIGS, *SHORT)})
-# {algo}_{backbone}-d8_{GPUs}xb{batch}-{iters}k_{dataset}-{HxW}.py
+# {algo}_{backbone}-d8_{GPUs}xb{batch}-[amp-]{iters}k_{dataset}-{HxW}.py
 NAME = re.compile(
-    r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<iters>\d+)k_'
+    r'(?P<algo>[a-z0-9-]+)_(?P<backbone>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<amp>amp-)?(?P<iters>\d+)k_'
     r'(?P<data>[a-z0-9-]+?)-(?P<height>\d+)x(?P<width>\d+)'
 )
 

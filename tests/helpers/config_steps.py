@@ -44,11 +44,15 @@ def run(path: str) -> None:
     torch.manual_seed(0)
     model = MODELS.build(shrink(cfg.model)).train()
     classes = model.decode_head.num_classes
+    dtype = cfg.optim_wrapper.pop('dtype', None)
+    if dtype is not None:  # mixed precision, whose wrapper wants a GPU
+        cfg.optim_wrapper = dict(optimizer=cfg.optim_wrapper.optimizer)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     for group in optim_wrapper.param_groups:  # the rate is for pretrained weights: random ones may have huge gradients
         group['lr'] *= 1e-3
     batch = model.data_preprocessor(_samples(2, TRAIN, classes), training=True)
-    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    with torch.autocast('cpu', getattr(torch, dtype or 'bfloat16'), enabled=dtype is not None):
+        loss, _ = model.parse_losses(model(**batch, mode='loss'))
     assert loss.isfinite(), f'the loss is {loss}'
     optim_wrapper.backward(loss)
     learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -9,7 +9,7 @@ data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
     data_preprocessor=data_preprocessor,
     # stem, first stages and the statistics of batch norm stay as they are, which saves time
-    backbone=dict(output_stride=16, frozen_stages=1, norm_eval=True),
+    backbone=dict(output_stride=32, frozen_stages=2, norm_eval=True),
     decode_head=dict(num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)),
 )
 default_hooks = dict(checkpoint=dict(interval=600, max_keep_ckpts=1))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...ops import Roundoff, cast_all, full_precision, gram_norm, max_token_norm, spectral_norm_bound, transposed
 from ..certificate import Assessment
 from ..checks import check_contraction, check_precision, check_sharpness
+from ..constant_weights import scaled_weights
 from ..orthogonal import OrthogonalMatrix
 from ..parameters import given_out
 from ..residual import ResidualLayer
@@ -27,6 +28,7 @@ from .certified_assessment import Seen
 from .heads import SMALL, HeadNorms, SharedHeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
+from .modes.base import product_norm, product_norms
 from .options import LocalAttentionOptions, read_options
 from .saturation import saturated_share
 from .sharpness import Sharpness
@@ -137,28 +139,30 @@ class CertifiedAttention2d(ResidualLayer):
 
     def weights(self) -> CertifiedWeights:
         with full_precision(self.out.weight.device):
-            scores, value, out = self.attention(), self.value()[0], self.out()[0]
+            scores, value, out, mode = self.attention(), self.value()[0], self.out()[0], self.attention.mode
+            factors = [(out, value), mode.factors(scores)]
+            effective, *product = product_norms([pair for pair in factors if pair is not None], gram_norm)
             return CertifiedWeights(
                 scores,
-                self.attention.mode.bounds(scores, gram_norm),
+                mode.bounds(scores, gram_norm, 1.0, *product),
                 self.sharpness(),
                 self.norm(),
                 value,
                 out,
-                self.heads.norms(out, value, gram_norm),
+                self.heads.norms(effective, out, value, gram_norm),
                 None if self.bias is None else given_out(self.bias),
                 None if self.mix is None else self.mix(),
             )
 
     def for_size(self, weights: CertifiedWeights, size: tuple[int, int]) -> SizedWeights:
-        scores, gain = self._at(weights, size[0] * size[1])
+        scores, out = scaled_weights(self, weights, size[0] * size[1], self._scaled)
         return SizedWeights(
             size,
             scores,
             self.attention.logits(size, weights.out),
             weights.norm,
             weights.value,
-            self._scaled_out(weights, gain),
+            out,
             weights.bias,
             weights.rotation,
         )
@@ -192,13 +196,15 @@ class CertifiedAttention2d(ResidualLayer):
         eps = torch.finfo(weights.out.dtype).eps
         if n is None and (self.sharpness.depends_on_n or self._factor_depends_on_n()):
             return self.contraction
-        scores, gain = self._at(weights, n)
+        scores, out = self._scaled(weights, n)
         mode = self.attention.mode
         factor = mode.lipschitz_factor(
             mode.bounds(cast_all(scores, torch.float64), spectral_norm_bound), self.attention.whole(n)
         )
-        out = self._scaled_out(weights, gain).double() / weights.norm.scale.double()
-        norms = self.heads.norms(out, weights.value.double(), spectral_norm_bound)
+        out = out.double() / weights.norm.scale.double()
+        value = weights.value.double()
+        effective = product_norm(out, value, spectral_norm_bound)
+        norms = self.heads.norms(effective, out, value, spectral_norm_bound)
         return float(self.heads.bound(norms, factor).max()) * (1 + 4 * eps)
 
     def _at(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
@@ -213,11 +219,11 @@ class CertifiedAttention2d(ResidualLayer):
         gain = self.contraction * room / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
         return mode.scaled(weights.scores, temperature), gain
 
-    @staticmethod
-    def _scaled_out(weights: CertifiedWeights, gain: Tensor) -> Tensor:
-        """W_O with gain and scale in it, as the branch uses it. The certificate reads these rounded numbers:
-        ill-conditioned factors may cancel otherwise than before they were multiplied."""
-        return weights.out * gain[:, None, None] * weights.norm.scale
+    def _scaled(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
+        """Scores at the sharpness, and W_O with gain and scale in it, as the branch uses it. The certificate reads
+        these rounded numbers: ill-conditioned factors may cancel otherwise than before they were multiplied."""
+        scores, gain = self._at(weights, n_pixels)
+        return scores, weights.out * gain[:, None, None] * weights.norm.scale
 
     def _factor_depends_on_n(self) -> bool:
         return self.attention.whole(1) is not None and self.attention.mode.factor_depends_on_n

@@ -37,7 +37,7 @@ from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
 from ..certificate import Assessment, certified
 from ..checks import check_contraction, check_precision, check_sharpness
-from ..constant_weights import started_weights, weights_of
+from ..constant_weights import scaled_weights, started_weights, weights_of
 from ..contract import InverseInfo, check_features, composed_error
 from ..residual import ResidualLayer
 from ..solve import Equation
@@ -148,11 +148,14 @@ class ConditionalAttention2d(ResidualLayer):
         """For so many pixels, (H,)."""
         return self.sharpness.at(weights.sharpness, n_pixels, weights.weight) / weights.bounds.peak.clamp(min=SMALL)
 
+    def _scaled(self, weights: ConditionalWeights, n_pixels: int) -> Any:
+        """Scores at the sharpness."""
+        return self.attention.mode.scaled(weights.scores, self._temperature(weights, n_pixels))
+
     def for_size(self, weights: ConditionalWeights, size: tuple[int, int]) -> SizedWeights:
-        temperature = self._temperature(weights, size[0] * size[1])
         return SizedWeights(
             size,
-            self.attention.mode.scaled(weights.scores, temperature),
+            scaled_weights(self, weights, size[0] * size[1], self._scaled),
             self.attention.logits(size, weights.weight),
             weights.norm,
             weights.weight,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import gram_norm, transposed
+from ...ops import transposed
 from ..checks import check_choice, check_takes
 from .linear import grouped_linear, orthogonal_
-from .modes.base import Norm, product_norm
+from .modes.base import Norm
 from .options import AttentionOptions
 
 SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor makes 0 / 0, and the bound still holds
@@ -63,8 +63,9 @@ class GroupedHeads:
         return of_heads
 
     @staticmethod
-    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> HeadNorms | SharedHeadNorms:
-        return HeadNorms(product_norm(out_HCE, value_HEC, norm))
+    def norms(effective: Tensor, out_HCE: Tensor, value_HEC: Tensor, norm: Norm) -> HeadNorms | SharedHeadNorms:
+        """All norms, those of ``W_O^h W_V^h`` being known."""
+        return HeadNorms(effective)
 
     @staticmethod
     def bound(norms: HeadNorms | SharedHeadNorms, factor_H: Tensor) -> Tensor:
@@ -98,9 +99,9 @@ class SharedHeads(GroupedHeads):
         return of_heads.sum(1, keepdim=True)
 
     @staticmethod
-    def norms(out_HCE: Tensor, value_HEC: Tensor, norm: Norm = gram_norm) -> SharedHeadNorms:
+    def norms(effective: Tensor, out_HCE: Tensor, value_HEC: Tensor, norm: Norm) -> SharedHeadNorms:
         side_by_side = torch.cat(out_HCE.unbind(), 1)
-        return SharedHeadNorms(product_norm(out_HCE, value_HEC, norm), norm(value_HEC), norm(side_by_side[None]))
+        return SharedHeadNorms(effective, norm(value_HEC), norm(side_by_side[None]))
 
     @staticmethod
     def bound(norms: SharedHeadNorms, factor_H: Tensor) -> Tensor:

@@ -83,9 +83,23 @@ class Mode(nn.Module, ABC):
         """Weights whose scores are ``temperature`` times those given; temperature has shape (G,)."""
 
     @staticmethod
+    def factors(weights: NamedTuple) -> tuple[Tensor, Tensor] | None:
+        """L and R, shape (G, C, D) and (G, D, C), where :meth:`bounds` needs ``|L R|``; None where it does not."""
+        return None
+
+    @staticmethod
     @abstractmethod
-    def bounds(weights: NamedTuple, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        """Bounds for tokens of norm at most ``radius``; each of shape (G,), or (..., G) with a radius of (..., 1)."""
+    def bounds(
+        weights: NamedTuple, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
+        """Bounds for tokens of norm at most ``radius``; each of shape (G,), or (..., G) with a radius of (..., 1).
+
+        Args:
+            weights: of the scores.
+            norm: how norms of matrices are bounded.
+            radius: of the ball.
+            product: that bound of ``|L R|``, where it is known already.
+        """
 
     @staticmethod
     def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
@@ -165,6 +179,11 @@ class QueryKeyMode(Mode):
         )
 
     @staticmethod
+    def factors(weights: QueryKeyWeights) -> tuple[Tensor, Tensor]:
+        """``A = W_Q^T W_K``."""
+        return weights.query.mT, weights.key
+
+    @staticmethod
     def project(weights: QueryKeyWeights, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
         return (
             grouped_linear(queries_BGNC, weights.query, weights.query_bias),
@@ -225,15 +244,21 @@ def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
     return None if vector_GD is None else (weight_GDC.mT @ vector_GD[..., None])[..., 0]
 
 
+def product_norms(pairs: list[tuple[Tensor, Tensor]], norm: Norm) -> list[Tensor]:
+    """:func:`product_norm` of pairs of one shape, in one pass."""
+    left, right = (torch.cat(side) if len(pairs) > 1 else side[0] for side in zip(*pairs, strict=True))
+    return list(product_norm(left, right, norm).chunk(len(pairs)))
+
+
 def product_norm(left: Tensor, right: Tensor, norm: Norm) -> Tensor:
-    """Bound of ``|L R|``, rounding of the product included: ill-conditioned factors may cancel in it.
+    """Bound of ``|L R|``, shape (H,), rounding of the product included: ill-conditioned factors may cancel in it.
 
     Each number of the product sums n terms, so ``|fl(L R) - L R|_F <= n eps |L|_F |R|_F``.
     """
     # scaled by their largest numbers, so that the product neither overflows nor vanishes
     tiny = torch.finfo(left.dtype).tiny
-    sizes = [m.detach().abs().amax((-2, -1)).clamp(min=tiny) for m in (left, right)]
-    left, right = (m / size[..., None, None] for m, size in zip((left, right), sizes, strict=True))
+    sizes = [m.detach().abs().amax((-2, -1), keepdim=True).clamp(min=tiny) for m in (left, right)]
+    left, right = left / sizes[0], right / sizes[1]
     factors = torch.linalg.matrix_norm(left.detach()) * torch.linalg.matrix_norm(right.detach())
     cancelled = left.shape[-1] * torch.finfo(left.dtype).eps * factors
-    return (norm(left @ right) + cancelled) * sizes[0] * sizes[1]
+    return (norm(left.bmm(right)) + cancelled) * (sizes[0] * sizes[1])[:, 0, 0]

@@ -72,7 +72,13 @@ class Concatenation(QueryKeyMode):
         )
 
     @staticmethod
-    def bounds(weights: ConcatenationWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+    def factors(weights: ConcatenationWeights) -> None:
+        """The scores are sums: nothing is multiplied."""
+
+    @staticmethod
+    def bounds(
+        weights: ConcatenationWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
         query, key = (norm(w) * radius for w in (weights.query, weights.key))
         constant = 0.0 if weights.bias is None else weights.bias.abs()[..., 0]
         return ScoreBounds(query + key + constant, query, key)

@@ -37,9 +37,11 @@ class DotProduct(QueryKeyMode):
         """mmcv's dot product, like the paper's, has no scale ``1 / sqrt(D)``."""
         return super().forward(scaled=False)
 
-    @staticmethod
-    def bounds(weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        product = product_norm(weights.query.mT, weights.key, norm) * radius**2
+    @classmethod
+    def bounds(
+        cls, weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
+        product = (product_norm(*cls.factors(weights), norm) if product is None else product) * radius**2
         query_term = vector_norm(norm, pulled_back(weights.query, weights.key_bias)) * radius
         key_term = vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
         constant = 0.0

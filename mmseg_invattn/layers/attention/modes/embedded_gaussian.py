@@ -23,9 +23,11 @@ def softmax_factor(bounds: ScoreBounds) -> Tensor:
 class EmbeddedGaussian(QueryKeyMode):
     """Softmax of the inner products of two learned projections. Arguments: :class:`~.base.QueryKeyMode`."""
 
-    @staticmethod
-    def bounds(weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
-        product = product_norm(weights.query.mT, weights.key, norm) * radius**2
+    @classmethod
+    def bounds(
+        cls, weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
+        product = (product_norm(*cls.factors(weights), norm) if product is None else product) * radius**2
         peak = product + vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
         return ScoreBounds(peak, product, peak)
 

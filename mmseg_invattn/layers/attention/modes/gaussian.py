@@ -58,7 +58,9 @@ class Gaussian(Mode):
         return weights._replace(temperature=t)
 
     @staticmethod
-    def bounds(weights: Temperature, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+    def bounds(
+        weights: Temperature, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
         # a number without dimensions takes the device of whatever it meets
         peak = (torch.ones(()) if weights.temperature is None else weights.temperature.abs()) * radius**2
         return ScoreBounds(peak, peak, peak)

@@ -73,7 +73,9 @@ class L2(Mode):
         return DistanceWeights(weights.weight * temperature.sqrt()[:, None, None])
 
     @staticmethod
-    def bounds(weights: DistanceWeights, norm: Norm, radius: float | Tensor = 1.0) -> ScoreBounds:
+    def bounds(
+        weights: DistanceWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
+    ) -> ScoreBounds:
         square = (norm(weights.weight) * radius).square()
         return ScoreBounds(2 * square, 2 * square, 4 * square)
 

@@ -1,0 +1,4 @@
+_base_ = '../nonlocal/nonlocal_r50-d8_4xb2-amp-40k_cityscapes-512x1024.py'
+model = dict(
+    decode_head=dict(type='InvNLHead', attention=dict(form='certified', mode='embedded_gaussian', precision='autocast'))
+)
