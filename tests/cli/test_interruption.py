@@ -13,7 +13,7 @@ from helpers.commands import run_command
 from helpers.runtime_case import tool_environment, write_case
 from mmengine.runner import IterBasedTrainLoop
 
-from mmseg_invattn.cli import compare as compare_module
+from mmseg_invattn.experiments.compare import compare as compare_module
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
