@@ -12,6 +12,7 @@ ORDER = [
     'version',
     'paths',
     'wording',
+    'choices',
     'compat',
     'ops',
     'layers',

@@ -6,20 +6,15 @@ import os
 import os.path as osp
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, DictAction
-from torch import nn
 
+from ..choices import FORMS, MODES
 from ..compat import prepare_distributed
-from ..datasets.checks import check_data_folders
-from ..engine import config_file
-from ..engine.checkpoints import use_safe_checkpoint_loading
-from ..engine.config_checks import check_config
-from ..engine.inference import init_model
-from ..experiments.attention_choice import attention_name, choose_attention
-from ..layers import FORMS
-from ..layers.attention.modes import MODES
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -79,10 +74,10 @@ def add_attention_arguments(parser: ArgumentParser) -> None:
     """Add ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
     where = 'of the attention, in a config of configs/flow or configs/reconstruction'
     parser.add_argument(
-        '--form', choices=list(FORMS), help=f"form {where}, where none is without attention; default: the config's"
+        '--form', choices=FORMS, help=f"form {where}, where none is without attention; default: the config's"
     )
     parser.add_argument(
-        '--mode', choices=list(MODES), help=f"mode {where}; default: the config's, embedded_gaussian where it has none"
+        '--mode', choices=MODES, help=f"mode {where}; default: the config's, embedded_gaussian where it has none"
     )
 
 
@@ -131,6 +126,9 @@ def read_config(args: Namespace) -> Config:
         FileNotFoundError: There is no such config.
         ValueError: It cannot be read, or an option is refused.
     """
+    from ..engine import config_file
+    from ..experiments.attention_choice import choose_attention
+
     cfg = config_file.read_config(args.config)
     if _attention_chosen(args):
         choose_attention(cfg, args.form, args.mode)
@@ -145,6 +143,8 @@ def load_model(args: Namespace, device: str | None = None) -> nn.Module:
         args: Parsed arguments.
         device: Where it goes; None: where the arguments say.
     """
+    from ..engine.inference import init_model
+
     return init_model(read_config(args), args.checkpoint, device or args.device, args.trust_checkpoint)
 
 
@@ -166,6 +166,10 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
         FileNotFoundError: If there is no such config, or its data are missing.
         ValueError: The config cannot be read, or an option is refused.
     """
+    from ..datasets.checks import check_data_folders
+    from ..engine.checkpoints import use_safe_checkpoint_loading
+    from ..engine.config_checks import check_config
+
     cfg = read_config(args)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
@@ -179,5 +183,7 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
 
 def work_folder(args: Namespace, cfg: Config) -> str:
     """The work directory: of the command line, of the config, or by the names of the config and a chosen attention."""
+    from ..experiments.attention_choice import attention_name
+
     name = osp.splitext(osp.basename(args.config))[0] + (f'_{attention_name(cfg)}' if _attention_chosen(args) else '')
     return args.work_dir or cfg.get('work_dir') or osp.join('./work_dirs', name)

@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-
-from ..engine.config_file import read_config
-from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks
-from ..experiments.benchmark.report import WRITTEN, Report
-from ..experiments.benchmark.session import Session
 from .arguments import add_cfg_options
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
 
-PARTS = {
-    'forms': forms.run,
-    'kernels': kernels.run,
-    'blocks': blocks.run,
-    'inverse': inverse.run,
-    'couplings': stacks.run_couplings,
-    'memory': stacks.run,
-    'models': models.run,
-    'growth': blocks.growth,
-}
+if TYPE_CHECKING:
+    from ..experiments.benchmark.session import Session
+
+PARTS = ('forms', 'kernels', 'blocks', 'inverse', 'couplings', 'memory', 'models', 'growth')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -80,19 +70,44 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        raise ValueError(
-            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `mmseg-invattn doctor`'
-        )
     return args
+
+
+def measurements() -> dict[str, Callable[[Session], None]]:
+    """What measures each part."""
+    from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks
+
+    found = {
+        'forms': forms.run,
+        'kernels': kernels.run,
+        'blocks': blocks.run,
+        'inverse': inverse.run,
+        'couplings': stacks.run_couplings,
+        'memory': stacks.run,
+        'models': models.run,
+        'growth': blocks.growth,
+    }
+    assert tuple(found) == PARTS
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    import torch
+
+    from ..engine.config_file import read_config
+    from ..experiments.benchmark.report import WRITTEN, Report
+    from ..experiments.benchmark.session import Session
+
+    on_gpu = args.device.startswith('cuda')
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `mmseg-invattn doctor`'
+        )
     refuse_existing([args.out / name for name in WRITTEN], args.overwrite)
     for config in args.configs or ():  # before anything is measured
         read_config(config, args.cfg_options)
-    on_gpu = args.device.startswith('cuda')
     if on_gpu:
         torch.cuda.set_device(args.device)
     report = Report(args.out, args.device, ' '.join(sys.argv))
@@ -107,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         crop=tuple(args.crop) if args.crop else (64, 64) if args.quick else None,
         batch=args.batch,
     )
-    for name, run in PARTS.items():
+    for name, run in measurements().items():
         if name in args.what or 'all' in args.what:
             run(session)
     print('wrote ' + ' and '.join(str(args.out / name) for name in WRITTEN))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
-from torch import Tensor
-from tqdm import tqdm
 
-from ..datasets import ResumableInfiniteSampler, check_data_folders
-from ..visualization.media import write_image
-from ..visualization.overlay import beside, class_colours, paint, with_legend
 from ..wording import counted
 from .arguments import add_config_arguments, read_config
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +43,16 @@ def as_image(inputs_3HW: Tensor) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from ..datasets import ResumableInfiniteSampler, check_data_folders
+    from ..visualization.media import write_image
+    from ..visualization.overlay import beside, class_colours, paint, with_legend
+
     cfg = read_config(args)
     if not cfg.get(f'{args.split}_dataloader'):
         raise ValueError(f'{args.config}: the config has no {args.split}_dataloader')

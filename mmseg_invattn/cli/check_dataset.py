@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
-from prettytable import PrettyTable
-from tqdm import tqdm
 
-from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
 from ..wording import counted
 from .arguments import add_config_arguments, read_config
 from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
+
+    from ..datasets.survey import Survey
 
 SPLITS = ('train', 'val', 'test')
 
@@ -43,6 +44,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def survey_split(cfg: Config, split: str) -> Survey:
     """What is in a split; one that cannot be built at all is a fault too."""
+    from mmseg.registry import DATASETS
+    from tqdm import tqdm
+
+    from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
+
     try:
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
     except (AssertionError, OSError, ValueError) as error:
@@ -52,6 +58,8 @@ def survey_split(cfg: Config, split: str) -> Survey:
 
 def histogram(survey: Survey) -> PrettyTable:
     """How often each class occurs."""
+    from prettytable import PrettyTable
+
     table = PrettyTable(['class', 'pixels', 'share', 'images'], align='r')
     table.align['class'] = 'l'
     total = max(int(survey.pixels.sum()), 1)
@@ -78,6 +86,9 @@ def report(survey: Survey, shown: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+
+    from mmengine.registry import init_default_scope
+
     cfg = read_config(args)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     splits = [split for split in args.splits if cfg.get(f'{split}_dataloader')]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..experiments.compare.compare import compare
-from ..experiments.compare.folder import run_folders
 from .arguments import add_cfg_options
 from .interruption import command_line
 from .output import add_output_arguments
@@ -77,11 +75,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare(parse_args(arguments))
+    args = parse_args(arguments)
+
+    from ..experiments.compare.compare import compare
+
+    return compare(args)
 
 
 def resume_advice() -> str:
     """How to go on with a comparison that was stopped."""
+    from ..experiments.compare.folder import run_folders
+
     args = parse_args()
     if args.results is not None or not run_folders(args.out):
         return f'Nothing was written to {args.out} so far: start it again'

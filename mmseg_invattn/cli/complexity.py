@@ -8,16 +8,16 @@ on the weights, so give a checkpoint.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from prettytable import PrettyTable
-from torch import Tensor, nn
-
-from ..engine.inference import random_image
-from ..evaluation.complexity import InverseCost, count_flops, count_parameters, inverse_costs
-from ..layers import constant_weights
 from .arguments import add_config_arguments, add_loading_arguments, add_shape_argument, load_model
 from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
+    from torch import Tensor, nn
+
+    from ..evaluation.complexity import InverseCost
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +42,11 @@ def shown(flops: int) -> str:
 
 def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
     """Parameters and FLOPs of the whole model and of its parts."""
+    from prettytable import PrettyTable
+
+    from ..evaluation.complexity import count_flops, count_parameters
+    from ..layers import constant_weights
+
     table = PrettyTable(['part', 'parameters', 'FLOPs'], align='r')
     table.align['part'] = 'l'
     with constant_weights(model):
@@ -58,6 +63,8 @@ def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
 
 def inverse_table(costs: list[InverseCost]) -> PrettyTable:
     """What inverting each part takes."""
+    from prettytable import PrettyTable
+
     table = PrettyTable(
         [
             'invertible part',
@@ -88,11 +95,17 @@ def inverse_table(costs: list[InverseCost]) -> PrettyTable:
     return table
 
 
-@torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    model = load_model(args)
-    image = random_image(model, args.shape)
-    print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')
-    costs = inverse_costs(model, image, args.tol)
+
+    import torch
+
+    from ..engine.inference import random_image
+    from ..evaluation.complexity import inverse_costs
+
+    with torch.no_grad():
+        model = load_model(args)
+        image = random_image(model, args.shape)
+        print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')
+        costs = inverse_costs(model, image, args.tol)
     print(inverse_table(costs) if costs else 'nothing in this model has an inverse')

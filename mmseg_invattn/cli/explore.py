@@ -9,12 +9,6 @@ import argparse
 from io import BytesIO
 from pathlib import Path
 
-from ..engine.atomic_backend import AtomicLocalBackend
-from ..engine.hooks.attention_centre_hook import FILE
-from ..experiments.explore.attention_adapters import attention_views
-from ..experiments.explore.page import channel_notes, make_page
-from ..experiments.explore.relative_attention_pictures import draw_centres
-from ..visualization.model_input import read_image
 from .arguments import add_loading_arguments, add_model_arguments, load_model
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -31,6 +25,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _centres(source: Path) -> bytes | None:
     """PNG of the centres that a run with quadratic encodings wrote beside its checkpoints."""
+    from ..experiments.explore.relative_attention_pictures import draw_centres
+
     if not source.is_file():
         return None
     png = BytesIO()
@@ -40,6 +36,13 @@ def _centres(source: Path) -> bytes | None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.hooks.attention_centre_hook import FILE
+    from ..experiments.explore.attention_adapters import attention_views
+    from ..experiments.explore.page import channel_notes, make_page
+    from ..visualization.model_input import read_image
+
     refuse_existing([args.out], args.overwrite)
     model = load_model(args)
     picture, image = read_image(model, args.image)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
-from ..engine.inference import random_image
-from ..visualization.model_input import read_image
+from ..choices import EXPORT_FORMATS
 from .arguments import add_model_arguments, add_shape_argument, add_trust_argument, load_model
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -19,7 +17,7 @@ from .parser import CommandParser
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --format onnx --shape 512 1024')
     add_model_arguments(parser)
-    parser.add_argument('--format', choices=FORMATS, required=True, help='kind of the file')
+    parser.add_argument('--format', choices=EXPORT_FORMATS, required=True, help='kind of the file')
     add_shape_argument(parser, 'size in pixels of the images of the file; default: that of --image, else of the crops')
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
     add_output_arguments(parser, 'file to write; default: named after the checkpoint, in the current folder')
@@ -32,6 +30,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+
+    from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+    from ..engine.inference import random_image
+    from ..visualization.model_input import read_image
+
     export, suffix = FORMATS[args.format]
     out = args.out or Path(Path(args.checkpoint).name).with_suffix(suffix)
     refuse_existing([out], args.overwrite)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
-import torch
-from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
-
-from ..engine.launch import check_checkpoint_file
-from ..engine.matching import load_file
-from ..models import InvResNetFlow
 from .arguments import add_attention_arguments, add_loading_arguments, add_model_arguments, read_config
 from .output import add_output_arguments
+
+if TYPE_CHECKING:
+    from ..models import InvResNetFlow
 
 
 def add_flow_arguments(parser: ArgumentParser, out: str) -> None:
@@ -31,6 +28,14 @@ def load_flow(args: Namespace) -> InvResNetFlow:
         ValueError: the config has another model.
         CheckpointMismatchError: the checkpoint belongs to another config.
     """
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from ..engine.launch import check_checkpoint_file
+    from ..engine.matching import load_file
+    from ..models import InvResNetFlow
+
     check_checkpoint_file(args.checkpoint)
     cfg = read_config(args)
     init_default_scope(cfg.get('default_scope', 'mmseg'))

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from mmseg.registry import DATASETS
-
-from ..datasets.generative import read_images
-from ..experiments.flow.latent_walk import interpolate
-from ..visualization.image_grid import image_grid
-from ..visualization.media import write_image
 from ..wording import counted
 from .flow_arguments import add_flow_arguments, load_flow
 from .output import refuse_existing
@@ -31,6 +25,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from mmseg.registry import DATASETS
+
+    from ..datasets.generative import read_images
+    from ..experiments.flow.latent_walk import interpolate
+    from ..visualization.image_grid import image_grid
+    from ..visualization.media import write_image
+
     refuse_existing([args.out], args.overwrite)
     model = load_flow(args)
     dataset = DATASETS.build(model.cfg.test_dataloader.dataset)

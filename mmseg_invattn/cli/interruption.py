@@ -72,7 +72,8 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
     """
     terminated = isinstance(stop, Terminated)
     if os.environ.get('RANK', '0') == '0':
-        advice = getattr(module, 'resume_advice', None)
+        # without torch no work has begun, and what is imported of it by half crashes where it is imported again
+        advice = getattr(module, 'resume_advice', None) if 'torch' in sys.modules else None
         try:
             said = advice() if advice else 'Nothing of it can be resumed: start it again'
         except Exception:  # the config or the work directory may be what the user stopped it for

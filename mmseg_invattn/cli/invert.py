@@ -5,12 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..engine.atomic_backend import AtomicLocalBackend
-from ..experiments.invert.figure import draw_inversion, summary
-from ..experiments.invert.inversion import inversions
-from ..layers import constant_weights
-from ..models.invertible_parts import invertible_parts
-from ..visualization.model_input import read_image
 from .arguments import add_loading_arguments, add_model_arguments, load_model
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -36,6 +30,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+
+    from ..engine.atomic_backend import AtomicLocalBackend
+    from ..experiments.invert.figure import draw_inversion, summary
+    from ..experiments.invert.inversion import inversions
+    from ..layers import constant_weights
+    from ..models.invertible_parts import invertible_parts
+    from ..visualization.model_input import read_image
+
     report = args.out / 'inverse.json'
     refuse_existing([report], args.overwrite)
     model = load_model(args)

@@ -11,9 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..layers import constant_weights
-from ..visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
-from ..visualization.prediction import Painter
 from ..wording import counted
 from .arguments import add_loading_arguments, add_model_arguments, load_model
 from .output import add_output_arguments, refuse_existing
@@ -40,6 +37,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+
+    from ..layers import constant_weights
+    from ..visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
+    from ..visualization.prediction import Painter
+
     if not args.input.exists():
         raise FileNotFoundError(f'{args.input}: there is no such file or folder')
     is_folder = args.input.is_dir()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..engine.publish import WEIGHTS, publish, write_verified
+from ..choices import WEIGHTS
 from .arguments import add_trust_argument
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -30,6 +30,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.publish import publish, write_verified
+
     chosen = args.weights, args.trust_checkpoint
     path, content = publish(args.checkpoint, args.out or args.checkpoint.parent, *chosen)
     refuse_existing([path], args.overwrite)

@@ -10,12 +10,7 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from ..engine.launch import leave_distributed
-from ..experiments.attention_choice import INVERTIBLE_FORMS, attention_name
-from ..experiments.doc_table import replace_table
-from ..experiments.reconstruct.run import run_reconstruction
-from ..experiments.reconstruct.table import read_results, reconstruction_table
-from ..layers.attention.modes import MODES
+from ..choices import INVERTIBLE_FORMS, MODES
 from .arguments import add_cfg_options, add_run_arguments, load_config, read_config
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -57,6 +52,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.launch import leave_distributed
+    from ..experiments.attention_choice import attention_name
+    from ..experiments.doc_table import replace_table
+    from ..experiments.reconstruct.run import run_reconstruction
+    from ..experiments.reconstruct.table import read_results, reconstruction_table
+
     forms, modes = (
         list(every) if 'all' in chosen else chosen
         for chosen, every in ((args.form or [None], INVERTIBLE_FORMS), (args.mode or [None], MODES))

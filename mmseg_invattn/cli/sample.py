@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..visualization.image_grid import image_grid
-from ..visualization.media import write_image
 from ..wording import counted
 from .flow_arguments import add_flow_arguments, load_flow
 from .output import refuse_existing
@@ -24,6 +22,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..visualization.image_grid import image_grid
+    from ..visualization.media import write_image
+
     refuse_existing([args.out], args.overwrite)
     model = load_flow(args)
     images, info = model.sample(args.num, args.temperature, seed=args.seed)

@@ -10,9 +10,7 @@ import inspect
 import os.path as osp
 
 from mmengine.config import Config
-from mmseg.registry import METRICS
 
-from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
 from .arguments import add_attention_arguments, add_model_arguments, add_run_arguments, load_config
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -62,6 +60,8 @@ def enable_tta(cfg: Config) -> None:
 
 def write_predictions(cfg: Config, folder: str) -> None:
     """Have the evaluators write their predictions; with several that can, each gets a folder of its own."""
+    from mmseg.registry import METRICS
+
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
     arguments = [inspect.signature(METRICS.get(metric.type).__init__).parameters for metric in evaluators]
     writers = [pair for pair in zip(evaluators, arguments, strict=True) if 'output_dir' in pair[1]]
@@ -79,6 +79,9 @@ def write_predictions(cfg: Config, folder: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
+
     check_checkpoint_file(args.checkpoint)
     refuse_existing(filter(None, (args.out, args.show_dir)), args.overwrite)
     cfg = load_config(args, ('test',))

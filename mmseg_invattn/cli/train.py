@@ -11,8 +11,6 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..compat import mixed_precision_available
-from ..engine.launch import build_runner, leave_distributed
-from ..engine.resume import checkpoints_of_run, find_resume_checkpoint, seed_of_checkpoint
 from .arguments import (
     add_attention_arguments,
     add_config_arguments,
@@ -86,6 +84,8 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     As in MMSegmentation, an explicit ``--cfg-options load_from=FILE`` names the checkpoint; a ``load_from`` in the
     config file is where the first start took its weights from, and stays that where there is nothing to resume.
     """
+    from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
+
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
@@ -101,6 +101,10 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.launch import build_runner, leave_distributed
+    from ..engine.resume import checkpoints_of_run
+
     cfg = load_config(args, ('train', 'val'))
     enable_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
@@ -119,6 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def resume_advice() -> str:
     """How to go on with a training that was stopped."""
+    from ..engine.resume import find_resume_checkpoint
+
     args = parse_args()
     cfg = read_config(args)
     folder = work_folder(args, cfg)

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .. import choices
 from ..layers.export import export_onnx, export_torch
 
 NOT_EXPORTED = """Not exported:
@@ -25,6 +26,7 @@ FORMATS = dict(
     onnx=(partial(export_onnx, input_names=['image'], output_names=['logits']), '.onnx'),
     torch_export=(export_torch, '.pt2'),
 )
+assert tuple(FORMATS) == choices.EXPORT_FORMATS
 
 
 class ForwardPass(nn.Module):

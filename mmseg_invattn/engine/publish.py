@@ -14,7 +14,6 @@ from .checkpoints import read_checkpoint
 from .matching import weights_of
 
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'mmengine_version')
-WEIGHTS = ('averaged', 'trained')
 DIGITS = 8  # of the SHA-256, as torch.hub checks them
 
 

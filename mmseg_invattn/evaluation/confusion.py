@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..choices import MATRIX_SUFFIXES
 from ..wording import counted
-
-SUFFIXES = ('.npy', '.csv')
 
 
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -83,8 +82,10 @@ def check_suffix(file: str | Path) -> Path:
         ValueError: It ends in something else.
     """
     path = Path(file)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f'{path}: a confusion matrix is kept as {" or ".join(SUFFIXES)}; end the name in one of them')
+    if path.suffix not in MATRIX_SUFFIXES:
+        raise ValueError(
+            f'{path}: a confusion matrix is kept as {" or ".join(MATRIX_SUFFIXES)}; end the name in one of them'
+        )
     return path
 
 

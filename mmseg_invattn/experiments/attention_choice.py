@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from ..layers import FORMS, InvertibleModule
+from ..choices import INVERTIBLE_FORMS
 
-INVERTIBLE_FORMS = tuple(form for form, kind in FORMS.items() if issubclass(kind, InvertibleModule))
 FLOW_STAGES = (0,)  # of the paper's flow: behind the residual blocks of the first scale
 PAPER_REDUCTION = 4  # of the channels, in the form that is kept for parity with the paper
 

@@ -13,7 +13,9 @@ from helpers.commands import run_command
 from helpers.runtime_case import tool_environment, write_case
 from mmengine.runner import IterBasedTrainLoop
 
-from mmseg_invattn.cli import compare as compare_module
+from mmseg_invattn.cli import train
+from mmseg_invattn.cli.interruption import report
+from mmseg_invattn.experiments.compare import compare as compare_module
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -85,6 +87,13 @@ def test_a_comparison(tmp_path, capsys, monkeypatch):
     assert run_command('compare', 'a.py', '--out', tmp_path / 'out') == 143
     said = capsys.readouterr().err
     assert f'To go on with {tmp_path / "out"}: mmseg-invattn compare a.py --out {tmp_path / "out"} --resume' in said
+
+
+def test_before_torch_is_imported(capsys, monkeypatch):
+    """What is there of it by half must not be imported again."""
+    monkeypatch.delitem(sys.modules, 'torch')
+    assert report(KeyboardInterrupt(), 'mmseg-invattn train', train) == 130
+    assert 'interrupted. Nothing of it can be resumed: start it again' in capsys.readouterr().err
 
 
 def test_the_signals_are_as_before(tmp_path, capsys):

@@ -216,7 +216,8 @@ def test_tool(tmp_path):
 
 def test_only_what_is_asked_for_runs(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(tool, 'PARTS', {name: lambda session, name=name: ran.append(name) for name in tool.PARTS})
+    parts = {name: lambda session, name=name: ran.append(name) for name in tool.PARTS}
+    monkeypatch.setattr(tool, 'measurements', lambda: parts)
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--what', 'growth', 'blocks', '--out', str(tmp_path)])
     tool.main()
     assert ran == ['blocks', 'growth']
@@ -227,4 +228,4 @@ def test_options_that_cannot_work_are_refused():
         tool.parse_args(['--repeats', '0'])
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match='--device=cuda:0, and torch finds no GPU'):
-            tool.parse_args(['--device', 'cuda:0'])
+            tool.main(['--device', 'cuda:0'])

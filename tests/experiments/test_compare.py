@@ -315,7 +315,7 @@ def test_command_line(case):
     """The tool hands its arguments on."""
     tool = importlib.import_module('mmseg_invattn.cli.compare')
     line = ['compare', 'a.py', 'b.py', '--seeds', '3', '4', '--out', 'there', '--cfg-options', 'train_cfg.max_iters=5']
-    with mock.patch.object(sys, 'argv', line), mock.patch.object(tool, 'compare', return_value=1) as handed:
+    with mock.patch.object(sys, 'argv', line), mock.patch.object(course, 'compare', return_value=1) as handed:
         assert tool.main() == 1
     (args,) = handed.call_args.args
     assert (args.configs, args.seeds, args.out) == (['a.py', 'b.py'], [3, 4], Path('there'))

@@ -6,7 +6,6 @@ Runs whose work directories are NAME/seed_0, NAME/seed_1, ... share a line, with
 import argparse
 from pathlib import Path
 
-from ...experiments.classify.accuracy_table import markdown_table, read_run
 from ..parser import CommandParser
 
 
@@ -17,4 +16,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    print(markdown_table([read_run(folder) for folder in parse_args(arguments).work_dirs]))
+    args = parse_args(arguments)
+
+    from ...experiments.classify.accuracy_table import markdown_table, read_run
+
+    print(markdown_table([read_run(folder) for folder in args.work_dirs]))

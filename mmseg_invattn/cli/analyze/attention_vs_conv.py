@@ -7,32 +7,22 @@ spread, by layer over training). Of several checkpoints, runs of one network wit
 curves have all, the other two pictures the first.
 """
 
+from __future__ import annotations
+
 import argparse
 import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmseg.registry import MODELS
-from torch import Tensor, nn
 
-from ...datasets.checks import check_data_folders
-from ...engine.atomic_backend import AtomicLocalBackend
-from ...engine.checkpoints import read_checkpoint
-from ...engine.config_file import apply_options
-from ...engine.hooks.attention_centre_hook import FILE
-from ...engine.matching import load_weights
-from ...experiments.explore.degenerate_heads import without_degenerate_heads
-from ...experiments.explore.head_curves import draw_curves, head_curve
-from ...experiments.explore.relative_attention_pictures import draw_centres, draw_probabilities
-from ...experiments.explore.relative_attention_report import report, seen_layers
-from ...experiments.explore.relative_attention_tables import make_summary, make_table
 from ..arguments import add_cfg_options, add_trust_argument, read_config
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png', 'curves.json', 'curves.png')
 
@@ -71,6 +61,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]:
     """The network of a checkpoint, in evaluation mode."""
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from ...engine.checkpoints import read_checkpoint
+    from ...engine.config_file import apply_options
+    from ...engine.matching import load_weights
+
     checkpoint = read_checkpoint(path, 'cpu', args.trust_checkpoint)
     text = checkpoint.get('meta', {}).get('cfg')
     if args.config is None and text is None:
@@ -88,6 +85,11 @@ def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]
 
 def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
     """The first test images, as the backbone takes them."""
+    import torch
+    from mmengine.runner import Runner
+
+    from ...datasets.checks import check_data_folders
+
     check_data_folders(cfg, ('test',))
     loader = dict(cfg.test_dataloader, batch_size=1, num_workers=0, persistent_workers=False)
     batches = [batch for _, batch in zip(range(count), Runner.build_dataloader(loader), strict=False)]
@@ -99,6 +101,11 @@ def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
 
 def prune(model: nn.Module, target: Path) -> str:
     """Write the weights without degenerate heads; what to tell the user."""
+    import torch
+
+    from ...engine.atomic_backend import AtomicLocalBackend
+    from ...experiments.explore.degenerate_heads import without_degenerate_heads
+
     state, left = without_degenerate_heads(model)
     stream = io.BytesIO()
     torch.save(dict(state_dict=state), stream)
@@ -109,6 +116,13 @@ def prune(model: nn.Module, target: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...engine.hooks.attention_centre_hook import FILE
+    from ...experiments.explore.head_curves import draw_curves, head_curve
+    from ...experiments.explore.relative_attention_pictures import draw_centres, draw_probabilities
+    from ...experiments.explore.relative_attention_report import report, seen_layers
+    from ...experiments.explore.relative_attention_tables import make_summary, make_table
+
     written = [*(args.out / name for name in RESULTS), *([args.prune] if args.prune else [])]
     refuse_existing(written, args.overwrite)
     rows, tables, first, pruned = [], [], [], None

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
-from ...evaluation.confusion import SUFFIXES, read_confusion, row_shares, write_confusion
-from ...visualization.confusion_plot import draw_confusion
+from ...choices import MATRIX_SUFFIXES
 from ..arguments import add_cfg_options, add_run_arguments, load_config
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
@@ -34,13 +32,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_cfg_options(parser)
     add_run_arguments(parser)
     args = parser.parse_args(arguments)
-    if args.config.endswith(SUFFIXES) == bool(args.checkpoint):
+    if args.config.endswith(MATRIX_SUFFIXES) == bool(args.checkpoint):
         parser.error('give CONFIG CHECKPOINT, or the file of a matrix (.npy, .csv) alone')
     return args
 
 
 def evaluate(args: argparse.Namespace, file: Path) -> None:
     """Run the test data through the model; SegMetric writes the matrix."""
+    from ...engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
+
     check_checkpoint_file(args.checkpoint)
     cfg = load_config(args, ('test',))
     cfg.test_evaluator = dict(type='SegMetric', confusion_file=str(file))
@@ -50,6 +50,10 @@ def evaluate(args: argparse.Namespace, file: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...evaluation.confusion import read_confusion, row_shares, write_confusion
+    from ...visualization.confusion_plot import draw_confusion
+
     counts, rows = args.out / 'confusion_matrix.csv', args.out / 'confusion_matrix_rows.csv'
     picture = args.out / f'confusion_matrix.{args.format}'
     refuse_existing([counts, picture] + [rows] * (not args.counts), args.overwrite)

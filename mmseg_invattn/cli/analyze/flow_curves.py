@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from ...engine.scalars import Curve, read_runs
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
+
+if TYPE_CHECKING:
+    from ...engine.scalars import Curve
 
 BITS = 'flow/bits_per_dim'
 
@@ -33,6 +34,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from matplotlib.figure import Figure
+
+    from ...engine.scalars import read_runs
+
     refuse_existing([args.out], args.overwrite)
     runs = read_runs(args.runs)
     figure = Figure(figsize=(6, 3.5), layout='constrained')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ...experiments.flow.training_memory import GIB, extrapolate, step_memory
 from ..arguments import add_attention_arguments, add_config_arguments, read_config
 from ..parser import CommandParser
 
@@ -20,6 +19,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...experiments.flow.training_memory import GIB, extrapolate, step_memory
+
     cfg = read_config(args)
     print(
         '| activations | '

@@ -10,24 +10,27 @@ import argparse
 import time
 from pathlib import Path
 
-from ...experiments.doc_table import replace_table
-from ...experiments.invert.grid import CHANNELS, FORMS, SOUND, run_cell, settings, table
-from ...layers.attention.modes import MODES
+from ...choices import GRID_CHANNELS, INVERTIBLE_FORMS, MODES
 from ..parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, '--thin --forms certified paper', '--doc docs/inversion_grid.md')
-    parser.add_argument('--forms', nargs='+', default=FORMS, choices=FORMS, metavar='FORM', help='forms of the blocks')
     parser.add_argument(
-        '--modes', nargs='+', default=list(MODES), choices=list(MODES), metavar='MODE', help='modes of the blocks'
+        '--forms',
+        nargs='+',
+        default=INVERTIBLE_FORMS,
+        choices=INVERTIBLE_FORMS,
+        metavar='FORM',
+        help='forms of the blocks',
     )
+    parser.add_argument('--modes', nargs='+', default=MODES, choices=MODES, metavar='MODE', help='modes of the blocks')
     parser.add_argument(
         '--channels',
         nargs='+',
         type=int,
-        default=CHANNELS,
-        choices=CHANNELS,
+        default=GRID_CHANNELS,
+        choices=GRID_CHANNELS,
         metavar='N',
         help='channels of the features',
     )
@@ -43,6 +46,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+
+    from ...experiments.doc_table import replace_table
+    from ...experiments.invert.grid import SOUND, run_cell, settings, table
+
     start = time.time()
     results = {}
     for setting in settings(tuple(args.forms), tuple(args.modes), args.thin, tuple(args.channels)):

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...experiments.doc_table import replace_table
-from ...experiments.learning import Setting, learning_curve, read_curves, table, write_curves
-from ...layers import FORMS
-from ...layers.attention.modes import MODES
+from ...choices import FORMS, MODES
 from ...paths import find_config
 from ..convert import context_shapes
 from ..parser import CommandParser
@@ -24,10 +21,10 @@ COMPARED = ('none', 'certified', 'conditional', 'coupling')
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, '--forms none certified --modes l2 --seeds 0', '--doc docs/learning.md')
     parser.add_argument(
-        '--forms', nargs='+', default=COMPARED, choices=list(FORMS), metavar='FORM', help='forms of the attention'
+        '--forms', nargs='+', default=COMPARED, choices=FORMS, metavar='FORM', help='forms of the attention'
     )
     parser.add_argument(
-        '--modes', nargs='+', default=list(MODES), choices=list(MODES), metavar='MODE', help='modes of the attention'
+        '--modes', nargs='+', default=MODES, choices=MODES, metavar='MODE', help='modes of the attention'
     )
     parser.add_argument(
         '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='N', help='one training of each for each seed'
@@ -55,6 +52,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...experiments.doc_table import replace_table
+    from ...experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+
     context_shapes.main([])
     cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.curves)
     for seed, mode, form in itertools.product(args.seeds, args.modes, args.forms):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prettytable import PrettyTable
-
-from ...engine.scalars import Run, last_and_best, read_runs
-from ...visualization.curves import draw_curves
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
+
+if TYPE_CHECKING:
+    from prettytable import PrettyTable
+
+    from ...engine.scalars import Run
 
 SUFFIXES = ('.png', '.svg', '.pdf')
 USUAL = ('loss', 'mIoU')
@@ -44,6 +46,10 @@ def choose_keys(runs: list[Run], keys: list[str] | None) -> list[str]:
 
 def make_table(runs: list[Run], keys: list[str]) -> PrettyTable:
     """Last and best value of each scalar in each run, with their iterations."""
+    from prettytable import PrettyTable
+
+    from ...engine.scalars import last_and_best
+
     table = PrettyTable(['run', 'scalar', 'last', 'at', 'best', 'best at'], align='r')
     table.align['run'] = table.align['scalar'] = 'l'
     for run in runs:
@@ -56,6 +62,10 @@ def make_table(runs: list[Run], keys: list[str]) -> PrettyTable:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...engine.scalars import read_runs
+    from ...visualization.curves import draw_curves
+
     if args.out:
         refuse_existing([args.out], args.overwrite)
     runs = read_runs(args.runs)

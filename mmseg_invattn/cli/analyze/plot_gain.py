@@ -5,7 +5,6 @@ The gain is the factor before a weighted mean of values of unit size that keeps 
 
 import argparse
 
-from ...visualization.gain import draw_gain
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
 
@@ -18,6 +17,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ...visualization.gain import draw_gain
+
     refuse_existing([args.out], args.overwrite)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(draw_gain(), encoding='utf-8')

@@ -6,16 +6,13 @@ must have a label of its name and size, every label value must be 0 to 11 or 255
 byte by byte.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
-from ...datasets.camvid import CamVidDataset
-from ...datasets.checks import IMAGE_SUFFIXES
-from ...datasets.image_files import check_label, decode
 from ...wording import counted
 from ..output import add_output_arguments
 from ..parser import CommandParser
@@ -65,6 +62,8 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
         FileNotFoundError: An image without its label, or a label without its image.
         ValueError: No image at all, or two images of one name.
     """
+    from ...datasets.checks import IMAGE_SUFFIXES
+
     image_files = sorted(path for path in images.iterdir() if path.suffix in IMAGE_SUFFIXES)
     label_files = {path.stem: path for path in sorted(labels.glob('*.png'))}
     if not image_files:
@@ -103,6 +102,8 @@ def convert_label(image_file: Path, label_file: Path) -> tuple[bytes, np.ndarray
     Raises:
         ValueError: Either file is broken, the sizes differ, or a label value is neither 0 to 11 nor 255.
     """
+    from ...datasets.image_files import check_label, decode
+
     content = image_file.read_bytes()
     image = decode(content, str(image_file), 'color', 'cv2')
     label = decode(label_file.read_bytes(), str(label_file), 'unchanged', 'pillow')
@@ -128,6 +129,11 @@ def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
         FileExistsError: ``out`` holds something else.
         ValueError: A file is broken or unfit.
     """
+    import cv2
+    from tqdm import tqdm
+
+    from ...datasets.camvid import CamVidDataset
+
     check_folder(out, overwrite)
     pairs = {split: pair_files(*folders) for split, folders in find_splits(source).items()}
     counts = {split: len(files) for split, files in pairs.items()}

@@ -5,13 +5,13 @@ changes nothing but the colour of the marker. Every shape pixel lies at least --
 pixel. The difficulty is set by --distance, --num-classes and --marker-size.
 """
 
+from __future__ import annotations
+
 import argparse
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..output import add_output_arguments
 from ..parser import CommandParser
@@ -118,6 +118,8 @@ def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator
 
 
 def _draw_shape(mask: np.ndarray, kind: int, left: int, top: int, size: int) -> None:
+    import cv2
+
     # No antialiasing: it would leave pixels that are half background.
     right, bottom = left + size - 1, top + size - 1
     if kind == 0:
@@ -194,6 +196,8 @@ def make_pair(settings: Settings, split: str, index: int) -> tuple[np.ndarray, n
 
 
 def _write_png(path: Path, array: np.ndarray) -> None:
+    import cv2
+
     encoded, content = cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     if not encoded:
         raise OSError(f'OpenCV cannot encode {path} as PNG. Fix: reinstall opencv-python.')
@@ -214,6 +218,8 @@ def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
     Raises:
         FileExistsError: ``out`` holds something else.
     """
+    from tqdm import tqdm
+
     counts = {'train': settings.num_train, 'val': settings.num_val}
     meta = {
         'generator': 'context_shapes 1',

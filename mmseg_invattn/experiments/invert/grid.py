@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ...layers import FORMS as CLASSES
+from ...choices import GRID_CHANNELS as CHANNELS
+from ...layers import FORMS
 from ...ops import max_token_norm
 
 SOUND = ('certified', 'conditional', 'coupling')  # these promise their inverse
-FORMS = (*SOUND, 'paper')
-CHANNELS = (4, 12, 64, 512)
 SCALES = (1e-3, 0.3, 1.0, 5.0, 1e3)
 STEPS = (0, 200)
 DTYPES = (torch.float32, torch.float64)
@@ -73,7 +72,7 @@ def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome
     """Builds, trains and inverts one cell; the same numbers at every call."""
     torch.manual_seed(CHANNELS.index(setting.channels) * 100 + SCALES.index(setting.scale) * 10)
     reduction = 4 if setting.form == 'paper' else 2
-    block = CLASSES[setting.form](setting.channels, reduction=reduction, mode=setting.mode).to(setting.dtype)
+    block = FORMS[setting.form](setting.channels, reduction=reduction, mode=setting.mode).to(setting.dtype)
     shape = (samples, setting.channels, *SIZE)
     x = torch.randn(shape, dtype=setting.dtype) * setting.scale
     target = torch.randn(shape, dtype=setting.dtype) * setting.scale

@@ -3,6 +3,8 @@ block (one file here and one line in ``FORMS``)."""
 
 from torch import nn
 
+from ... import choices
+from ..contract import InvertibleModule
 from .certified import CertifiedAttention2d
 from .channel import InvChannelAttention
 from .conditional import ConditionalAttention2d
@@ -18,6 +20,8 @@ FORMS: dict[str, type[nn.Module]] = {
     'paper': PaperAttention2d,
     'none': NonLocalAttention2d,
 }
+assert tuple(FORMS) == choices.FORMS
+assert choices.INVERTIBLE_FORMS == tuple(form for form, kind in FORMS.items() if issubclass(kind, InvertibleModule))
 
 __all__ = [
     'FORMS',

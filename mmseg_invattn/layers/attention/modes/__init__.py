@@ -3,6 +3,7 @@
 A mode is a :class:`~.base.Mode` built as ``Mode(channels, inter_channels, groups, bias, key_bias)``.
 """
 
+from .... import choices
 from .base import Mode, ScoreBounds
 from .concatenation import Concatenation
 from .dot_product import DotProduct
@@ -17,5 +18,6 @@ MODES = {
     'concatenation': Concatenation,
     'l2': L2,
 }
+assert tuple(MODES) == choices.MODES
 
 __all__ = ['MODES', 'Concatenation', 'DotProduct', 'EmbeddedGaussian', 'Gaussian', 'L2', 'Mode', 'ScoreBounds']

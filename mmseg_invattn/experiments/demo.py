@@ -1,0 +1,120 @@
+"""What the demo shows of its models: predictions with their IoU, the inverse, and a table and pictures of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.evaluation import IoUMetric
+from prettytable import PrettyTable
+from torch import nn
+
+from ..engine.scalars import find_logs, read_entries
+from ..ops import max_token_norm
+
+PICTURES = 12
+
+
+def seconds_per_iteration(work_dir: Path) -> float:
+    """Median over the log of the newest run, data loading included."""
+    newest = find_logs(work_dir)[-1:]
+    return median(entry['time'] for entry in read_entries(newest) if 'loss' in entry)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, cfg: Config) -> dict:
+    """Predictions of the validation split, their IoU by ``IoUMetric``, and the inverse where there is one."""
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    classes = loader.dataset.metainfo['classes']
+    areas, images, truths, predictions, inverse = [], [], [], [], []
+    head = model.decode_head
+    invertible = hasattr(head, 'invert_attention')
+    for batch in loader:
+        for image, sample in zip(batch['inputs'], model.test_step(batch), strict=True):
+            truth, prediction = sample.gt_sem_seg.data.squeeze().cpu(), sample.pred_sem_seg.data.squeeze().cpu()
+            areas.append(IoUMetric.intersect_and_union(prediction, truth, len(classes), ignore_index=255))
+            images.append(image.numpy()[::-1].transpose(1, 2, 0))  # BGR -> RGB
+            truths.append(truth.numpy())
+            predictions.append(prediction.numpy())
+        if invertible:
+            features = model.extract_feat(model.data_preprocessor(batch, training=False)['inputs'])
+            seen, recovered, info = head.invert_attention(features)
+            error = max_token_norm(recovered - seen)
+            inverse.append(
+                torch.stack([error, error / max_token_norm(seen), info.error_bound, info.iterations.to(error)]).cpu()
+            )
+    areas = [sum(area) for area in zip(*areas, strict=True)]
+    scores = IoUMetric.total_area_to_metrics(*areas, metrics=['mIoU'])
+    result = dict(
+        classes=classes,
+        palette=loader.dataset.metainfo['palette'],
+        images=images,
+        truths=truths,
+        predictions=predictions,
+        iou=dict(zip(classes, scores['IoU'] * 100, strict=True)),
+        miou=float(np.nanmean(scores['IoU']) * 100),
+    )
+    if invertible:
+        values = torch.cat(inverse, 1)
+        # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
+        error, relative, bound, iterations = values.amax(1).tolist()
+        result |= dict(
+            lipschitz=head.attention.lipschitz_bound(),
+            error=error,
+            relative=relative,
+            bound=bound,
+            iterations=int(iterations),
+            within=bool((values[0] <= values[2]).all()),
+        )
+    return result
+
+
+def make_table(results: dict[str, dict]) -> PrettyTable:
+    classes = next(iter(results.values()))['classes']
+    table = PrettyTable(['', *results])
+    table.align[''] = 'l'
+    rows = [('mIoU', lambda r: f'{r["miou"]:.2f}')]
+    rows += [(f'IoU {name}', lambda r, name=name: f'{r["iou"][name]:.2f}') for name in classes]
+    rows += [('parameters', lambda r: f'{r["parameters"]:,}'), ('seconds / iteration', lambda r: f'{r["seconds"]:.3f}')]
+    certified = [
+        ('certified Lipschitz bound', lambda r: f'{r["lipschitz"]:.4f}'),
+        ('worst inverse error', lambda r: f'{r["error"]:.1e}'),
+        ('worst inverse error, relative', lambda r: f'{r["relative"]:.1e}'),
+        ('largest certified error bound', lambda r: f'{r["bound"]:.1e}'),
+        ('every error within its bound', lambda r: 'yes' if r['within'] else 'NO'),
+        ('most evaluations of an inverse', lambda r: str(r['iterations'])),
+    ]
+    for label, value in rows:
+        table.add_row([label, *(value(r) for r in results.values())])
+    for label, value in certified:
+        table.add_row([label, *(value(r) if 'lipschitz' in r else '-' for r in results.values())])
+    return table
+
+
+def draw(results: dict[str, dict], folder: Path) -> None:
+    """One picture for each of the first validation images: input, ground truth, predictions."""
+    plt.switch_backend('agg')
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(results.values()))
+    palette = np.array(first['palette'], dtype=np.uint8)
+    columns = {'input': first['images'], 'ground truth': [palette[truth] for truth in first['truths']]}
+    columns |= {name: [palette[label] for label in r['predictions']] for name, r in results.items()}
+    for start, count, name in [*((i, 1, f'{i:04d}.png') for i in range(PICTURES)), (0, 4, 'overview.png')]:
+        count = min(count, len(first['images']) - start)
+        if count < 1:
+            break
+        figure, axes = plt.subplots(
+            count, len(columns), figsize=(2.6 * len(columns), 1.5 * count + 0.2), squeeze=False, layout='constrained'
+        )
+        for column, (title, images) in zip(axes.T, columns.items(), strict=True):
+            column[0].set_title(title, fontsize=10)
+            for axis, image in zip(column, images[start : start + count], strict=True):
+                axis.imshow(image, interpolation='nearest')
+                axis.set_axis_off()
+        figure.savefig(folder / name, dpi=110)
+        plt.close(figure)
