@@ -3,14 +3,14 @@
 from pathlib import Path
 
 
-def replace_table(path: Path, table: str) -> None:
-    """Puts a table between the lines ``<!-- table -->`` and ``<!-- end -->`` of a text file.
+def replace_table(path: Path, table: str, name: str = 'table') -> None:
+    """Puts a table between the lines ``<!-- NAME -->`` and ``<!-- end -->`` of a text file.
 
     Raises:
         ValueError: the file has no such lines.
     """
-    before, marker, rest = path.read_text(encoding='utf-8').partition('<!-- table -->\n')
+    before, marker, rest = path.read_text(encoding='utf-8').partition(f'<!-- {name} -->\n')
     _, end, after = rest.partition('<!-- end -->')
     if not (marker and end):
-        raise ValueError(f'{path} has no lines <!-- table --> and <!-- end -->: add them where the table belongs')
+        raise ValueError(f'{path} has no lines <!-- {name} --> and <!-- end -->: add them where the table belongs')
     path.write_text(f'{before}{marker}{table}\n{end}{after}', encoding='utf-8')

@@ -6,14 +6,19 @@ import copy
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..engine.atomic_backend import AtomicLocalBackend
 from ..engine.launch import build_runner
@@ -29,11 +34,25 @@ class Setting:
         form: of the attention.
         mode: likewise.
         seed: of the run.
+        precision: ``'float32'``, or ``'autocast'``: all of the network under autocast in bfloat16, the branch of the
+            attention as well.
     """
 
     form: str
     mode: str
     seed: int
+    precision: str = 'float32'
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Training under autocast in bfloat16, on a CPU as well: MMEngine's ``AmpOptimWrapper`` wants a GPU."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+            yield
 
 
 class Reached(Hook):
@@ -63,6 +82,10 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
     """
     cfg = copy.deepcopy(cfg)
     cfg.model.decode_head.attention = dict(form=setting.form, mode=setting.mode)
+    if setting.precision == 'autocast':
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+        if setting.form != 'none':  # which follows autocast in any case
+            cfg.model.decode_head.attention.precision = 'autocast'
     cfg.merge_from_dict({'randomness.seed': setting.seed, 'train_cfg.val_interval': every, 'log_level': 'ERROR'})
     cfg.default_hooks.update(dict.fromkeys(UNUSED))
     cfg.experiment_name = '_'.join(str(value) for value in asdict(setting).values())
@@ -79,7 +102,7 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
 def read_curves(path: Path) -> dict[Setting, list]:
     """Curves of earlier runs; none where the file is not there."""
     entries = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else []
-    return {Setting(*(entry[name] for name in ('form', 'mode', 'seed'))): entry['miou'] for entry in entries}
+    return {Setting(**{k: v for k, v in entry.items() if k != 'miou'}): entry['miou'] for entry in entries}
 
 
 def write_curves(path: Path, curves: dict[Setting, list]) -> None:
@@ -87,7 +110,9 @@ def write_curves(path: Path, curves: dict[Setting, list]) -> None:
     AtomicLocalBackend().put_text('[\n' + ',\n'.join(lines) + '\n]\n', path)
 
 
-def table(curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str], level: float) -> str:
+def table(
+    curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str], level: float, precision: str = 'float32'
+) -> str:
     """The median over the seeds of the iterations that it took, and how many of the seeds got there.
 
     A seed that did not get there counts as later than all; a median that is such a seed is a dash.
@@ -96,7 +121,8 @@ def table(curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str
     for mode in modes:
         cells = []
         for form in forms:
-            own = [curve for setting, curve in curves.items() if (setting.form, setting.mode) == (form, mode)]
+            wanted = form, mode, precision
+            own = [curve for key, curve in curves.items() if (key.form, key.mode, key.precision) == wanted]
             after = [next((step for step, miou in curve if miou >= level), math.inf) for curve in own]
             middle = median(after) if after else math.inf
             reached = sum(value < math.inf for value in after)

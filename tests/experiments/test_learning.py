@@ -6,9 +6,10 @@ from mmengine.config import Config
 
 from mmseg_invattn.cli.convert import context_shapes
 from mmseg_invattn.experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+from mmseg_invattn.layers import ConditionalAttention2d
 
 
-def test_training_ends_where_the_level_is_reached(tmp_path):
+def test_training_ends_where_the_level_is_reached(tmp_path, monkeypatch):
     context_shapes.main(['--num-train', '8', '--num-val', '2', '--out', str(tmp_path / 'data')])
     cfg = Config.fromfile(ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -21,14 +22,25 @@ def test_training_ends_where_the_level_is_reached(tmp_path):
     first = learning_curve(cfg, Setting('conditional', 'l2', 1), every=1, level=0.0)
     assert first == to_the_end[:1]  # the run of a seed, as far as it goes
     assert learning_curve(cfg, Setting('none', 'l2', 1), every=1, level=0.0) != first
+    branch, cast = ConditionalAttention2d._mixed, []
+
+    def spy(self, *arguments):
+        cast.append((self.training, torch.is_autocast_enabled('cpu')))
+        return branch(self, *arguments)
+
+    monkeypatch.setattr(ConditionalAttention2d, '_mixed', spy)
+    learning_curve(cfg, Setting('conditional', 'l2', 1, 'autocast'), every=1, level=0.0)
+    assert set(cast) == {(True, True), (False, False)}
     assert cfg.pretty_text == before and torch.is_grad_enabled()
 
 
 def test_table_counts_a_seed_that_did_not_learn_as_later_than_all(tmp_path):
     curves = {Setting('none', 'l2', seed): [[50, 40.0], [100, miou]] for seed, miou in enumerate((95.0, 91.0, 60.0))}
     curves |= {Setting('certified', 'l2', seed): [[50, miou]] for seed, miou in enumerate((95.0, 60.0, 60.0))}
+    curves[Setting('none', 'l2', 0, 'autocast')] = [[50, 95.0]]
     write_curves(tmp_path / 'new' / 'curves.json', curves)
     assert read_curves(tmp_path / 'new' / 'curves.json') == curves and read_curves(tmp_path / 'other.json') == {}
     assert table(curves, ['none', 'certified', 'coupling'], ['l2'], 90.0).splitlines()[-1] == (
         '| `l2` | 100 (2 of 3) | - (1 of 3) | - (0 of 0) |'
     )
+    assert table(curves, ['none'], ['l2'], 90.0, 'autocast').splitlines()[-1] == '| `l2` | 50 (1 of 1) |'

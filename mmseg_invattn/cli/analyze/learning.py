@@ -29,6 +29,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='N', help='one training of each for each seed'
     )
+    parser.add_argument(
+        '--precision',
+        default='float32',
+        choices=('float32', 'autocast'),
+        help='train in float32, or under autocast in bfloat16, the branch of the attention too; default: float32',
+    )
     parser.add_argument('--every', type=int, default=50, metavar='N', help='iterations between two evaluations')
     parser.add_argument('--level', type=float, default=90.0, metavar='MIOU', help='mIoU that counts as learned')
     parser.add_argument(
@@ -42,7 +48,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--doc',
         type=Path,
         metavar='FILE',
-        help='put the table between <!-- table --> and <!-- end --> of this file; default: none',
+        help='put the table between <!-- table --> and <!-- end --> of this file, or between <!-- autocast --> and '
+        '<!-- end -->; default: none',
     )
     args = parser.parse_args(arguments)
     if args.every < 1:
@@ -59,12 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
     context_shapes.main([])
     cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.curves)
     for seed, mode, form in itertools.product(args.seeds, args.modes, args.forms):
-        setting = Setting(form, mode, seed)
+        setting = Setting(form, mode, seed, args.precision)
         if setting not in curves:
             curves[setting] = learning_curve(cfg, setting, args.every, args.level)
             write_curves(args.curves, curves)
             print(f'{form} {mode}, seed {seed}: {curves[setting][-1][1]} after {curves[setting][-1][0]}', flush=True)
-    text = table(curves, args.forms, args.modes, args.level)
+    text = table(curves, args.forms, args.modes, args.level, args.precision)
     print(text)
     if args.doc:
-        replace_table(args.doc, text)
+        replace_table(args.doc, text, 'table' if args.precision == 'float32' else args.precision)
