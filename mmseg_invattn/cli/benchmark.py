@@ -13,20 +13,20 @@ import sys
 import torch
 
 from ..engine.config_file import read_config
-from ..experiments.benchmark import blocks, inverse, kernels, models, stacks
+from ..experiments.benchmark import blocks, gpu, inverse, kernels, models, stacks
 from ..experiments.benchmark.report import WRITTEN, Report
 from ..experiments.benchmark.session import Session
 from .arguments import add_cfg_options
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
 
-PARTS = {
+PARTS = {  # what matters most comes first
     'kernels': kernels.run,
     'blocks': blocks.run,
+    'models': models.run,
+    'memory': stacks.run,
     'inverse': inverse.run,
     'couplings': stacks.run_couplings,
-    'memory': stacks.run,
-    'models': models.run,
     'growth': blocks.growth,
 }
 
@@ -37,17 +37,30 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--what kernels blocks',
         '--what all --device cuda',
         '--what models --configs PEER.py MINE.py --batch 2',
+        '--gpu --out DIR',
     )
     parser.add_argument(
-        '--what', nargs='+', default=['all'], choices=[*PARTS, 'all'], metavar='PART', help='what is measured'
+        '--gpu',
+        action='store_true',
+        help='run the tests of a GPU and what is to be known of one, within eight minutes: kernels against mmcv and '
+        'against the floor of the card, a ResNet-50 with its head under bfloat16 AMP, memory-free stacks, inverses of '
+        '8192 and 32768 pixels. With --quick all of it runs at tiny sizes, without a GPU too',
     )
-    parser.add_argument('--device', default='cpu', metavar='DEVICE', help='cpu, cuda or cuda:1')
+    parser.add_argument(
+        '--what',
+        nargs='+',
+        choices=[*PARTS, 'all'],
+        metavar='PART',
+        help=f'what is measured: {", ".join(PARTS)}; default: all, with --gpu {", ".join(gpu.PARTS)}',
+    )
+    parser.add_argument('--device', metavar='DEVICE', help='cpu, cuda or cuda:1; default: cpu, with --gpu cuda')
     parser.add_argument(
         '--dtypes',
         nargs='+',
         metavar='DTYPE',
         choices=['float32', 'bfloat16'],
-        help='precisions (the inverse is always measured in float32); default: float32 on the CPU, both on a GPU',
+        help='precisions: of the inputs of kernels, elsewhere of autocast, with float32 parameters (inverse and '
+        'couplings are measured in float32 alone); default: float32 on the CPU, both on a GPU and with --gpu',
     )
     parser.add_argument(
         '--repeats', type=int, metavar='N', help='rounds of every comparison; default: 3 to 7 by its length'
@@ -77,16 +90,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_output_arguments(parser, 'folder of benchmark.md and benchmark.json', 'work_dirs/benchmark', folder=True)
     parser.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, measures nothing')
     args = parser.parse_args(arguments)
+    if args.device is None:
+        args.device = 'cuda' if args.gpu and torch.cuda.is_available() else 'cpu'
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(
             f'--device={args.device}, and torch finds no GPU: leave it out, or look at `mmseg-invattn doctor`'
         )
+    if args.gpu:
+        gpu.check_device(args.device, args.quick)
     return args
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     refuse_existing([args.out / name for name in WRITTEN], args.overwrite)
     for config in args.configs or ():  # before anything is measured
@@ -100,13 +117,19 @@ def main(arguments: list[str] | None = None) -> None:
         device=args.device,
         repeats=args.repeats,
         quick=args.quick,
-        dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu else ('float32',))),
+        dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu or args.gpu else ('float32',))),
         configs=tuple(args.configs or ()),
         cfg_options=args.cfg_options,
         crop=tuple(args.crop) if args.crop else (64, 64) if args.quick else None,
         batch=args.batch,
     )
-    for name, run in PARTS.items():
-        if name in args.what or 'all' in args.what:
+    wanted = args.what or (gpu.PARTS if args.gpu else ['all'])
+    parts = {name: run for name, run in PARTS.items() if name in wanted or 'all' in wanted}
+    status = 0
+    if args.gpu:
+        status = gpu.run(session, parts)
+    else:
+        for run in parts.values():
             run(session)
     print('wrote ' + ' and '.join(str(args.out / name) for name in WRITTEN))
+    return status

@@ -32,9 +32,7 @@ OPTIONS = [
     dict(precision='autocast'),
 ]
 ATTENTION = [(form, dict(mode=mode)) for form in FORMS for mode in MODES]
-ATTENTION += [
-    ('certified', dict(mode=mode) | more) for mode in ('embedded_gaussian', 'dot_product') for more in OPTIONS
-]
+ATTENTION += [('certified', more) for more in OPTIONS]
 LAYERS = {
     'AdditiveCoupling': lambda: AdditiveCoupling(8, net(8)),
     'ActNorm2d': lambda: project.ActNorm2d(8),
