@@ -36,7 +36,7 @@ def assert_near(ours: tuple[Tensor, ...], wanted: tuple[Tensor, ...], tolerance:
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
-@pytest.mark.parametrize('n, m', [(1, 1), (33, 64), (200, 130)])
+@pytest.mark.parametrize('n, m', [(1, 1), (200, 130)])
 @pytest.mark.parametrize('name', KERNELS)
 def test_kernel_is_its_definition(device, name, n, m, dtype):
     kernel, dense, size = KERNELS[name]

@@ -7,7 +7,7 @@ from helpers.peak_memory import peak_bytes
 from mmseg_invattn.layers import FORMS, AdditiveCoupling, InvertibleSequential, MemoryFree
 
 # depths, channels, pixels a side
-SIZES = {'cpu': ((2, 6), 8, 24), 'cuda': ((2, 16), 64, 64)}
+SIZES = {'cpu': ((2, 5), 8, 16), 'cuda': ((2, 16), 64, 64)}
 
 
 def convolutions(channels: int) -> AdditiveCoupling:
@@ -16,7 +16,7 @@ def convolutions(channels: int) -> AdditiveCoupling:
     return AdditiveCoupling(channels, torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1]))
 
 
-BLOCKS = {'convolutions': convolutions} | {form: FORMS[form] for form in ('coupling', 'certified', 'conditional')}
+BLOCKS = {'convolutions': convolutions} | {form: FORMS[form] for form in ('coupling', 'certified')}
 
 
 @pytest.mark.parametrize('name', BLOCKS)
