@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         read_config(config, args.cfg_options)
     on_gpu = args.device.startswith('cuda')
     if on_gpu:
-        torch.cuda.set_device(args.device)
+        torch.cuda.set_device(torch.device(args.device).index or 0)  # which takes no 'cuda' without a number
     report = Report(args.out, args.device, ' '.join(sys.argv))
     session = Session(
         add=report.add,

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 import torch
 from helpers.checkout import ROOT
+from torch.cuda._utils import _get_device_index
 
 from mmseg_invattn.cli import benchmark as tool
 from mmseg_invattn.experiments.benchmark import gpu, inverse, models, stacks
@@ -18,12 +19,12 @@ def session_of(lines, **options):
     return Session(lines.append, **options)
 
 
-@pytest.mark.parametrize('body, good, said', [('pass', True, '1 passed'), ('assert False', False, '1 failed')])
-def test_tests_run_and_their_outcome_is_a_line(tmp_path, body, good, said):
-    (tmp_path / 'test_one.py').write_text(f'def test_one():\n    {body}\n')
+def test_tests_that_fail_are_a_line_and_no_success(tmp_path):
+    """Those that pass: the shared run in ``test_benchmark.py``."""
+    (tmp_path / 'test_two.py').write_text('def test_one():\n    pass\n\n\ndef test_two():\n    assert False\n')
     lines = []
-    assert gpu.run_tests(session_of(lines), tmp_path) is good
-    assert said in lines[0].note and lines[0].quantities[0].ours > 0
+    assert gpu.run_tests(session_of(lines), tmp_path) is False
+    assert '1 failed, 1 passed' in lines[0].note and lines[0].quantities[0].ours > 0
 
 
 def test_an_installation_without_tests_says_so_and_goes_on(tmp_path, monkeypatch):
@@ -90,6 +91,19 @@ def test_a_gpu_and_the_cpu_at_once(monkeypatch):
     assert tool.parse_args(['--gpu']).device == 'cuda'
     with pytest.raises(ValueError, match='--gpu with --device=cpu: leave out one of them'):
         tool.parse_args(['--gpu', '--device', 'cpu'])
+
+
+@pytest.mark.parametrize('arguments, index', [(['--gpu'], 0), (['--device', 'cuda'], 0), (['--device', 'cuda:1'], 1)])
+def test_a_card_is_chosen(monkeypatch, tmp_path, arguments, index):
+    """As far as that goes without one: torch's own reading of a device, and sessions that know where they are."""
+    chosen, sessions = [], []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(_get_device_index(device)))
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a card')
+    monkeypatch.setattr(tool, 'PARTS', {'kernels': sessions.append})
+    monkeypatch.setattr(gpu, 'run_tests', lambda *_: True)
+    assert tool.main([*arguments, '--out', str(tmp_path)]) == 0
+    assert chosen == [index] and sessions[0].on_gpu and sessions[0].dtypes == ('float32', 'bfloat16')
 
 
 def test_sizes_of_a_gpu(monkeypatch):

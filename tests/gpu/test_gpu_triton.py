@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -58,14 +57,12 @@ def test_nan_stays_where_it_is(found):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_they_serve_where_there_is_a_gpu(device, dtype, monkeypatch):
-    """Without a warning, which would say that the trial failed; and the CPU never asks for them."""
+    """None would say that the trial failed; and the CPU never takes them."""
     pytest.importorskip('triton')
     asked = []
     choose = blocked_positive.triton_kernels
     monkeypatch.setattr(blocked_positive, 'triton_kernels', lambda *case: asked.append(choose(*case)) or asked[-1])
     monkeypatch.setattr(triton_choice, '_CHOSEN', {})
     q, k, v = (torch.randn(1, 2, count, 32, device=device, dtype=dtype, requires_grad=True) for count in (40, 50, 50))
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        ops.dot_product_attention(q, k, v).sum().backward()
+    ops.dot_product_attention(q, k, v).sum().backward()
     assert len(asked) == 2 and all((kernels is not None) == (device == 'cuda') for kernels in asked)
