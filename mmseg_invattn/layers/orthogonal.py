@@ -22,7 +22,8 @@ class OrthogonalMatrix(nn.Module):
         generator = self.generator.double()
         skew = generator - generator.mT
         eye = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
-        return torch.linalg.solve(eye + skew, eye - skew)
+        # I + S is never singular, and a look whether it is would wait for the device at every training step
+        return torch.linalg.solve_ex(eye + skew, eye - skew)[0]
 
 
 def rotate(x_BCHW: Tensor, u_CC: Tensor | None, transpose: bool = False) -> Tensor:

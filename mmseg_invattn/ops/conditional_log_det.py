@@ -28,6 +28,11 @@ def _signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.randint(0, 2, shape, device=like.device).to(like.dtype) * 2 - 1
 
 
+def _identity(size: int, like: Tensor) -> Tensor:
+    """Made where it is used: a copy from the CPU would wait for the device."""
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
 def _with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     return value + surrogate - surrogate.detach()
 
@@ -50,13 +55,13 @@ def factorised_log_det(
     """
     batch, heads, pixels = shape
     if n_samples >= pixels:
-        probes = torch.eye(pixels, dtype=weight_HCC.dtype, device=weight_HCC.device).expand(batch, heads, -1, -1)
+        probes = _identity(pixels, weight_HCC).expand(batch, heads, -1, -1)
         samples = 1
     else:
         probes, samples = _signs((batch, heads, pixels, n_samples), weight_HCC), n_samples
     with torch.no_grad():
         total = weight_HCC.new_zeros(batch)
-        mixed, power = probes, torch.eye(weight_HCC.shape[1]).to(weight_HCC).expand_as(weight_HCC)
+        mixed, power = probes, _identity(weight_HCC.shape[1], weight_HCC).expand_as(weight_HCC)
         u, slope_BHCC = torch.zeros_like(probes), weight_HCC.new_zeros(batch, *weight_HCC.shape)
         for k, c in enumerate(coefficients, 1):
             last_mixed, last_power = mixed, power
@@ -85,7 +90,7 @@ def joint_log_det(
     channels = weight_HCC.shape[1]
     dim = channels * pixels
     if n_samples >= dim:
-        probes = torch.eye(dim).to(weight_HCC).reshape(dim, pixels, channels).expand(batch, -1, -1, -1)
+        probes = _identity(dim, weight_HCC).reshape(dim, pixels, channels).expand(batch, -1, -1, -1)
         samples = 1
     else:
         probes, samples = _signs((batch, n_samples, pixels, channels), weight_HCC), n_samples

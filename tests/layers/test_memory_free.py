@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from helpers.block_cases import net
+from helpers.peak_memory import peak_bytes
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from mmseg_invattn.layers import (
     ActNorm2d,
@@ -410,19 +410,6 @@ def test_training_ends_where_plain_backpropagation_ends(fused):
         losses.append(torch.stack(course))
     assert losses[0][-1] < 0.7 * losses[0][0]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-7, atol=0)
-
-
-def peak_bytes(module: nn.Module, x: torch.Tensor) -> int:
-    """Largest sum of what forward and backward allocated and did not free yet, from the allocator's own events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        module(x).sum().backward()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == '[memory]']
-    assert events
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def test_activation_memory_does_not_grow_with_depth():

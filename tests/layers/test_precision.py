@@ -4,37 +4,19 @@ import copy
 
 import pytest
 import torch
+from helpers.precision_cases import FORMS, pair, under_autocast
 from torch import Tensor, nn
 
 from mmseg_invattn.layers import (
     AdditiveCoupling,
     CertifiedAttention2d,
-    ConditionalAttention2d,
     CouplingAttention2d,
-    InvChannelAttention,
-    InvertibleModule,
     InvertibleSequential,
     MemoryFree,
     PaperAttention2d,
 )
 
-FORMS = (CertifiedAttention2d, ConditionalAttention2d, CouplingAttention2d, InvChannelAttention)
 DTYPES = (torch.bfloat16, torch.float16)
-
-
-def pair(form: type, **options) -> tuple[InvertibleModule, InvertibleModule, Tensor]:
-    """The same layer in both precisions, started, and features."""
-    torch.manual_seed(0)
-    layer, x = form(16, precision='float32', **options), torch.randn(2, 16, 7, 9)
-    layer.train()(x)
-    other = form(16, precision='autocast', **options)
-    other.load_state_dict(layer.state_dict())
-    return layer.eval(), other.eval(), x
-
-
-def under_autocast(layer: nn.Module, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    with torch.autocast('cpu', dtype):
-        return layer(x)
 
 
 @pytest.mark.parametrize('dtype', DTYPES)

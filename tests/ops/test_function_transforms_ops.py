@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.kernel_cases import elu_dot_product_dense, mean_dot_product_dense
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -35,15 +36,6 @@ def beta(masked=False):
     if masked:
         logits[:, :, 1] = logits[0, 2, 2:] = logits[1, 0, :4] = -math.inf
     return logits
-
-
-def mean_dot_product_dense(q, k, v):
-    return (q @ k.mT / k.shape[-2]) @ v
-
-
-def elu_dot_product_dense(q, k, v):
-    w = torch.nn.functional.elu(q @ k.mT)
-    return w / w.sum(-1, keepdim=True) @ v
 
 
 def criss_cross(q, k, v):

@@ -4,22 +4,11 @@ import math
 
 import pytest
 import torch
+from helpers.kernel_cases import ROW_STOCHASTIC, features
 
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.modes.l2 import phi
 from mmseg_invattn.ops import attention as ops
-
-ROW_STOCHASTIC = {
-    'softmax': (ops.softmax_attention, ops.softmax_attention_dense, ops.softmax_log_weights, 5),
-    'l2': (ops.l2_attention, ops.l2_attention_dense, ops.l2_log_weights, 5),
-    'dot_product': (ops.dot_product_attention, ops.dot_product_attention_dense, ops.dot_product_log_weights, 5),
-    'concatenation': (ops.concatenation_attention, ops.concatenation_attention_dense, ops.concatenation_log_weights, 1),
-}
-
-
-def features(n, m, size, scale=1.0, dtype=torch.float64):
-    q, k = (torch.randn(2, 3, count, size, dtype=dtype) * scale for count in (n, m))
-    return q.requires_grad_(), k.requires_grad_(), torch.randn(2, 3, m, 4, dtype=dtype, requires_grad=True)
 
 
 @pytest.mark.parametrize('with_logits', [False, True])

@@ -8,6 +8,7 @@ from mmseg_invattn.layers.attention.modes import MODES
 
 from .growth import grow
 from .memory import Side
+from .precision import autocast, branch_precision
 from .session import Session
 from .timing import Step
 
@@ -15,22 +16,22 @@ from .timing import Step
 MMCV = {'theta': 'attention.mode.query', 'phi': 'attention.mode.key', 'g': 'value', 'conv_out': 'out'}
 
 
-def training_step(module: nn.Module, x: Tensor) -> Step:
-    """Forward and backward, with a gradient of ones for the output."""
+def training_step(module: nn.Module, x: Tensor, dtype: str) -> Step:
+    """Forward, under autocast to the dtype, and backward, with a gradient of ones for the output."""
 
     def step() -> None:
         module.zero_grad(set_to_none=True)
         x.grad = None
-        y = module(x)
+        with autocast(dtype, x.device):
+            y = module(x)
         y.backward(torch.ones_like(y))
 
     return step
 
 
-def feature_map(channels: int, size: tuple[int, int], dtype: str, device: str, batch: int = 1) -> Tensor:
+def feature_map(channels: int, size: tuple[int, int], device: str, batch: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, channels, *size, generator=generator)
-    return x.to(device, getattr(torch, dtype)).requires_grad_()
+    return torch.randn(batch, channels, *size, generator=generator).to(device).requires_grad_()
 
 
 def build_mmcv(channels: int) -> nn.Module:
@@ -45,8 +46,7 @@ def build_mmcv(channels: int) -> nn.Module:
 
 
 def mmcv_block(channels: int, size: tuple[int, int], dtype: str, device: str) -> Step:
-    block = build_mmcv(channels).to(device, getattr(torch, dtype))
-    return training_step(block, feature_map(channels, size, dtype, device))
+    return training_step(build_mmcv(channels).to(device), feature_map(channels, size, device), dtype)
 
 
 def ordinary(channels: int, size: tuple[int, int], dtype: str, device: str) -> Step:
@@ -59,13 +59,13 @@ def ordinary(channels: int, size: tuple[int, int], dtype: str, device: str) -> S
         ours = 'bias.vector' if (layer, kind) == ('conv_out', 'bias') else f'{MMCV[layer]}.{kind}'
         state[f'branch.{ours}'] = weight
     block.load_state_dict(state)
-    return training_step(block.to(device, getattr(torch, dtype)), feature_map(channels, size, dtype, device))
+    return training_step(block.to(device), feature_map(channels, size, device), dtype)
 
 
 def certified(channels: int, size: tuple[int, int], dtype: str, device: str, mode: str = 'embedded_gaussian') -> Step:
     torch.manual_seed(0)
-    block = CertifiedAttention2d(channels, reduction=2, mode=mode).to(device, getattr(torch, dtype))
-    return training_step(block, feature_map(channels, size, dtype, device))
+    block = CertifiedAttention2d(channels, reduction=2, mode=mode, precision=branch_precision(dtype))
+    return training_step(block.to(device), feature_map(channels, size, device), dtype)
 
 
 def run(session: Session) -> None:
@@ -74,7 +74,7 @@ def run(session: Session) -> None:
     for dtype in session.dtypes:
         options, tiny = dict(channels=channels, size=size, dtype=dtype, device=session.device), dict(size=(4, 4))
         ours, sizes = Side(ordinary, options, tiny), dict(C=channels, N=pixels, dtype=dtype)
-        on_tensor_cores = session.device.startswith('cuda') and dtype == 'bfloat16'
+        on_tensor_cores = session.on_gpu and dtype == 'bfloat16'
         session.compare(
             'embedded_gaussian, form none',
             "mmcv's NonLocal2d, same weights",

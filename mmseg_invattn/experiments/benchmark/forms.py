@@ -51,15 +51,15 @@ def run(session: Session) -> None:
 
 def steps(form: str, channels: int, size: tuple[int, int], batch: int, device: str, times: int) -> Step:
     """Training steps of a block."""
-    x = feature_map(channels, size, 'float32', device, batch)
-    return often(training_step(build(form, channels, device), x), times)
+    x = feature_map(channels, size, device, batch)
+    return often(training_step(build(form, channels, device), x, 'float32'), times)
 
 
 def compare_inference(
     session: Session, form: str, channels: int, size: tuple[int, int], batch: int, times: int, sizes: dict
 ) -> None:
     block, ordinary = (build(name, channels, session.device) for name in (form, 'none'))
-    x = feature_map(channels, size, 'float32', session.device, batch).detach()
+    x = feature_map(channels, size, session.device, batch).detach()
     block(x)
     for module in (block, ordinary):
         module.eval()

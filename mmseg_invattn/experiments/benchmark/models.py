@@ -1,19 +1,40 @@
-"""Whole models from their configs: a training step and inference, on random images."""
+"""Whole models from their configs: a training step and inference, on random images.
 
-from collections.abc import Mapping
+Under autocast a head whose attention can follow it is measured in both precisions: in float32, as it is by default, and
+with ``precision='autocast'``, as its ordinary twin computes.
+"""
+
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from ...layers import FORMS
 from ...paths import find_config
 from .memory import Side, available
+from .precision import autocast
 from .session import Session
 from .timing import Step
 
 CONFIGS = tuple(
     f'{name}_4xb2-40k_cityscapes-512x1024.py' for name in ('nonlocal/nonlocal_r50-d8', 'invnl/invnl_r50-d8')
 )
+PRECISION = '+model.decode_head.attention.precision'  # the plus: configs do not have it
+
+
+class Variant(NamedTuple):
+    """A config, and what is changed in it."""
+
+    name: str
+    config: str
+    cfg_options: Mapping | None
+
+    def side(self, builder: Callable[..., Step], **options: object) -> Side:
+        options |= dict(config=self.config, cfg_options=self.cfg_options)
+        return Side(builder, options, dict(crop=(64, 64), batch=2))
 
 
 def build(
@@ -54,7 +75,7 @@ def batch_of(model: nn.Module, crop: tuple[int, int], batch: int) -> dict:
 def train(
     config: str, crop: tuple[int, int], batch: int, dtype: str, device: str, cfg_options: Mapping | None = None
 ) -> Step:
-    """Forward, loss, backward and the optimiser's step, by the config's optimiser."""
+    """Forward and loss, under autocast to the dtype, backward and the optimiser's step, by the config's optimiser."""
     from mmengine.optim import build_optim_wrapper
 
     model, cfg = build(config, crop, device, cfg_options)
@@ -62,9 +83,10 @@ def train(
     data = batch_of(model, crop, batch)
     model.train()
 
-    def step() -> None:
-        with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32'):
-            model.train_step(data, optimiser)
+    def step() -> None:  # the model's own, whose autocast would reach into the backward pass
+        with autocast(dtype, device):
+            losses = model(**model.data_preprocessor(data, True), mode='loss')
+        optimiser.update_params(model.parse_losses(losses)[0])
 
     return step
 
@@ -78,7 +100,7 @@ def infer(
 
     @torch.no_grad()
     def step() -> None:
-        with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32'):
+        with autocast(dtype, device):
             model.test_step(data)
 
     return step
@@ -99,27 +121,51 @@ def _trained_size(config: str, cfg_options: Mapping | None) -> tuple[int, int]:
     return image_size(read_config(config, cfg_options))
 
 
+def variants(config: str, cfg_options: Mapping | None, dtype: str) -> list[Variant]:
+    """The config as it is, and under autocast with a branch that follows it, where its head has such a block."""
+    from ...engine.config_file import read_config
+
+    name = Path(config).stem
+    found = [Variant(name, config, cfg_options)]
+    head = read_config(config, cfg_options).model.get('decode_head')
+    attention = head.get('attention') if isinstance(head, Mapping) else None
+    if dtype == 'float32' or not isinstance(attention, Mapping) or 'precision' in attention:
+        return found
+    if 'precision' in signature(FORMS[attention.get('form', 'certified')]).parameters:
+        found.append(Variant(f"{name}, precision='autocast'", config, {**(cfg_options or {}), PRECISION: 'autocast'}))
+    return found
+
+
+def limits(session: Session, name: str, builder: object, dtype: str) -> dict:
+    """Those of the project's own models."""
+    if session.configs or builder is not train:
+        return {}
+    if dtype == 'float32':
+        return dict(time_limit=1, memory_limit=1)
+    return dict(time_limit=1.1, memory_limit=1.1) if name.endswith("'autocast'") else {}
+
+
 def run(session: Session) -> None:
     configs = tuple(str(find_config(config)) for config in session.configs or CONFIGS)
-    limits = {} if session.configs else dict(time_limit=1, memory_limit=1)
     height, width = crop = session.crop or _trained_size(configs[0], session.cfg_options)
-    tiny = dict(crop=(64, 64), batch=2)
     for dtype in session.dtypes:
-        options = dict(crop=crop, dtype=dtype, device=session.device, cfg_options=session.cfg_options)
-        batch = fitting_batch(session, Side(train, options | dict(config=configs[0]), tiny))
+        options = dict(crop=crop, dtype=dtype, device=session.device)
+        first = Variant(Path(configs[0]).stem, configs[0], session.cfg_options)
+        peer = first if len(configs) > 1 else None
+        others = [v for c in configs[len(configs) > 1 :] for v in variants(c, session.cfg_options, dtype)]
+
+        batch = fitting_batch(session, first.side(train, **options))
         note = '' if batch == session.batch else f'{session.batch} images do not fit'
         for what, builder in (('training step', train), ('inference', infer)):
-            sides = [Side(builder, options | dict(config=config, batch=batch), tiny) for config in configs]
-            peer = sides[0] if len(sides) > 1 else None
-            for config, side in list(zip(configs, sides, strict=True))[len(sides) > 1 :]:
+            for variant in others:
                 session.compare(
-                    f'{what}, {Path(config).stem}',
-                    '-' if peer is None else Path(configs[0]).stem,
+                    f'{what}, {variant.name}',
+                    '-' if peer is None else peer.name,
                     dict(crop=f'{height}x{width}', B=batch, dtype=dtype),
-                    side,
-                    peer,
+                    variant.side(builder, batch=batch, **options),
+                    None if peer is None else peer.side(builder, batch=batch, **options),
                     rounds=3,
                     images=batch,
                     note=note,
-                    **(limits if builder is train else {}),
+                    **limits(session, variant.name, builder, dtype),
                 )

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -63,6 +63,9 @@ class Line:
     quantities: list[Quantity] = field(default_factory=list)
     note: str = ''
 
+    def with_note(self, note: str, *quantities: Quantity) -> 'Line':
+        return replace(self, note=note, quantities=list(quantities))
+
     def markdown(self) -> str:
         sizes = ', '.join(f'{name} {value}' for name, value in self.sizes.items())
         start = f'| {self.what} | {self.peer} | {sizes}{"; " if self.note else ""}{self.note} |'
@@ -97,6 +100,7 @@ def environment(device: str) -> dict:
     """Versions and machine."""
     return dict(
         torch=torch.__version__,
+        cuda=torch.version.cuda,
         numpy=np.__version__,
         python=platform.python_version(),
         commit=commit(),

@@ -1,9 +1,10 @@
 """One run of the benchmark: where, how often, how large, and the comparison of two sides."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .memory import Side, Usage, measure
+from .memory import Side, Usage, measure, tried
 from .report import Line, Quantity, compared
 from .timing import alone, interleave, waiter
 
@@ -29,10 +30,17 @@ class Session:
     crop: tuple[int, int] | None = None
     batch: int = 2
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith('cuda')
+
     def rounds(self, usual: int) -> int:
         return self.repeats or (2 if self.quick else usual)
 
     def usage(self, side: Side) -> Usage:
+        """Of one call. A quick run on the CPU only tries what a fresh process would have been given to measure."""
+        if self.quick and not self.on_gpu:
+            return tried(pickle.loads(pickle.dumps(side)))
         return measure(side, self.device)
 
     def compare(

@@ -1,0 +1,19 @@
+"""What ``--dtypes`` means.
+
+A kernel takes its inputs in that dtype. A module or a model has float32 parameters and features, as in training, and
+runs under autocast to the dtype; attention that can follow autocast does (``precision='autocast'``), as its peer does.
+"""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+
+def autocast(dtype: str, device: str | torch.device) -> AbstractContextManager:
+    """AMP to the dtype; of float32 none."""
+    return torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32')
+
+
+def branch_precision(dtype: str) -> str:
+    """The ``precision`` of a block that is compared with one that follows autocast."""
+    return 'float32' if dtype == 'float32' else 'autocast'
