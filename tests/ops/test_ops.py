@@ -7,7 +7,7 @@ from mmseg_invattn.ops import gram_norm, softmax_attention, softmax_attention_de
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('shape', [(1, 1), (5, 5), (64, 3), (3, 64), (200, 200)])
+@pytest.mark.parametrize('shape', [(1, 1), (5, 5), (64, 3), (3, 64), (200, 200), (1, 40), (300, 1)])
 @pytest.mark.parametrize('scale', [1e-12, 1.0, 1e12])
 def test_gram_norm_is_an_upper_bound(shape, scale, dtype):
     torch.manual_seed(0)
@@ -29,7 +29,7 @@ def test_gram_norm_of_hard_matrices():
 
 def test_gram_norm_gradient_and_zero():
     weight = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
-    for matrices in (weight, weight.mT):
+    for matrices in (weight, weight.mT, weight[..., :1]):
         assert torch.autograd.gradcheck(gram_norm, matrices) and torch.autograd.gradgradcheck(gram_norm, matrices)
     for scale in (1e-15, 1e15):  # of degree 1: the gradient does not depend on the scale
         scaled = (weight.detach().float() * scale).requires_grad_()
