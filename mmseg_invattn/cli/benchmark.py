@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         dtypes=tuple(args.dtypes or (('float32', 'bfloat16') if on_gpu or args.gpu else ('float32',))),
         configs=tuple(args.configs or ()),
         cfg_options=args.cfg_options,
-        crop=tuple(args.crop) if args.crop else (64, 64) if args.quick else None,
+        crop=tuple(args.crop) if args.crop else (32, 32) if args.quick else None,
         batch=args.batch,
     )
     wanted = args.what or (GPU_PARTS if args.gpu else ['all'])

@@ -35,7 +35,7 @@ class Session:
         return self.device.startswith('cuda')
 
     def rounds(self, usual: int) -> int:
-        return self.repeats or (2 if self.quick else usual)
+        return self.repeats or (1 if self.quick else usual)
 
     def usage(self, side: Side) -> Usage:
         """Of one call. A quick run on the CPU only tries what a fresh process would have been given to measure."""
