@@ -96,7 +96,7 @@ def test_error_is_within_its_bound_in_many_settings(start):
 @pytest.mark.parametrize('start', range(4))
 def test_error_is_within_its_bound_on_large_maps(start):
     """Each takes as long as hundreds of small ones."""
-    draw_settings(start, 100, largest=64)
+    draw_settings(start, 500, largest=64)
 
 
 def rounding_at(layer: ResidualLayer, x: Tensor) -> tuple[Tensor, Tensor]:
