@@ -28,6 +28,10 @@ def built(
 ) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     blocks = InvertibleSequential(*(FORMS[form](channels, precision=branch_precision(dtype)) for _ in range(depth)))
+    with torch.no_grad():
+        for coupling in blocks if form == 'coupling' else ():
+            # nothing bounds the branches of a coupling: a deep stack begins as quietly as other residual networks
+            coupling.first.out.weight.div_(depth), coupling.second.out.weight.div_(depth)
     blocks.to(device)
     return MemoryFree(blocks) if memory_free else blocks, feature_map(channels, size, device, batch)
 
