@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_OPENMMLAB ?= .venv-openmmlab
 DEMO_ARGS ?=
+BOUNDS ?=
 PYTEST := -m pytest -n 2 --dist loadfile
 
 # Small tensors everywhere: threads within an operation would only wait for each other.
@@ -21,7 +22,7 @@ test-slow: $(VENV)/.ready
 
 # Error bounds in 50 000 settings, and on large maps: minutes on two cores that do nothing else.
 test-bounds: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest -n 2 -m slow tests/layers/test_error_bounds.py
+	$(VENV)/bin/python -m pytest -n 2 -m slow $(BOUNDS) tests/layers/test_error_bounds.py
 
 # The same suite with the original OpenMMLab packages, in an environment of its own, but for ops and layers: they import
 # torch alone, and one file of them compares with mmcv.
