@@ -104,10 +104,12 @@ def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
 def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: Callable[[Any, int], Any]) -> Any:
     """``scale(weights, n_pixels)``, once for all calls with so many pixels where the weights are constant ones."""
     held = held_weights(layer)
-    if held is None or held.weights is not weights:
+    if held is None or held.weights is not weights or torch.compiler.is_compiling():
         return scale(weights, n_pixels)
     if held.scaled is None or held.scaled[0] != n_pixels:
-        held.scaled = n_pixels, scale(weights, n_pixels)
+        # not of inference mode, though this call may be: a later one may differentiate
+        with torch.inference_mode(False), torch.no_grad():
+            held.scaled = n_pixels, scale(weights, n_pixels)
     return held.scaled[1]
 
 

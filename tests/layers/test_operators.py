@@ -64,3 +64,20 @@ def test_constant_weights_are_scaled_once_for_a_number_of_pixels(form, monkeypat
     assert calls == [128, 64, 128]
     block(x)
     assert calls[3:] == [128]
+
+
+@pytest.mark.parametrize('form', ['certified', 'conditional'])
+def test_constant_weights_of_a_call_in_inference_mode_serve_one_that_differentiates(form):
+    block, _, x = blocks(form, 'embedded_gaussian')
+    block.eval().requires_grad_(False)
+    with torch.no_grad():
+        log_det = block.log_abs_det(x, 'exact')
+    x.requires_grad_()
+    (wanted,) = torch.autograd.grad(block(x).square().sum(), x)
+    with constant_weights(block):
+        with torch.inference_mode():
+            block(x)
+        (found,) = torch.autograd.grad(block(x).square().sum(), x)
+        assert torch.equal(found, wanted)
+        with torch.no_grad():
+            assert torch.equal(block.log_abs_det(x, 'exact'), log_det)
