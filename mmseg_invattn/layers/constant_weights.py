@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import fingerprint, same
+from ..ops import cast_all, fingerprint, same
 from .contract import InvertibleModule
+from .parameters import compute_dtype
 
 
 @dataclass
@@ -24,7 +25,9 @@ class Held:
     weights: Any
     parameters: list[tuple[dict, str, Tensor]]  # that they were derived from, and where these stand
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
-    scaled: tuple[int, Any] | None = None  # what follows from them and the last number of pixels
+    dtype: torch.dtype = torch.float32  # the widest of the parameters, at least that
+    cast: tuple[torch.dtype, Any] | None = None  # the weights in the last dtype that was computed in
+    scaled: tuple[int, Any] | None = None  # what follows from these and the last number of pixels
 
 
 _HELD: dict[nn.Module, Held] = {}  # the layers inside of a context, and nothing outside of one
@@ -67,7 +70,8 @@ def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
         with torch.no_grad():
             for layer, weights in pairs:
                 if layer not in _HELD:
-                    _HELD[layer] = Held(weights, _standing(layer))
+                    dtype = compute_dtype(layer, torch.empty(0))
+                    _HELD[layer] = Held(weights, _standing(layer), dtype=dtype)
                     new.append(layer)
         yield
     finally:
@@ -101,16 +105,34 @@ def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
     return layer.weights() if held is None else held.weights
 
 
-def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: Callable[[Any, int], Any]) -> Any:
-    """``scale(weights, n_pixels)``, once for all calls with so many pixels where the weights are constant ones."""
+def cast_weights(layer: InvertibleModule, weights: Any, dtype: torch.dtype) -> Any:
+    """The weights in that dtype, once for all calls where they are constant ones."""
     held = held_weights(layer)
     if held is None or held.weights is not weights or torch.compiler.is_compiling():
+        return cast_all(weights, dtype)
+    if held.cast is None or held.cast[0] != dtype:
+        with _for_later():
+            held.cast, held.scaled = (dtype, cast_all(weights, dtype)), None
+    return held.cast[1]
+
+
+def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: Callable[[Any, int], Any]) -> Any:
+    """``scale(weights, n_pixels)``, once for all calls with so many pixels where :func:`cast_weights` gave the weights
+    and they are constant ones."""
+    held = held_weights(layer)
+    if held is None or held.cast is None or held.cast[1] is not weights or torch.compiler.is_compiling():
         return scale(weights, n_pixels)
     if held.scaled is None or held.scaled[0] != n_pixels:
-        # not of inference mode, though this call may be: a later one may differentiate
-        with torch.inference_mode(False), torch.no_grad():
+        with _for_later():
             held.scaled = n_pixels, scale(weights, n_pixels)
     return held.scaled[1]
+
+
+@contextmanager
+def _for_later() -> Iterator[None]:
+    """What is made inside is not of inference mode, though this call may be: a later one may differentiate."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def started_weights(layer: InvertibleModule, x: Tensor, given: Any = None) -> Any:

@@ -32,7 +32,7 @@ from ..ops import (
     truncation_bound,
 )
 from .certificate import Assessment, certified, uncertified, unrotated
-from .constant_weights import held_weights, started_weights, weights_of
+from .constant_weights import cast_weights, held_weights, started_weights, weights_of
 from .contract import (
     InverseInfo,
     InvertibleModule,
@@ -276,12 +276,13 @@ class ResidualLayer(InvertibleModule):
 
     def _widened(self, x: Tensor, weights: Any) -> tuple[Tensor, Any]:
         """x, and what the branch needs for maps of its size, both in the dtype that is computed in."""
-        x = x.to(compute_dtype(self, x))
+        held = held_weights(self)
+        x = x.to(compute_dtype(self, x) if held is None else torch.promote_types(x.dtype, held.dtype))
         return x, self._sized(weights, x)
 
     def _sized(self, weights: Any, x: Tensor) -> Any:
         """What the branch needs for maps of the size and dtype of x."""
-        return self.for_size(cast_all(weights, x.dtype), (x.shape[2], x.shape[3]))
+        return self.for_size(cast_weights(self, weights, x.dtype), (x.shape[2], x.shape[3]))
 
     @torch.no_grad()
     def _bound(self, weights: Any, n: int | None) -> float | None:

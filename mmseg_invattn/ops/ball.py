@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .second_derivative import transformed
+from .second_derivative import recorded, transformed
 
 
 def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
@@ -20,7 +20,8 @@ def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         Tensor of the shape of ``x``; every token has a norm below 1.
     """
     scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
-    return _ball(x, scale)[0] if torch.compiler.is_compiling() or transformed() else _Ball.apply(x, scale)
+    plain = torch.compiler.is_compiling() or transformed() or not recorded(x, scale)
+    return _ball(x, scale)[0] if plain else _Ball.apply(x, scale)
 
 
 def _ball(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

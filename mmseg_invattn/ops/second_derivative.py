@@ -53,6 +53,11 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
+def recorded(*tensors: Tensor) -> bool:
+    """Whether autograd records what is made of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def once_differentiable(out: Tensor) -> Tensor:
     """The output of a fused kernel, made to refuse to have its gradient differentiated.
 

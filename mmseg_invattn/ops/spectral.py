@@ -6,57 +6,127 @@ It is an upper bound at every k, made of matrix products, so it may carry a cert
 bound and never may.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .second_derivative import transformed
+from .second_derivative import recorded, transformed
+
+# Up to this size the products of float64 take no longer than starting them, and their range makes most steps of
+# rescaling needless.
+SMALL = 64
 
 
-def gram_norm(weight: Tensor, n_iter: int = 6) -> Tensor:
-    """Differentiable upper bound of the spectral norm, rounding included.
+def gram_norm(*factors: Tensor) -> Tensor:
+    """Differentiable upper bound of the spectral norm, at most 2.5 % above it, rounding included.
 
     Args:
-        weight: matrices, shape (..., M, K). Half precision is computed in float32.
-        n_iter: Gram iterations; 6 are within ``rank^(1/256)`` of the norm, 2.5 % at rank 512.
+        factors: matrices of shape (..., M, K), or two of them, (..., M, J) and (..., J, K), whose product is meant.
+            Half precision is computed in float32 or higher.
 
     Returns:
-        Tensor of shape (...,), at least ``|weight|_2`` of the matrices as stored. Zero matrices give the smallest
-        positive number of the dtype, so that dividing by the result is safe.
+        Tensor of shape (...,), at least ``|W|_2`` of the matrices as stored, or ``|L R|_2`` of the exact product. Zero
+        matrices give the smallest positive number of the dtype, so that dividing by the result is safe.
     """
-    shape, weight = weight.shape[:-2], weight.to(torch.promote_types(weight.dtype, torch.float32))
-    weight = weight.reshape(-1, *weight.shape[-2:])
-    weight = weight if weight.shape[1] >= weight.shape[2] else weight.mT
-    info = torch.finfo(weight.dtype)
-    n_iter = n_iter if weight.shape[-1] > 1 else -1  # the norm of a vector is that of Frobenius
-    norm = _iterate(weight, n_iter)[0] if transformed() else _GramNorm.apply(weight, n_iter)
-    log_norm = norm.detach().clamp(min=info.tiny).log()
+    return _gram_norm(factors, 0.025)
+
+
+@torch.no_grad()
+def spectral_norm_bound(*factors: Tensor) -> Tensor:
+    """Upper bound of the spectral norm for a certificate: float64, at most 0.2 % above it, rounded up.
+
+    Args:
+        factors: as for :func:`gram_norm`, of any floating dtype.
+
+    Returns:
+        float64 tensor of shape (...,). Zero matrices give 0.
+    """
+    factors = tuple(factor.double() for factor in factors)
+    zero = [(factor == 0).all(-1).all(-1) for factor in factors]
+    norm = _gram_norm(factors, 0.002)
+    return norm.masked_fill(zero[0] if len(zero) == 1 else zero[0] | zero[1], 0)
+
+
+def _gram_norm(factors: tuple[Tensor, ...], slack: float) -> Tensor:
+    shape = factors[0].shape[:-2]
+    factors = tuple(factor.reshape(-1, *factor.shape[-2:]) for factor in factors)
+    plain = transformed() or not recorded(*factors)
+    norm = _bound(factors, slack).norm if plain else _GramNorm.apply(slack, *factors)
+    return norm.reshape(shape)
+
+
+class _Bound(NamedTuple):
+    """Of B products ``P = L R``, or of B matrices, in the dtype that was computed in.
+
+    Attributes:
+        norm: shape (B, 1, 1), in the dtype of the factors or float32.
+        parts: L and R, each in some scale, so that the squares of its numbers neither overflow nor vanish.
+        scales: of these, shape (B, 1, 1), or None where it is 1.
+        product: P of the parts.
+        grams: the ``G_k``, each in some scale, of P or of its transpose, whichever has fewer columns.
+    """
+
+    norm: Tensor
+    parts: tuple[Tensor, ...]
+    scales: tuple[Tensor | None, ...]
+    product: Tensor
+    grams: list[Tensor]
+
+
+def _bound(factors: tuple[Tensor, ...], slack: float) -> _Bound:
+    rank = min(size for factor in factors for size in factor.shape[1:])
+    cols = min(factors[0].shape[1], factors[-1].shape[2])
+    given = torch.promote_types(factors[0].dtype, torch.float32)
+    dtype = torch.float64 if cols <= SMALL else given
+    parts = tuple(factor.to(dtype) for factor in factors)
+    # the squares of float32 numbers are normal float64 numbers
+    scales = tuple(_largest(part) if dtype == given else None for part in parts)
+    parts = tuple(part if scale is None else part / scale for part, scale in zip(parts, scales, strict=True))
+    product = parts[0] if len(parts) == 1 else parts[0].bmm(parts[1])
+    norm, grams = _iterate(_upright(product), _iterations(rank, slack))
+
     # Rounding. A product of n terms is off by at most n eps |G|_F^2 in the Frobenius norm, which is at most
     # n^1.5 eps of the next |G|_F; the root 1 / 2^(k+1) makes the errors of all steps add up to no more than that.
-    # The logarithm is carried with a relative error of eps a step.
-    rows, cols = weight.shape[-2:]
-    rounding = 2 * info.eps * ((max(rows, cols) + 2) * cols**0.5 + (n_iter + 2) * (1 + log_norm.abs()))
-    return (norm * (1 + rounding)).clamp(min=info.tiny).reshape(shape)
+    # The norm is carried as a product of roots, each of them off by less than 4 eps.
+    rows, eps = max(product.shape[1:]), torch.finfo(dtype).eps
+    relative = 2 * eps * ((rows + 2) * cols**0.5 + 4 * (len(grams) + 1))
+    if dtype != given:
+        relative += torch.finfo(given).eps
+    if len(parts) == 2:  # ill-conditioned factors may cancel: |fl(L R) - L R|_F <= n eps |L|_F |R|_F
+        left, right = (_frobenius(part.detach()) for part in parts)
+        norm = torch.addcmul(norm, left, right, value=parts[0].shape[2] * eps)
+    for scale in scales:
+        norm = norm if scale is None else norm * scale
+    norm = (norm * (1 + relative)).clamp(min=torch.finfo(given).tiny)
+    return _Bound(norm.to(given), parts, scales, product, grams)
 
 
-def _iterate(weight: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
+def _iterations(rank: int, slack: float) -> int:
+    """The least n with ``rank^(1 / 2^(n+2)) <= 1 + slack``; -1 for vectors, whose norm is that of Frobenius."""
+    return -1 if rank == 1 else max(math.ceil(math.log2(math.log(rank) / math.log1p(slack))) - 2, 0)
+
+
+def _iterate(matrix: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
     """``|G_n|_F^(1 / 2^(n+1))``, shape (B, 1, 1), and the ``G_k``, each in some scale."""
-    largest = _largest(weight)
-    gram = weight / largest  # the squares of its numbers neither overflow nor vanish
-    log_norm, grams = largest.log(), []
+    gram, grams, steps, norm = matrix, [], _steps(matrix), None
     for k in range(n_iter + 1):
-        # Rescaled to Frobenius norm 1 at every other product, the logarithm of the scale carried: nothing overflows,
-        # and with rank r the norm is 1 / r^2 or more in between.
-        if k % 2 == 0:
-            gram, log_norm = _rescaled(gram, log_norm, k)
+        if k % steps == 0:
+            scale = _frobenius(gram).clamp(min=torch.finfo(gram.dtype).tiny)
+            gram = gram / scale
+            norm = scale if norm is None else norm * scale ** (2.0**-k)
         gram = gram.mT.bmm(gram)
         grams.append(gram)
-    return _rescaled(gram, log_norm, n_iter + 1)[1].exp(), grams
+    last = _frobenius(gram)
+    return last if norm is None else norm * last ** (2.0 ** -(n_iter + 1)), grams
 
 
-def _rescaled(gram: Tensor, log_norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """What k products made, with Frobenius norm 1, and the logarithm of the norm with that scale in it."""
-    scale = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=torch.finfo(gram.dtype).tiny)
-    return gram / scale, torch.add(log_norm, scale.log(), alpha=2.0**-k)
+def _steps(matrix: Tensor) -> int:
+    """How many products follow each other without rescaling: from Frobenius norm 1 the k-th of them has one of
+    ``C^(-2^(k-1))`` or more, and that stays far above what vanishes."""
+    exponent = 900 if matrix.dtype == torch.float64 else 90
+    return int(math.log2(exponent / math.log2(max(matrix.shape[-1], 2))))
 
 
 class _GramNorm(torch.autograd.Function):
@@ -68,44 +138,47 @@ class _GramNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight: Tensor, n_iter: int) -> Tensor:
-        norm, grams = _iterate(weight, n_iter)
-        ctx.n_iter = n_iter
-        ctx.save_for_backward(weight, norm, *grams)
-        return norm
+    def forward(ctx, slack: float, *factors: Tensor) -> Tensor:
+        bound = _bound(factors, slack)
+        ctx.slack, ctx.count, ctx.scaled = slack, len(factors), bound.scales[0] is not None
+        scales = bound.scales if ctx.scaled else ()
+        ctx.save_for_backward(*factors, *bound.parts, *scales, bound.norm, bound.product, *bound.grams)
+        return bound.norm
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        weight, norm, *grams = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        n, saved = ctx.count, ctx.saved_tensors
+        factors = saved[:n]
         if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
-            norm, grams = _iterate(weight, ctx.n_iter)
-        tiny = torch.finfo(weight.dtype).tiny
-        scale = _largest(weight)
-        along = unit = weight / scale
-        for gram in reversed(grams):
+            bound = _bound(factors, ctx.slack)
+        else:
+            parts, rest = saved[n : 2 * n], saved[2 * n :]
+            scales, rest = (rest[:n], rest[n:]) if ctx.scaled else ((None,) * n, rest)
+            bound = _Bound(rest[0], parts, scales, rest[1], list(rest[2:]))
+        product, parts = bound.product, bound.parts
+        upright = along = _upright(product)
+        rescaled = len(bound.grams) > _steps(upright)  # else all of them together do not vanish either
+        for gram in reversed(bound.grams):
+            if rescaled:
+                along = along / _frobenius(along).detach().clamp(min=torch.finfo(along.dtype).tiny)
             along = along.bmm(gram)
-        inner = (along * unit).sum((-2, -1), keepdim=True).clamp(min=tiny)
-        return along * (grad * (norm / scale) / inner), None
+        inner = (along * upright).sum((-2, -1), keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
+        along = along if product.shape[1] >= product.shape[2] else along.mT
+        along = along * (grad * bound.norm / inner)
+        gradients = [along] if n == 1 else [along.bmm(parts[1].mT), parts[0].mT.bmm(along)]
+        for i, scale in enumerate(bound.scales):
+            gradients[i] = (gradients[i] if scale is None else gradients[i] / scale).to(factors[i].dtype)
+        return None, *gradients
 
 
-def _largest(weight: Tensor) -> Tensor:
+def _upright(product: Tensor) -> Tensor:
+    return product if product.shape[1] >= product.shape[2] else product.mT
+
+
+def _frobenius(matrix: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+
+
+def _largest(matrix: Tensor) -> Tensor:
     """The largest number in size of each matrix, a constant, shape (B, 1, 1)."""
-    return weight.detach().abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-@torch.no_grad()
-def spectral_norm_bound(weight: Tensor) -> Tensor:
-    """Upper bound of the spectral norm for a certificate: float64, tight to 0.2 % at rank 512, rounded up.
-
-    Args:
-        weight: matrices, shape (..., M, K), any floating dtype.
-
-    Returns:
-        float64 tensor of shape (...,). Zero matrices give 0.
-    """
-    weight = weight.double()
-    return torch.where(
-        (weight == 0).all(-1).all(-1),
-        torch.zeros((), dtype=torch.float64, device=weight.device),
-        gram_norm(weight, n_iter=10),
-    )
+    return matrix.detach().abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)

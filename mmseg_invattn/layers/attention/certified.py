@@ -28,7 +28,7 @@ from .certified_assessment import Seen
 from .heads import SMALL, HeadNorms, SharedHeadNorms, build_heads
 from .linear import GroupedLinear, grouped_linear
 from .modes import ScoreBounds
-from .modes.base import product_norm, product_norms
+from .modes.base import product_norms
 from .options import LocalAttentionOptions, read_options
 from .saturation import saturated_share
 from .sharpness import Sharpness
@@ -139,7 +139,8 @@ class CertifiedAttention2d(ResidualLayer):
 
     def weights(self) -> CertifiedWeights:
         with full_precision(self.out.weight.device):
-            scores, value, out, mode = self.attention(), self.value()[0], self.out()[0], self.attention.mode
+            # the sharpness sets the scale of the scores
+            scores, value, out, mode = self.attention(False), self.value()[0], self.out()[0], self.attention.mode
             factors = [(out, value), mode.factors(scores)]
             effective, *product = product_norms([pair for pair in factors if pair is not None], gram_norm)
             return CertifiedWeights(
@@ -203,7 +204,7 @@ class CertifiedAttention2d(ResidualLayer):
         )
         out = out.double() / weights.norm.scale.double()
         value = weights.value.double()
-        effective = product_norm(out, value, spectral_norm_bound)
+        effective = spectral_norm_bound(out, value)
         norms = self.heads.norms(effective, out, value, spectral_norm_bound)
         return float(self.heads.bound(norms, factor).max()) * (1 + 4 * eps)
 
@@ -212,7 +213,8 @@ class CertifiedAttention2d(ResidualLayer):
         mode = self.attention.mode
         sharpness = self.sharpness.at(weights.sharpness, n_pixels, weights.out)
         temperature = sharpness / weights.bounds.peak.clamp(min=SMALL)
-        bounds = ScoreBounds(*(temperature * bound for bound in weights.bounds))
+        slopes = (temperature * slope for slope in weights.bounds[1:])
+        bounds = ScoreBounds(sharpness, *slopes)
         factor = mode.lipschitz_factor(bounds, self.attention.whole(n_pixels))
         # with room for what the rounding of gain, W_O and the certificate itself adds: the bound never exceeds c
         room = 1 - 64 * torch.finfo(weights.out.dtype).eps
@@ -223,7 +225,7 @@ class CertifiedAttention2d(ResidualLayer):
         """Scores at the sharpness, and W_O with gain and scale in it, as the branch uses it. The certificate reads
         these rounded numbers: ill-conditioned factors may cancel otherwise than before they were multiplied."""
         scores, gain = self._at(weights, n_pixels)
-        return scores, weights.out * gain[:, None, None] * weights.norm.scale
+        return scores, weights.out * (gain[:, None, None] * weights.norm.scale)
 
     def _factor_depends_on_n(self) -> bool:
         return self.attention.whole(1) is not None and self.attention.mode.factor_depends_on_n

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...ops import Roundoff, ball_rounding, root_of_squares, spectral_norm_bound
 from .local_bound import attention_moments, local_bound
-from .modes.base import product_norm
 from .rounding import attention_rounding
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Seen:
         self.moments = attention_moments(
             block.attention, weights.scores, b_BGNC, weights.size, weights.beta, weights.value, weights.out, narrow=True
         )
-        self.effective = product_norm(weights.out, weights.value, spectral_norm_bound)
+        self.effective = spectral_norm_bound(weights.out, weights.value)
         self.scale_G = weights.norm.scale[:, 0, 0]
         bounds = block.attention.mode.bounds(weights.scores, spectral_norm_bound, torch.ones_like(b_BGNC[:, :1, 0, 0]))
         self.slope_BH = torch.maximum(bounds.query_slope, bounds.key_slope).expand(-1, len(weights.value))

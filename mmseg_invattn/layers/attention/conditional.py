@@ -130,7 +130,7 @@ class ConditionalAttention2d(ResidualLayer):
 
     def weights(self) -> ConditionalWeights:
         with full_precision(self.weight.weight.device):
-            scores, weight = self.attention(), self.weight()[0]
+            scores, weight = self.attention(False), self.weight()[0]  # the sharpness sets the scale of the scores
             total = self.total(gram_norm(weight))
             return ConditionalWeights(
                 scores,

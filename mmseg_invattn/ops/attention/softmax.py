@@ -100,7 +100,7 @@ def _for_parts(x_BGMD: Tensor, parts: int) -> Tensor:
 
 def _filled(x: Tensor, width: int) -> Tensor:
     """x with channels of zeros up to the width."""
-    return F.pad(x, (0, width - x.shape[-1])).contiguous()
+    return (x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))).contiguous()
 
 
 def softmax_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ....ops import Roundoff, factor_rounding, spectral_norm_bound, sum_rounding
 from ....ops.attention import softmax_attention, softmax_log_weights
 from ..linear import GroupedLinear, grouped_linear
 
-Norm = Callable[[Tensor], Tensor]  # an upper bound of the spectral norm: gram_norm, or spectral_norm_bound
+Norm = Callable[..., Tensor]  # upper bound of |W|, or |L R|, of matrices: gram_norm, or spectral_norm_bound
 
 
 class QueryKeyWeights(NamedTuple):
@@ -234,9 +234,13 @@ def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: Ro
     return of_sum + u.casts * sizes[0] + 4 * u.any * sizes[1]
 
 
-def vector_norm(norm: Norm, vector_GC: Tensor | None) -> Tensor | float:
-    """The same bound of a vector's norm; 0 for None."""
-    return 0.0 if vector_GC is None else norm(vector_GC[..., None, :])
+def vector_norm(vector_GC: Tensor | None) -> Tensor | float:
+    """Upper bound of ``|v|``, shape (G,), in the dtype of the vector; 0 for None."""
+    if vector_GC is None:
+        return 0.0
+    norm = torch.linalg.vector_norm(vector_GC, dim=-1, dtype=torch.float64)
+    eps = torch.finfo(vector_GC.dtype).eps
+    return (norm * (1 + (1 + vector_GC.shape[-1]) * eps)).to(vector_GC.dtype)
 
 
 def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
@@ -245,20 +249,6 @@ def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
 
 
 def product_norms(pairs: list[tuple[Tensor, Tensor]], norm: Norm) -> list[Tensor]:
-    """:func:`product_norm` of pairs of one shape, in one pass."""
+    """``norm(left, right)`` of pairs of one shape, in one pass."""
     left, right = (torch.cat(side) if len(pairs) > 1 else side[0] for side in zip(*pairs, strict=True))
-    return list(product_norm(left, right, norm).chunk(len(pairs)))
-
-
-def product_norm(left: Tensor, right: Tensor, norm: Norm) -> Tensor:
-    """Bound of ``|L R|``, shape (H,), rounding of the product included: ill-conditioned factors may cancel in it.
-
-    Each number of the product sums n terms, so ``|fl(L R) - L R|_F <= n eps |L|_F |R|_F``.
-    """
-    # scaled by their largest numbers, so that the product neither overflows nor vanishes
-    tiny = torch.finfo(left.dtype).tiny
-    sizes = [m.detach().abs().amax((-2, -1), keepdim=True).clamp(min=tiny) for m in (left, right)]
-    left, right = left / sizes[0], right / sizes[1]
-    factors = torch.linalg.matrix_norm(left.detach()) * torch.linalg.matrix_norm(right.detach())
-    cancelled = left.shape[-1] * torch.finfo(left.dtype).eps * factors
-    return (norm(left.bmm(right)) + cancelled) * (sizes[0] * sizes[1])[:, 0, 0]
+    return list(norm(left, right).chunk(len(pairs)))

@@ -19,7 +19,7 @@ from ....ops.attention.dot_product import (
     elu_dot_product_attention,
     mean_dot_product_attention,
 )
-from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, product_norm, pulled_back, vector_norm
+from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm
 
 
 class DotProduct(QueryKeyMode):
@@ -41,9 +41,9 @@ class DotProduct(QueryKeyMode):
     def bounds(
         cls, weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
     ) -> ScoreBounds:
-        product = (product_norm(*cls.factors(weights), norm) if product is None else product) * radius**2
-        query_term = vector_norm(norm, pulled_back(weights.query, weights.key_bias)) * radius
-        key_term = vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
+        product = (norm(*cls.factors(weights)) if product is None else product) * radius**2
+        query_term = vector_norm(pulled_back(weights.query, weights.key_bias)) * radius
+        key_term = vector_norm(pulled_back(weights.key, weights.query_bias)) * radius
         constant = 0.0
         if weights.query_bias is not None and weights.key_bias is not None:
             constant = (weights.query_bias * weights.key_bias).sum(-1).abs()

@@ -12,7 +12,7 @@ The effective products A and a are bounded and not their factors, because |A| ma
 
 from torch import Tensor
 
-from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, product_norm, pulled_back, vector_norm
+from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back, vector_norm
 
 
 def softmax_factor(bounds: ScoreBounds) -> Tensor:
@@ -27,8 +27,8 @@ class EmbeddedGaussian(QueryKeyMode):
     def bounds(
         cls, weights: QueryKeyWeights, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
     ) -> ScoreBounds:
-        product = (product_norm(*cls.factors(weights), norm) if product is None else product) * radius**2
-        peak = product + vector_norm(norm, pulled_back(weights.key, weights.query_bias)) * radius
+        product = (norm(*cls.factors(weights)) if product is None else product) * radius**2
+        peak = product + vector_norm(pulled_back(weights.key, weights.query_bias)) * radius
         return ScoreBounds(peak, product, peak)
 
     @staticmethod
