@@ -48,7 +48,7 @@ def test_certificate_of_a_training_step(mode):
     block, ordinary, x = blocks('certified', mode)
     x.requires_grad_()
     counts = [operators(lambda layer=layer: layer(x).sum().backward()) for layer in (block, ordinary)]
-    assert counts[0] <= 2.5 * counts[1], counts
+    assert counts[0] <= 2.7 * counts[1], counts
 
 
 @pytest.mark.parametrize('form', ['certified', 'conditional'])

@@ -62,7 +62,7 @@ def ball_dense(x, scale):
     return x / (scale.square() + x.square().sum(-1, keepdim=True)).sqrt()
 
 
-def gram_dense(weight, n_iter=4):  # the least n with 3^(1 / 2^(n + 2)) <= 1.025
+def gram_dense(weight, n_iter=6):
     power = torch.linalg.matrix_power(weight.mT @ weight, 2**n_iter)  # G_n without its scale
     return torch.linalg.matrix_norm(power) ** (1 / 2 ** (n_iter + 1))
 
