@@ -65,13 +65,13 @@ def check_setting(setting: Setting) -> None:
 
 
 @given(settings())
-@run(max_examples=2000, derandomize=True, **BATTERY)
+@run(max_examples=600, derandomize=True, **BATTERY)
 def test_error_is_within_its_bound(setting):
     check_setting(setting)
 
 
 @given(settings(precisions=('autocast',)))
-@run(max_examples=500, derandomize=True, **BATTERY)
+@run(max_examples=150, derandomize=True, **BATTERY)
 def test_error_of_a_branch_under_autocast_is_within_its_bound(setting):
     check_setting(setting)
 
