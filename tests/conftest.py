@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -12,6 +14,20 @@ import pytest
 from helpers.checkout import ROOT
 
 import mmseg_invattn  # noqa: F401  (before any test imports mmseg, which needs compiled mmcv ops or their stand-in)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``cases(n)`` n parameter sets are for the default suite: the same ones at every run, and spread
+    over all of its parameters."""
+    tests = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker('cases') and not item.get_closest_marker('slow'):
+            tests[item.nodeid.split('[')[0]].append(item)
+    for cases in tests.values():
+        cases.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        for item in cases[cases[0].get_closest_marker('cases').args[0] :]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ def pulled(block):
     return block
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize('config', CONFIGS, ids=str)
 def test_contract(config):
     torch.manual_seed(0)

@@ -156,6 +156,7 @@ def test_bound_is_near_the_error_of_a_fresh_block(form, most):
     assert statistics.median(ratios) <= most, statistics.median(ratios)
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d, CouplingAttention2d])
 def test_ascent_on_the_error_of_a_y_that_is_known_up_to_an_error(form, mode):
@@ -205,6 +206,7 @@ def search(form: type, mode: str, rounds: int) -> float:
     return best
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d, CouplingAttention2d])
 def test_search_for_an_error_outside(form, mode):

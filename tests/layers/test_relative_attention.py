@@ -69,6 +69,7 @@ def test_efficient_evaluation_is_the_dense_one(kind, more):
             torch.testing.assert_close(p.sum(-1), torch.ones_like(p.sum(-1)))
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize('kind', KINDS)
 def test_gradients(kind):
     layer = build(kind, window=2) if kind == 'full' else build(kind)

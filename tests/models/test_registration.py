@@ -70,22 +70,8 @@ def python(script: str) -> str:
     return done.stdout
 
 
-# each imports the whole stack anew
-SHORT = (
-    'layers, then mmseg',
-    'layers, then models',
-    'mmengine, then the package',
-    'mmseg, then the package',
-    'models',
-    'views',
-)
-
-
-def some(names, short):
-    return [name if name in short else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize('order', some(ORDERS, SHORT))
+@pytest.mark.cases(4)
+@pytest.mark.parametrize('order', ORDERS)
 def test_everything_is_registered(order):
     python(ORDERS[order] + REGISTERED)
 
@@ -93,7 +79,8 @@ def test_everything_is_registered(order):
 FIRST = dict(nothing='', layers=LAYERS, package='import mmseg_invattn\n', mmseg='import mmseg\n')
 
 
-@pytest.mark.parametrize('first', some(FIRST, ('layers',)))
+@pytest.mark.cases(1)
+@pytest.mark.parametrize('first', FIRST)
 def test_a_config_registers_by_its_custom_imports(first):
     """As a Runner builds it, from a registry above that of MMSegmentation."""
     python(
