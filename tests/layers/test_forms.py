@@ -49,6 +49,7 @@ def started(form: str, mode: str, **options) -> nn.Module:
     return block
 
 
+@pytest.mark.cases(20)
 @pytest.mark.parametrize(
     'form, heads',
     [
