@@ -1,20 +1,21 @@
-"""An image file as a segmentor sees it."""
+"""An image file as a segmentor sees it, and any image as a picture."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-from mmengine.dataset import Compose
 from torch import Tensor, nn
 
-from ..engine.inference import preprocess
+from ..engine.inference import check_channels, preprocess
+from ..engine.tested_pipeline import TestedPipeline
 
-LOADING = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadAnnotations', 'StrictLoadAnnotations')
+GREY_LEVELS = (0.0, 255.0)
 
 
 def read_image(model: nn.Module, file: str | Path, shape: Sequence[int] | None = None) -> tuple[np.ndarray, Tensor]:
-    """The test pipeline of the model's config, and its preprocessor, applied to an image.
+    """The pipeline of the data set that the model's config tests, and its preprocessor, applied to an image.
 
     Args:
         model: as :func:`mmseg_invattn.engine.inference.init_model` returns it.
@@ -22,25 +23,49 @@ def read_image(model: nn.Module, file: str | Path, shape: Sequence[int] | None =
         shape: (H, W) to bring it to, in place of the pipeline's own resizing.
 
     Returns:
-        The picture, padded as the model pads it, uint8 RGB (H, W, 3), and the preprocessed image (1, 3, H, W).
+        The picture, padded as the model pads it, uint8 RGB (H, W, 3), and the preprocessed image (1, C, H, W).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: OpenCV cannot read it.
+        ValueError: the pipeline cannot read it.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f'{file}: there is no such image')
-    pixels = cv2.imread(str(file))
-    if pixels is None:
-        raise ValueError(f'{file} cannot be read as an image: give a file that OpenCV can read, such as PNG or JPEG')
-    steps = [step for step in model.cfg.test_pipeline if step['type'] not in LOADING]
-    if shape is not None:
-        pixels = cv2.resize(pixels, (shape[1], shape[0]))
-        steps = [step for step in steps if 'Resize' not in step['type']]
-    size = pixels.shape[:2]
-    sample = Compose(steps)(dict(img=pixels, img_path=str(file), img_shape=size, ori_shape=size))
-    image = preprocess(model, sample['inputs'], [sample['data_samples']])
+    inputs, sample, _ = TestedPipeline(model.cfg, shape)(file)
+    check_channels(model, inputs, file)
+    image = preprocess(model, inputs, [sample])
     picture = np.zeros((*image.shape[2:], 3), np.uint8)
-    height, width = sample['inputs'].shape[1:]  # padding is at the bottom and on the right
-    picture[:height, :width] = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)
+    height, width = inputs.shape[1:]  # padding is at the bottom and on the right
+    picture[:height, :width] = to_picture(inputs.numpy().transpose(1, 2, 0))
     return picture, image
+
+
+def value_range(image: np.ndarray) -> tuple[float, float]:
+    """The values of an image that a picture of it shows black and white.
+
+    Those are 0 and 255 where all values are grey levels, and else the smallest and the largest value.
+    """
+    if image.dtype == np.uint8:
+        return GREY_LEVELS
+    finite = image[np.isfinite(image)].astype(np.float64)
+    if not finite.size:
+        return GREY_LEVELS
+    low, high = float(finite.min()), float(finite.max())
+    levels = np.abs(finite - np.rint(finite)).max() < 0.01 and low > -0.5 and high < 255.5
+    return GREY_LEVELS if levels and (high > 1 or low == high) else (low, max(high, low + 1e-12))
+
+
+def to_picture(image: np.ndarray, shown: tuple[float, float] | None = None) -> np.ndarray:
+    """Any image that a loader gives as a picture, uint8 RGB (H, W, 3).
+
+    Args:
+        image: (H, W) or (H, W, C) of any type. One or two channels are shown grey, by the first; of more, the first
+            three, which are blue, green and red.
+        shown: of :func:`value_range`; None: that of this image.
+    """
+    low, high = shown or value_range(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    colours = image[..., 2::-1] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, 2)
+    if colours.dtype == np.uint8 and (low, high) == GREY_LEVELS:
+        return np.ascontiguousarray(colours)
+    scaled = (np.nan_to_num(colours.astype(np.float64), nan=low, posinf=high, neginf=low) - low) * (255 / (high - low))
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)

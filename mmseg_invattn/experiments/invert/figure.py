@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ...visualization.model_input import to_picture, value_range
 from ...wording import counted
 from .inversion import Inversion
 
@@ -81,15 +82,16 @@ def summary(inversion: Inversion) -> str:
 def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:
     """RGB uint8 (H, W, 3) of the image and of what came back."""
     steps = model.cfg.model.get('data_preprocessor') or {}
-    colours = []
+    images = []
     for x in (inversion.seen[0], inversion.recovered[0]):
         if steps.get('mean') is not None:
             mean, std = (x.new_tensor(steps[name])[:, None, None] for name in ('mean', 'std'))
             x = x * std + mean
-        if not (steps.get('bgr_to_rgb') or steps.get('rgb_to_bgr')):  # images are read as BGR
+        if steps.get('bgr_to_rgb') or steps.get('rgb_to_bgr'):  # images are read as BGR
             x = x.flip(0)
-        colours.append(x.round().clamp(0, 255).byte().permute(1, 2, 0))
-    return colours
+        images.append(x.permute(1, 2, 0).numpy())
+    shown = value_range(images[0])
+    return [torch.from_numpy(to_picture(image, shown)) for image in images]
 
 
 def feature_colours(*maps: Tensor) -> list[Tensor]:
