@@ -1,5 +1,6 @@
 """A figure of an inversion: what went in, what came back, where they differ, and the solver's curve."""
 
+import textwrap
 from pathlib import Path
 
 import torch
@@ -11,14 +12,17 @@ from ...visualization.model_input import to_picture, value_range
 from ...wording import counted
 from .inversion import Inversion
 
+LETTERS = 150  # of a line in the title
 
-def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
+
+def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str | None = None) -> None:
     """Draws the figure into a file.
 
     Args:
         inversion: what to draw.
         model: as ``init_model`` returns it: its config tells how to turn an image back into colours.
         file: PNG, or another format of matplotlib.
+        note: more below the numbers.
     """
     if inversion.is_image:
         pictures, what = image_colours(inversion, model), 'image'
@@ -37,7 +41,7 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
     for axis in axes[:3]:
         axis.set_axis_off()
     draw_curve(axes[3], inversion)
-    figure.suptitle(summary(inversion))
+    figure.suptitle('\n'.join([summary(inversion), *(textwrap.wrap(note, LETTERS) if note else [])]))
     figure.savefig(file, dpi=100)
 
 
