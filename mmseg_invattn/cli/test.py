@@ -39,6 +39,8 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='SegVisualizationHook'"
             ')) and a visualizer in the config, as in configs/_base_/default_runtime.py'
         )
+    if type_name(hook) == 'SegVisualizationHook':  # which decodes every image as 8-bit colour
+        hook.type = 'TestedPictureHook'
     hook.draw = True
     hook.interval = 1  # every image: some versions of the hook paint each 50th only
     if args.show:

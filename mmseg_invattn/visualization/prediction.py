@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..datasets.pictures import to_picture
 from ..engine.inference import check_channels
 from ..engine.tested_pipeline import Loaded, TestedPipeline
 from ..evaluation.prediction_files import label_values
 from .marks import mark_of, mark_of_input, mark_of_run
 from .media import VideoReader, VideoWriter, write_image
-from .model_input import to_picture
 from .overlay import class_colours, confidence_map, paint, with_legend
 
 

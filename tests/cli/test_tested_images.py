@@ -18,9 +18,9 @@ from helpers.tested_case import (
 from helpers.tool_case import call_tool, write_weights
 from mmengine.config import Config
 
+from mmseg_invattn.datasets.pictures import to_picture
 from mmseg_invattn.engine.inference import init_model, random_image
 from mmseg_invattn.engine.tested_pipeline import TestedPipeline
-from mmseg_invattn.visualization.model_input import to_picture
 
 
 @pytest.fixture(scope='module')
@@ -49,13 +49,16 @@ def test_predict_sees_what_the_test_sees(case, tmp_path, kind):
     images, config = write_images_of(folder, kind), config_of(folder, base, kind)
     weights = write_weights(config, tmp_path / 'weights.pth')
     balance(init_model(config, str(weights), 'cpu'), images / '0.png', weights)
-    run_tool('test', config, weights, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'tested')
+    show = tmp_path / 'show'
+    run_tool('test', config, weights, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'tested', '--show-dir', show)
     assert call_tool('predict', config, weights, images, '--out', tmp_path / 'seen') == 0
     tested = labels_in(tmp_path / 'tested')
     seen = {name: labels for name, labels in labels_in(tmp_path / 'seen', '_labels').items() if name in tested}
     assert len(tested) == 4 and len(np.unique(tested['0'])) > 1
     assert_same(seen, tested)
     overlay = cv2.imread(str(tmp_path / 'seen' / '0_overlay.png'))
+    painted = [cv2.imread(str(path)) for path in show.rglob('*.png')]
+    assert len(painted) == 4 and all(picture.std() > 10 for picture in painted)
     assert overlay[:28, :28].std() > 10  # neither black nor white, whatever the values of the image
 
 

@@ -7,6 +7,7 @@ from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prediction_files_hook import PredictionFilesHook
+from .tested_picture_hook import TestedPictureHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -18,4 +19,5 @@ __all__ = [
     'MatchingCheckpointHook',
     'NonFiniteLossHook',
     'PredictionFilesHook',
+    'TestedPictureHook',
 ]

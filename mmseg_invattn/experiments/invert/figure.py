@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ...visualization.model_input import to_picture, value_range
+from ...datasets.pictures import to_picture, value_range
 from ...wording import counted
 from .inversion import Inversion
 
