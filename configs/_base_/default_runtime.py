@@ -17,7 +17,7 @@ randomness = dict(seed=0)
 # BN becomes SyncBN where training is distributed over GPUs, and only there
 sync_bn = 'torch'
 
-tta_model = dict(type='MeanTTAModel')
+tta_model = dict(type='SegTTAModel')
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
