@@ -12,7 +12,10 @@ from ..compat import type_name
 
 def evaluators_of(cfg: Config) -> list:
     """The configs of the evaluators of the test."""
-    return list(cfg.test_evaluator) if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    found = cfg.get('test_evaluator')
+    if isinstance(found, Mapping) and 'metrics' in found:  # an evaluator with its metrics
+        found = found['metrics']
+    return [one for one in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(one, Mapping)]
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
@@ -48,7 +51,8 @@ def leave_out_labels(cfg: Config) -> bool:
     from ..datasets.checks import leaf_configs
 
     found = False
-    for leaf in leaf_configs(cfg.test_dataloader.dataset):
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    for leaf in leaf_configs(dataset) if dataset else ():
         prefix = leaf.get('data_prefix')
         if isinstance(prefix, Mapping) and 'img_path' in prefix and prefix.get('seg_map_path') is None:
             prefix.pop('seg_map_path', None)

@@ -115,10 +115,8 @@ def _pipeline_of(cfg: Config) -> tuple[Sequence[Mapping], Mapping]:
         if pipelines and pipelines[0]:
             if any(other != pipelines[0] for other in pipelines[1:]):
                 print_log(
-                    f'The data sets of {split}_dataloader have pipelines that differ: images are read by that of the '
-                    'first',
-                    logger='current',
-                    level='WARNING',
+                    f'WARNING: the data sets of {split}_dataloader have pipelines that differ: images are read by that '
+                    'of the first'
                 )
             return pipelines[0], leaves[0]
     if cfg.get('test_pipeline'):

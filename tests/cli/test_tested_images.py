@@ -193,3 +193,15 @@ def test_one_channel_of_logits(case, tmp_path, head):
     assert (seen == labels['plain']['0']).all() and set(np.unique(seen)) == {0, 1}
     confidence = cv2.imread(str(tmp_path / '0_confidence.png'), -1) / 255
     assert 0.29 < confidence[seen == 1].min() < 0.5 and confidence[seen == 0].min() > 0.69  # of the class chosen
+
+
+def test_data_sets_that_are_read_in_several_ways(case, capsys):
+    folder, config = case
+    cfg = Config.fromfile(config)
+    first = cfg.test_dataloader.dataset
+    other = dict(first, pipeline=[dict(type='LoadImageFromFile', to_float32=True), dict(type='PackSegInputs')])
+    for datasets, warned in (([first, other], True), ([first, dict(first)], False)):
+        cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=datasets)
+        loaded = TestedPipeline(cfg)(folder / 'data' / 'images' / '0.png')
+        assert loaded.image.dtype == np.uint8 and loaded.inputs.shape == (3, 28, 28)
+        assert ('have pipelines that differ' in capsys.readouterr().out) == warned

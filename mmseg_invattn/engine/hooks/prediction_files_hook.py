@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os.path as osp
 
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from ...datasets.checks import image_root, leaf_datasets
@@ -22,15 +21,16 @@ class PredictionFilesHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Before a validation."""
-        _tell(runner.val_loop.evaluator, runner.val_loop.dataloader.dataset)
+        _tell(runner.val_loop)
 
     def before_test(self, runner: Runner) -> None:
         """Before a test."""
-        _tell(runner.test_loop.evaluator, runner.test_loop.dataloader.dataset)
+        _tell(runner.test_loop)
 
 
-def _tell(evaluator: Evaluator, dataset: object) -> None:
-    for metric in getattr(evaluator, 'metrics', ()):
+def _tell(loop: BaseLoop) -> None:
+    dataset = loop.dataloader.dataset
+    for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
         if hasattr(metric, 'prediction_files'):
             metric.prediction_files.root = image_root(dataset)
         elif getattr(metric, 'output_dir', None):
