@@ -3,7 +3,9 @@
 - mmcv without compiled ops: ``import mmseg`` fails on a missing ``mmcv._ext`` -> :func:`provide_mmcv_ops_stub`.
 - MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
+- oneDNN keeps what it compiles for 1024 sizes of images -> :func:`bound_primitive_cache`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
+- Configs of the new style name a class by the class itself, others by a string -> :func:`type_name`.
 - They warn of what their own code does, which no user can change -> :func:`silence_warnings`, :func:`silence_log`.
 - onedl-mmsegmentation prints twice that an optional package is missing -> :func:`quiet_import_of_mmseg`.
 """
@@ -16,13 +18,35 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from inspect import isclass, isroutine
 from types import ModuleType
 from typing import Any
+
+# ------------------------------------------------------------------------------------------------------- config types
+
+
+def type_name(kind: Any) -> str:
+    """The name of the class that a config asks for.
+
+    Args:
+        kind: What stands under ``type``: a class, as in pure Python configs, or a string, with its package
+            (``'mmengine.OptimWrapper'``) or without; or the dict that has it.
+
+    Returns:
+        The name alone; empty where there is none.
+    """
+    if isinstance(kind, Mapping):
+        kind = kind.get('type')
+    if kind is None:
+        return ''
+    # what a lazy import stands for has every attribute: ask classes and functions alone
+    return kind.__name__ if isclass(kind) or isroutine(kind) else str(kind).rpartition('.')[-1]
+
 
 # ---------------------------------------------------------------------------------------------------- compiled ops
 
@@ -67,6 +91,20 @@ def provide_in1d() -> None:
 
     if not hasattr(np, 'in1d'):
         np.in1d = lambda a, b, **options: np.isin(np.ravel(a), b, **options)
+
+
+# --------------------------------------------------------------------------------------------------- primitive cache
+
+PRIMITIVES = 128  # convolutions of so many sizes; each takes about 0.1 MB
+
+
+def bound_primitive_cache() -> None:
+    """Let oneDNN, which computes convolutions on CPUs, keep fewer of the programs that it compiles for every size.
+
+    It keeps 1024, so that a process that sees images of many sizes grows by hundreds of MB. Call it before the first
+    convolution; a value that the user has set stays.
+    """
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', str(PRIMITIVES))
 
 
 # --------------------------------------------------------------------------------------------------------- warnings
@@ -187,9 +225,9 @@ def _read_ranks(launcher: str) -> None:
 
 
 def _replace_sync_bn(node: Any) -> int:
-    """Turn every ``type='SyncBN'`` below a config node into BN; tell how many there were."""
+    """Turn every SyncBN below a config node into BN; tell how many there were."""
     if isinstance(node, dict):
-        found = int(node.get('type') == 'SyncBN')
+        found = int(type_name(node) in ('SyncBN', 'SyncBatchNorm'))
         if found:
             node['type'] = 'BN'
         return found + sum(_replace_sync_bn(value) for value in node.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from ..wording import counted
 from .arguments import add_config_arguments, read_config
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,14 +29,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def as_image(inputs_3HW: Tensor) -> np.ndarray:
-    """Pixels of a pipeline's end, BGR, as an RGB image; those that a pipeline normalised are stretched."""
-    pixels = inputs_3HW.numpy().transpose(1, 2, 0)[..., ::-1]
-    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255 or pixels.max() <= 1):
-        pixels = 255 * (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-12)
-    return pixels.astype(np.uint8)
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
@@ -50,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from ..datasets import ResumableInfiniteSampler, check_data_folders
+    from ..datasets.pictures import to_picture
     from ..visualization.media import write_image
     from ..visualization.overlay import beside, class_colours, paint, with_legend
 
@@ -73,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f'the {args.split} pipeline gives several images a sample (test-time augmentation); '
                 'browse a split without it'
             )
-        image = as_image(sample['inputs'])
+        image = to_picture(sample['inputs'].numpy().transpose(1, 2, 0))
         picture = image
         if 'gt_sem_seg' in sample['data_samples']:
             labels = sample['data_samples'].gt_sem_seg.data[0].numpy()

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..engine.atomic_backend import AtomicLocalBackend
     from ..engine.hooks.attention_centre_hook import FILE
+    from ..engine.windows import windows_note
     from ..experiments.explore.attention_adapters import attention_views
     from ..experiments.explore.page import channel_notes, make_page
     from ..visualization.model_input import read_image
@@ -48,7 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     picture, image = read_image(model, args.image)
     views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    note = windows_note(model, image)
+    if note:
+        title += f'. {note}'
     page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
     AtomicLocalBackend().put_text(page, args.out)
     blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
     print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; blocks (heads): {blocks}')
+    if note:
+        print(note)

@@ -31,6 +31,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
+    from torch import nn
+
     from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
     from ..engine.inference import random_image
     from ..visualization.model_input import read_image
@@ -45,14 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
     exported = export(model, image, out)
     error, largest = difference(model, exported, image)
     within = error <= args.tolerance * largest
-    height, width = image.shape[2:]
+    channels, height, width = image.shape[1:]
     print(
-        f'{out}: float32 images (batch, 3, {height}, {width}) -> logits (batch, {segmentor.num_classes}, {height}, '
-        f'{width}), {out.stat().st_size / 2**20:.1f} MiB'
+        f'{out}: float32 images (batch, {channels}, {height}, {width}) -> logits (batch, {segmentor.out_channels}, '
+        f'{height}, {width}), {out.stat().st_size / 2**20:.1f} MiB'
     )
     print(
         f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
         f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these'
     )
+    if segmentor.out_channels == 1:
+        heads = segmentor.decode_head
+        threshold = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).threshold
+        print(f'one channel: class 1 is where the sigmoid of the logit is above {threshold:g}, class 0 elsewhere')
     print(NOT_EXPORTED)
     return 0 if within else 1

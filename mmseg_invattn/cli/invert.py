@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
     from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.windows import windows_note
     from ..experiments.invert.figure import draw_inversion, summary
     from ..experiments.invert.inversion import inversions
     from ..layers import constant_weights
@@ -44,10 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
     refuse_existing(pictures.values(), args.overwrite)
     with constant_weights(model):
-        results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
+        image = read_image(model, args.image)[1]
+        results = inversions(model, image, args.tol, args.max_iter)
+    note = windows_note(model, image)
     args.out.mkdir(parents=True, exist_ok=True)
     for result in results:
-        draw_inversion(result, model, pictures[result.name])
+        draw_inversion(result, model, pictures[result.name], note)
         print(f'{summary(result)}\n{pictures[result.name]}')
     numbers = dict(
         config=args.config,
@@ -55,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         image=args.image,
         tol=args.tol,
         max_iter=args.max_iter,
+        windows=note,
         inverses=[result.numbers() for result in results],
     )
     AtomicLocalBackend().put_text(json.dumps(numbers, indent=2) + '\n', report)
+    if note:
+        print(note)
     return 0 if all(result.converged for result in results) else 1

@@ -1,8 +1,9 @@
 """Paint what a model sees over an image, the images of a folder, or a video.
 
-Of an image NAME: NAME_overlay.png with the legend of its classes, NAME_labels.png with the class of each pixel, and
-NAME_confidence.png. Of a video: NAME_overlay.mp4 and NAME_confidence.mp4. Confidence is the probability of the class
-that was chosen, as grey from 0 (black) to 1 (white).
+Of an image NAME: NAME_overlay.png with the legend of its classes, NAME_labels.png with the class of each pixel as label
+files of the data set hold it, and NAME_confidence.png. Images of a sub-folder keep it. Of a video: NAME_overlay.mp4 and
+NAME_confidence.mp4. Confidence is the probability of the class that was chosen, as grey from 0 (black) to 1 (white).
+Images are read by the pipeline of the config's test data.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..compat import bound_primitive_cache
 from ..wording import counted
-from .arguments import add_loading_arguments, add_model_arguments, load_model
+from .arguments import add_loading_arguments, add_model_arguments, load_model, read_config
+from .interruption import command_line
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
 
@@ -28,8 +31,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--opacity', type=float, default=0.5, metavar='SHARE', help='opacity of the colours over the image, 0 to 1'
     )
+    parser.add_argument(
+        '--resume', action='store_true', help='go on with an interrupted prediction: leave out what is there already'
+    )
     add_loading_arguments(parser)
     args = parser.parse_args(arguments)
+    if args.resume and args.overwrite:
+        parser.error('--resume leaves out what is there, and --overwrite replaces it: choose one')
     if not 0 <= args.opacity <= 1:
         parser.error(f'--opacity is {args.opacity}, but it must lie between 0 and 1')
     return args
@@ -37,30 +45,61 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
+    bound_primitive_cache()
 
+    from ..engine.atomic_backend import remove_partial_files
+    from ..engine.tested_pipeline import TestedPipeline
     from ..layers import constant_weights
-    from ..visualization.media import IMAGE_SUFFIXES, VideoReader, find_images
+    from ..visualization.media import VideoReader, bare_name, find_images
     from ..visualization.prediction import Painter
 
     if not args.input.exists():
         raise FileNotFoundError(f'{args.input}: there is no such file or folder')
+    pipeline = TestedPipeline(read_config(args))
     is_folder = args.input.is_dir()
-    images = find_images(args.input) if is_folder else [args.input] * (args.input.suffix.lower() in IMAGE_SUFFIXES)
+    if is_folder and args.out.resolve() == args.input.resolve():
+        raise ValueError(
+            f'--out {args.out} is the folder of the images, where pictures would be taken for images the next time: '
+            f'choose another, such as {args.out / "seen"}'
+        )
+    is_image = args.input.name.lower().endswith(pipeline.suffixes)
+    images = find_images(args.input, pipeline.suffixes, args.out) if is_folder else [args.input] * is_image
     video = None if images else VideoReader(args.input)
     kinds = ['overlay'] + ['labels'] * bool(images) + ['confidence'] * args.confidence
-    suffix = '.mp4' if video else '.png'
+    pictures = {}
+    for path in images or [args.input]:
+        folder = args.out / path.parent.relative_to(args.input) if is_folder else args.out
+        name = bare_name(path, pipeline.suffixes)
+        pictures[path] = {kind: folder / f'{name}_{kind}{".mp4" if video else ".png"}' for kind in kinds}
     refuse_existing(
-        (args.out / f'{path.stem}_{kind}{suffix}' for path in images or [args.input] for kind in kinds), args.overwrite
+        (file for files in pictures.values() for file in files.values()),
+        args.overwrite or args.resume,
+        'another --out, or go on with an interrupted prediction by --resume',
     )
     model = load_model(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    painter = Painter(model, args.out, args.opacity, args.confidence)
+    if args.resume or args.overwrite:
+        for folder in {file.parent for files in pictures.values() for file in files.values()}:
+            remove_partial_files(folder)
+    painter = Painter(model, pipeline, args.opacity, kinds, args.resume)
+    if pipeline.reduce_zero_label and 'labels' in kinds:
+        print('labels count from 1, as the label files of the data set do (reduce_zero_label)')
     with constant_weights(model):
         if video:
-            print(f'{counted(painter.paint_video(video, args.input.stem), "frame")}: {args.out}')
+            number = painter.paint_video(args.input, video, pictures[args.input])
+            told = f' of {video.count}' * bool(number and video.count and number < video.count)
+            print(f'{number}{told} frames: {args.out}' if number else f'{args.input}: there already, in {args.out}')
             return 0
-        faults = painter.paint_images(images)
-    print(f'{len(images) - len(faults)} of {counted(len(images), "image")}: {args.out}')
+        before, faults = painter.paint_images(pictures)
+    there = f', {before} of them there already' * bool(before)
+    print(f'{len(images) - len(faults)} of {counted(len(images), "image")}{there}: {args.out}')
     for fault in faults:
         print(f'NOT READ: {fault}', file=sys.stderr)
     return 1 if faults else 0
+
+
+def resume_advice() -> str:
+    """How to go on with a prediction that was stopped."""
+    args = parse_args()
+    line = command_line().replace(' --overwrite', '')
+    return f'What is done lies in {args.out}. To go on: {line}' + ' --resume' * (not args.resume)

@@ -6,14 +6,14 @@ The arguments are those of MMSegmentation's tools/test.py.
 from __future__ import annotations
 
 import argparse
-import inspect
-import os.path as osp
 
 from mmengine.config import Config
 
+from ..compat import bound_primitive_cache, type_name
 from .arguments import add_attention_arguments, add_model_arguments, add_run_arguments, load_config
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
+from .written_predictions import evaluators_of, leave_out_labels, use_writing_metric, write_predictions
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +39,8 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='SegVisualizationHook'"
             ')) and a visualizer in the config, as in configs/_base_/default_runtime.py'
         )
+    if type_name(hook) == 'SegVisualizationHook':  # which decodes every image as 8-bit colour
+        hook.type = 'TestedPictureHook'
     hook.draw = True
     hook.interval = 1  # every image: some versions of the hook paint each 50th only
     if args.show:
@@ -55,30 +57,15 @@ def enable_tta(cfg: Config) -> None:
     while 'pipeline' not in dataset and 'dataset' in dataset:  # inside RepeatDataset and the like
         dataset = dataset.dataset
     dataset.pipeline = cfg.tta_pipeline
-    cfg.model = dict(cfg.get('tta_model') or dict(type='SegTTAModel'), module=cfg.model)
-
-
-def write_predictions(cfg: Config, folder: str) -> None:
-    """Have the evaluators write their predictions; with several that can, each gets a folder of its own."""
-    from mmseg.registry import METRICS
-
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    arguments = [inspect.signature(METRICS.get(metric.type).__init__).parameters for metric in evaluators]
-    writers = [pair for pair in zip(evaluators, arguments, strict=True) if 'output_dir' in pair[1]]
-    if not writers:
-        names = ', '.join(metric.type for metric in evaluators)
-        raise ValueError(
-            f'--out: no evaluator of this config writes predictions ({names}); IoUMetric does, add '
-            "dict(type='IoUMetric', iou_metrics=['mIoU']) to test_evaluator"
-        )
-    for number, (metric, names) in enumerate(writers):
-        metric.output_dir = folder if len(writers) == 1 else osp.join(folder, f'{number}_{metric.type}')
-        if 'keep_results' in names:
-            metric.keep_results = True
+    model = dict(cfg.get('tta_model') or dict(type='MeanTTAModel'))
+    if type_name(model) == 'SegTTAModel':  # which takes the probabilities of one channel for logits
+        model['type'] = 'MeanTTAModel'
+    cfg.model = dict(model, module=cfg.model)
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+    bound_primitive_cache()
 
     from ..engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
 
@@ -89,7 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
         enable_visualization(cfg, args)
     if args.tta:
         enable_tta(cfg)
+    unlabelled = leave_out_labels(cfg)
     if args.out is not None:
         write_predictions(cfg, str(args.out))
+    if unlabelled or any(metric.get('output_dir') for metric in evaluators_of(cfg)):
+        use_writing_metric(cfg)
     build_test_runner(cfg, args.checkpoint).test()
     leave_distributed()

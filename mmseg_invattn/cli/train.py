@@ -10,7 +10,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..compat import mixed_precision_available
+from ..compat import mixed_precision_available, type_name
 from .arguments import (
     add_attention_arguments,
     add_config_arguments,
@@ -47,7 +47,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def enable_mixed_precision(cfg: Config, requested: bool) -> None:
     """Switch to MMEngine's mixed precision wrapper where that was asked for; check that it can run here."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if requested and kind != 'AmpOptimWrapper':
         if kind != 'OptimWrapper':
             raise ValueError(

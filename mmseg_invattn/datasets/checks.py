@@ -7,20 +7,23 @@ wrong label value never. These checks say it before the first iteration.
 import difflib
 import inspect
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import mmengine.fileio as fileio
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.fileio.backends import LocalBackend
-from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.datasets.transforms import LoadAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation
 from mmseg.registry import DATASETS
 
 from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
 
 # What a data set with img_suffix=None looks for.
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
+# What reads labels.
+LABEL_LOADERS = (MMCVLoadAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation)
 _PREPARE = 'Fix: prepare the data as data/README.md says, or set data_root and data_prefix in the config.'
 
 
@@ -56,11 +59,12 @@ def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: s
         )
 
 
-def _argument(config: dict, name: str) -> object:
+def value_of(config: Mapping, name: str) -> Any:
     """Value of a data set's constructor argument: from the config, else the class's default, else None."""
     if name in config:
         return config[name]
-    cls = config['type'] if inspect.isclass(config['type']) else DATASETS.get(config['type'])
+    kind = config.get('type')
+    cls = kind if inspect.isclass(kind) else DATASETS.get(kind) if kind else None
     for base in inspect.getmro(cls) if cls else ():
         parameter = inspect.signature(base.__init__).parameters.get(name)
         if parameter is not None and parameter.default is not inspect.Parameter.empty:
@@ -106,7 +110,7 @@ def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test
                 prefix = (config.get('data_prefix') or {}).get(key)
                 folder = osp.join(root, prefix) if prefix is not None else ''
                 if folder and is_local(folder, backend_args):
-                    endings = _argument(config, suffix) or (IMAGE_SUFFIXES if what == 'image' else None)
+                    endings = value_of(config, suffix) or (IMAGE_SUFFIXES if what == 'image' else None)
                     check_folder(folder, endings, f'{split} {what}')
 
 
@@ -131,6 +135,12 @@ def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
         yield dataset
 
 
+def image_root(dataset: object) -> str | None:
+    """The folder below which all images of a data set lie, those of several data sets too; None: not known."""
+    roots = [osp.abspath(leaf.data_prefix.get('img_path') or leaf.data_root or '.') for leaf in leaf_datasets(dataset)]
+    return osp.commonpath(roots) if roots else None
+
+
 def pipelines(pipeline: Compose) -> Iterator[Compose]:
     """A pipeline and those inside its transforms, as in ``TestTimeAug``."""
     yield pipeline
@@ -139,13 +149,15 @@ def pipelines(pipeline: Compose) -> Iterator[Compose]:
             yield from pipelines(inner)
 
 
+def loads_labels(transform: object) -> bool:
+    """Whether a transform, or the class of one, reads a label file."""
+    kind = transform if inspect.isclass(transform) else type(transform)
+    return issubclass(kind, LABEL_LOADERS)
+
+
 def needs_labels(leaf: BaseDataset) -> bool:
     """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
-    return any(
-        isinstance(transform, MMCVLoadAnnotations)
-        for pipeline in pipelines(leaf.pipeline)
-        for transform in pipeline.transforms
-    )
+    return any(loads_labels(transform) for pipeline in pipelines(leaf.pipeline) for transform in pipeline.transforms)
 
 
 def label_classes(leaf: BaseDataset) -> tuple[str, ...]:
@@ -196,6 +208,15 @@ def check_dataset_files(dataset: object) -> int:
     return count
 
 
+def strict_image_loader(transform: object) -> object:
+    """The strict twin of MMSegmentation's loader of images; any other transform as it is."""
+    if type(transform) is not LoadImageFromFile or transform.ignore_empty or transform.file_client_args is not None:
+        return transform
+    return StrictLoadImageFromFile(
+        transform.to_float32, transform.color_type, transform.imdecode_backend, backend_args=transform.backend_args
+    )
+
+
 def make_loading_strict(dataset: object) -> None:
     """Swap the plain loading transforms of a built data set for the strict ones.
 
@@ -210,11 +231,8 @@ def make_loading_strict(dataset: object) -> None:
         classes = label_classes(leaf)
         for pipeline in pipelines(leaf.pipeline):
             for position, old in enumerate(pipeline.transforms):
-                if type(old) is LoadImageFromFile and not old.ignore_empty and old.file_client_args is None:
-                    pipeline.transforms[position] = StrictLoadImageFromFile(
-                        old.to_float32, old.color_type, old.imdecode_backend, backend_args=old.backend_args
-                    )
-                elif type(old) is LoadAnnotations and classes:
+                pipeline.transforms[position] = strict_image_loader(old)
+                if type(old) is LoadAnnotations and classes:
                     pipeline.transforms[position] = StrictLoadAnnotations(
                         len(classes), leaf.ignore_index, old.reduce_zero_label, old.backend_args, old.imdecode_backend
                     )

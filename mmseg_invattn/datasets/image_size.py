@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mmengine.config import Config
 
+from ..compat import type_name
 from .checks import leaf_configs
 
 # Transforms that set the size of an image -> their argument, and whether it names the width first.
@@ -52,10 +53,11 @@ def _size_of(pipeline: Iterable[dict]) -> tuple[int, int] | None:
     """What the last transform with a size makes of every image."""
     size = None
     for step in pipeline:
-        if step['type'] in CROPS and step.get(CROPS[step['type']][0]):
-            name, width_first = CROPS[step['type']]
+        kind = type_name(step)
+        if kind in CROPS and step.get(CROPS[kind][0]):
+            name, width_first = CROPS[kind]
             size = _pair(step[name], width_first)
-        elif step['type'] in ('Resize', 'RandomResize') and isinstance(step.get('scale'), Sequence):
+        elif kind in ('Resize', 'RandomResize') and isinstance(step.get('scale'), Sequence):
             size = _pair(step['scale'], True)
     return size
 

@@ -18,7 +18,7 @@ NOT_EXPORTED = """Not exported:
 - the inverse of the attention, its error bounds and log-determinants: use the model in PyTorch;
 - the certificates: the weights in the file are the certified ones, but nothing there computes or checks a bound;
 - training, test-time augmentation and sliding windows;
-- loading, resizing and normalising the image, and the argmax over the classes.
+- loading, resizing and normalising the image, and the argmax over the classes, or sigmoid and threshold of one channel.
 Attention in the file holds its N x M map: at large images it takes the memory that the kernels of PyTorch save."""
 
 # format -> (function of the model, an image and a path; suffix of the file)
@@ -30,7 +30,7 @@ assert tuple(FORMATS) == choices.EXPORT_FORMATS
 
 
 class ForwardPass(nn.Module):
-    """Preprocessed images (B, 3, H, W) -> logits (B, num_classes, H, W), as whole-image inference computes them.
+    """Preprocessed images (B, C, H, W) -> logits (B, out_channels, H, W), as whole-image inference computes them.
 
     Args:
         segmentor: an ``EncoderDecoder`` of MMSegmentation.

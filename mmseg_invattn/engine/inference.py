@@ -9,15 +9,17 @@ from pathlib import Path
 import mmseg.apis
 import torch
 from mmengine.config import Config
+from mmseg.models import SegDataPreProcessor
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
 from ..datasets.image_size import image_size
+from ..wording import counted
 from .config_checks import check_config, explained
 from .config_checks.classes import check_heads
-from .config_checks.model import check_model
+from .config_checks.model import check_model, image_channels
 from .config_file import read_config
 from .launch import check_checkpoint_file
 from .matching import load_file
@@ -80,14 +82,28 @@ def dataset_meta(cfg: Config) -> dict:
 
 
 def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
-    """Pixels (3, H, W) of one image as the model's preprocessor leaves them, (1, 3, H', W')."""
+    """Pixels (C, H, W) of one image as the model's preprocessor leaves them, (1, C, H', W')."""
     # padding up to a multiple is noted in a sample
     data = dict(inputs=[pixels], data_samples=samples or [SegDataSample()])
     return model.data_preprocessor(data, training=False)['inputs']
 
 
+def check_channels(model: nn.Module, inputs: Tensor, file: str | Path) -> None:
+    """Refuse an image whose channels are not those of the model.
+
+    Raises:
+        ValueError: It has more or fewer; what the image is brought to by a preprocessor of one's own is not judged.
+    """
+    expected = image_channels(model)
+    if type(model.data_preprocessor) is SegDataPreProcessor and inputs.shape[0] != expected:
+        raise ValueError(
+            f'{file}: the pipeline of the test data makes {counted(inputs.shape[0], "channel")} of it, and the model '
+            f"takes {expected}: give an image like those it was trained on, or set the loader's color_type"
+        )
+
+
 def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor:
-    """Random pixels as the model's preprocessor leaves them, (1, 3, H, W); the same at every call.
+    """Random pixels as the model's preprocessor leaves them, (1, C, H, W); the same at every call.
 
     Args:
         model: Of :func:`init_model`.
@@ -98,5 +114,6 @@ def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor
         ValueError: No shape is given and the config names none.
     """
     shape = shape or image_size(model.cfg)
-    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (image_channels(model), *shape), dtype=torch.uint8, generator=generator)
     return preprocess(model, pixels)

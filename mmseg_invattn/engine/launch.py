@@ -12,7 +12,7 @@ from torch import distributed as torch_dist
 from ..compat import silence_log
 from .brief_runner import BriefRunner, introduce
 from .config_checks import check_config, explained
-from .hooks import ConfigCheckHook, MatchingCheckpointHook
+from .hooks import ConfigCheckHook, MatchingCheckpointHook, PredictionFilesHook
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -38,8 +38,9 @@ def build_runner(cfg: Config, what: str) -> Runner:
     check_config(cfg)
     with explained(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
-    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
-        runner.register_hook(ConfigCheckHook())
+    for kind in (ConfigCheckHook, PredictionFilesHook):
+        if isinstance(runner, Runner) and not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     silence_log(runner.logger)
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers

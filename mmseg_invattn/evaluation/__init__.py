@@ -4,5 +4,6 @@ from .accuracy import ClassificationAccuracy
 from .bits_per_dim_metric import BitsPerDimMetric
 from .cityscapes_official_metric import CityscapesOfficialMetric
 from .seg_metric import SegMetric
+from .writing_iou_metric import WritingIoUMetric
 
-__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ClassificationAccuracy', 'SegMetric']
+__all__ = ['BitsPerDimMetric', 'CityscapesOfficialMetric', 'ClassificationAccuracy', 'SegMetric', 'WritingIoUMetric']

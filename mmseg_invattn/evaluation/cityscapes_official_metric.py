@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from cityscapesscripts.helpers.labels import category2labels, labels, trainId2label
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from mmseg.registry import METRICS
-from PIL import Image
 from torch import Tensor
+
+from ..wording import counted
+from .prediction_files import PredictionFolder, png_of
 
 LABEL_SUFFIX, ID_SUFFIX, INSTANCE_SUFFIX = 'labelTrainIds.png', 'labelIds.png', 'instanceIds.png'
 
@@ -31,12 +33,15 @@ class CityscapesOfficialMetric(BaseMetric):
     occur is NaN. Beside each label file ``*_labelTrainIds.png`` must lie ``*_labelIds.png`` and ``*_instanceIds.png``,
     which Cityscapes brings along.
 
+    Images without labels, such as those of the test split, are written to ``output_dir`` and not scored.
+
     The predictions are results like any other: encoded, one for each sample, collected by MMEngine, so that repeated
     samples are dropped and no folder has to be shared. Rank 0 writes them into a temporary folder, evaluates, and
     deletes that folder, and no other.
 
     Args:
-        output_dir: Also keep the predictions here, with Cityscapes' label ids, for a submission; never deleted.
+        output_dir: Also keep the predictions here, with Cityscapes' label ids and in the sub-folder of their image, for
+            a submission; never deleted.
         collect_device: ``'cpu'`` or ``'gpu'``, where MMEngine collects the results.
         prefix: In front of the names of the numbers.
     """
@@ -46,6 +51,7 @@ class CityscapesOfficialMetric(BaseMetric):
     def __init__(self, output_dir: str | None = None, collect_device: str = 'cpu', prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.output_dir = output_dir
+        self.prediction_files = PredictionFolder()
         self._id_of_class = _label_ids()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -53,7 +59,8 @@ class CityscapesOfficialMetric(BaseMetric):
 
         Raises:
             FileNotFoundError: A ground truth file is missing.
-            ValueError: The label file is not named as in Cityscapes, or a prediction is no class.
+            ValueError: The label file is not named as in Cityscapes, a prediction is no class, or there is neither a
+                label nor an ``output_dir``.
         """
         for sample in data_samples:
             classes = sample['pred_sem_seg']['data'].squeeze(0).cpu()
@@ -62,26 +69,44 @@ class CityscapesOfficialMetric(BaseMetric):
                     f'{sample["img_path"]}: the prediction holds class {int(classes.max())}, but '
                     f'Cityscapes has {len(self._id_of_class)}: set num_classes={len(self._id_of_class)}'
                 )
-            png = _encode(self._id_of_class[classes.long()].numpy())
+            png = png_of(self._id_of_class[classes.long()].numpy())
             if self.output_dir is not None:
-                folder = Path(self.output_dir)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / f'{Path(sample["img_path"]).stem}.png').write_bytes(png)
-            self.results.append((png, _ground_truth(sample['seg_map_path'])))
+                self.prediction_files.write(self.output_dir, sample['img_path'], png)
+            label = sample.get('seg_map_path')
+            if label is None and self.output_dir is None:
+                raise ValueError(
+                    f'{sample["img_path"]} has no label, so that there is nothing to score: give --out DIR (output_dir '
+                    'of CityscapesOfficialMetric) to write the predictions'
+                )
+            self.results.append((png, label and _ground_truth(label)))
 
-    def compute_metrics(self, results: list[tuple[bytes, str]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[bytes, str | None]]) -> dict[str, float]:
         """The scores of all samples, (prediction as PNG, ground truth file) each.
 
         Raises:
-            ValueError: The official evaluation refuses the files; with its message.
+            ValueError: The official evaluation refuses the files; with its message. Or some images have labels and
+                others have not.
         """
+        without = sum(truth is None for _, truth in results)
+        if without == len(results):
+            print_log(
+                f'{counted(without, "prediction")} written to {self.output_dir} with the label ids of Cityscapes; the '
+                'test data have no labels: no scores',
+                logger='current',
+            )
+            return {}
+        if without:
+            raise ValueError(
+                f'{len(results) - without} of {counted(len(results), "image")} have labels, and a score over a part '
+                'would pass for one over all: test the data with labels and those without on their own'
+            )
         with tempfile.TemporaryDirectory(prefix='cityscapes-') as folder:
             predictions = []
             for number, (png, _) in enumerate(results):
                 path = Path(folder, f'{number}_pred.png')
                 path.write_bytes(png)
                 predictions.append(str(path))
-            scores = _official_scores(predictions, [truth for _, truth in results], folder)
+            scores = _official_scores(predictions, [str(truth) for _, truth in results], folder)
         metrics = dict(
             class_IoU=scores['averageScoreClasses'],
             class_iIoU=scores['averageScoreInstClasses'],
@@ -114,12 +139,6 @@ def _category_names() -> dict[str, bool]:
         for name, members in category2labels.items()
         if not all(label.ignoreInEval for label in members)
     }
-
-
-def _encode(ids_HW: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(ids_HW).save(stream, format='png')
-    return stream.getvalue()
 
 
 def _ground_truth(label_file: str) -> str:

@@ -96,7 +96,7 @@ def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: 
 
     Args:
         model: in evaluation mode.
-        image: preprocessed, (1, 3, H, W).
+        image: preprocessed, (1, C, H, W).
         tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
     """
     seen = {}  # the first call of each

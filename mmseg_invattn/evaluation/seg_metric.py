@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list
-from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
 from .confusion import add_pairs, check_suffix, class_iou, count_pairs, write_confusion
+from .writing_iou_metric import WritingIoUMetric
 
 
 @METRICS.register_module()
-class SegMetric(IoUMetric):
+class SegMetric(WritingIoUMetric):
     """``IoUMetric`` that also returns ``IoU/<class>`` and keeps the confusion matrix.
 
     It returns what ``IoUMetric`` does (aAcc, mIoU, mAcc, ... in per cent with two decimals) and prints the same table;
@@ -23,6 +23,7 @@ class SegMetric(IoUMetric):
     matrix in int64. A label or a prediction that is no class is an error, where ``IoUMetric`` drops it silently.
 
     Each sample is one result of its own, so that MMEngine can drop the samples that a distributed sampler repeats.
+    What it writes, and what becomes of data without labels: see :class:`.WritingIoUMetric`.
 
     Args:
         ignore_index: As in ``IoUMetric``, like all arguments but the last.
@@ -59,22 +60,19 @@ class SegMetric(IoUMetric):
 
     intersect_and_union = staticmethod(count_pairs)  # what IoUMetric.process keeps of a sample
 
-    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Count the pixels of each sample.
+    def compare(self, sample: dict) -> None:
+        """Count the pixels of a sample.
 
         Raises:
             ValueError: A value is no class; the message names the file.
         """
-        for sample in data_samples:
-            try:
-                super().process(data_batch, [sample])
-            except ValueError as error:
-                raise ValueError(f'{sample.get("seg_map_path") or sample.get("img_path")}: {error}') from error
+        try:
+            super().compare(sample)
+        except ValueError as error:
+            raise ValueError(f'{sample.get("seg_map_path") or sample.get("img_path")}: {error}') from error
 
-    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+    def scores(self, results: list[Tensor]) -> dict[str, float]:
         """The metrics of all samples, (2, entries) each."""
-        if self.format_only:
-            return super().compute_metrics(results)
         classes = self.dataset_meta['classes']
         matrix = self.confusion_matrix = add_pairs(results, len(classes))
         if self.confusion_file is not None:
@@ -83,7 +81,7 @@ class SegMetric(IoUMetric):
             torch.from_numpy(np.array(counts, dtype=np.float64))
             for counts in (matrix.diagonal(), matrix.sum(1), matrix.sum(0))
         )
-        metrics = super().compute_metrics([(right, truth + predicted - right, predicted, truth)])
+        metrics = super().scores([(right, truth + predicted - right, predicted, truth)])
         iou = class_iou(matrix) if self.nan_to_num is None else np.nan_to_num(class_iou(matrix), nan=self.nan_to_num)
         metrics.update({f'IoU/{name}': round(100 * float(value), 2) for name, value in zip(classes, iou, strict=True)})
         return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmengine.config import Config
 
 from ..choices import INVERTIBLE_FORMS
+from ..compat import type_name
 
 FLOW_STAGES = (0,)  # of the paper's flow: behind the residual blocks of the first scale
 PAPER_REDUCTION = 4  # of the channels, in the form that is kept for parity with the paper
@@ -25,7 +26,7 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
     Raises:
         ValueError: another model; a mode without attention; a reconstruction without attention.
     """
-    kind = cfg.model.type
+    kind = type_name(cfg.model)
     if kind not in ('InvReconstruction', 'InvResNetFlow'):
         raise ValueError(
             '--form and --mode choose the attention of a reconstruction or a flow (configs/reconstruction, '
@@ -58,6 +59,6 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
 
 def attention_name(cfg: Config) -> str:
     """``'FORM_MODE'`` of the config's attention, for the names of folders; ``'none'`` without attention."""
-    place = cfg.model if cfg.model.type == 'InvReconstruction' else cfg.model.backbone
+    place = cfg.model if type_name(cfg.model) == 'InvReconstruction' else cfg.model.backbone
     attention = place.get('attention')
     return f'{attention.form}_{attention.mode}' if attention else 'none'

@@ -14,6 +14,7 @@ from .backbones import (
 from .classifiers import ImageClassifier
 from .flows import InvReconstruction, InvResNetFlow
 from .heads import InvASPPHead, InvDAHead, InvDepthwiseSeparableASPPHead, InvFCNHead, InvNLHead, InvPSPHead, InvSkipHead
+from .mean_tta_model import MeanTTAModel
 
 __all__ = [
     'AttentionInverse',
@@ -31,6 +32,7 @@ __all__ = [
     'InvResNet',
     'InvResNetFlow',
     'InvSkipHead',
+    'MeanTTAModel',
     'PlainConvNet',
     'RevNet2d',
     'SelfAttentionNet',

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -10,28 +11,48 @@ import cv2
 import numpy as np
 
 from ..datasets.image_files import decode
+from ..engine.atomic_backend import AtomicLocalBackend
+from ..engine.tested_pipeline import SUFFIXES
+from .marks import append_mark, marked
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 USUAL_RATE = 25.0  # frames a second, where the file does not say
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The images of a folder, sorted; sub-folders do not count.
+def find_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, besides: Path | None = None) -> list[Path]:
+    """The images of a folder and of its sub-folders, sorted.
+
+    Args:
+        folder: Where to look.
+        suffixes: Endings of image files, in lower case.
+        besides: Folder inside that does not count: what is written there are no images to read.
 
     Raises:
         ValueError: There are none, or two differ in their suffix alone, so that their outputs would have one name.
     """
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(
+        path
+        for path in folder.rglob('*')
+        if path.name.lower().endswith(tuple(suffixes))
+        and not path.is_dir()
+        and not (besides and path.resolve().is_relative_to(besides.resolve()))
+    )
     if not images:
-        raise ValueError(f'{folder}: the folder holds no image ({", ".join(IMAGE_SUFFIXES)})')
-    by_stem: dict[str, Path] = {}
+        raise ValueError(f'{folder}: the folder holds no image ({", ".join(suffixes)})')
+    by_name: dict[Path, Path] = {}
     for path in images:
-        if by_stem.setdefault(path.stem, path) != path:
+        name = path.parent / bare_name(path, suffixes)
+        if by_name.setdefault(name, path) != path:
             raise ValueError(
-                f'{by_stem[path.stem]} and {path}: what is written is named after the file without its '
+                f'{by_name[name]} and {path}: what is written is named after the file without its '
                 'suffix; rename one of them'
             )
     return images
+
+
+def bare_name(path: Path, suffixes: Sequence[str] = SUFFIXES) -> str:
+    """The name of a file without its suffix, which may have several dots (``.nii.gz``)."""
+    endings = [suffix for suffix in suffixes if suffix.startswith('.') and path.name.lower().endswith(suffix)]
+    return path.name[: -max(map(len, endings))] if endings else path.stem
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -46,12 +67,17 @@ def read_image(path: Path) -> np.ndarray:
     return decode(path.read_bytes(), str(path), 'color', 'cv2')[..., ::-1]
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image, or a map of one channel, as PNG, making the folder."""
+def write_image(path: Path, image: np.ndarray, mark: str = '') -> None:
+    """Write an RGB image, or a map of one channel, as PNG, whole or not at all, making the folder.
+
+    Args:
+        path: The file.
+        image: uint8, or uint16 of one channel.
+        mark: What :func:`~mmseg_invattn.visualization.marks.mark_of` will find in it.
+    """
     encoded, png = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     assert encoded, 'a uint8 array is always a PNG'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png.tobytes())
+    AtomicLocalBackend().put(marked(png.tobytes(), mark), path)
 
 
 class VideoReader:
@@ -69,7 +95,7 @@ class VideoReader:
         capture = cv2.VideoCapture(str(path))
         if not capture.isOpened():
             raise ValueError(
-                f'{path}: this is neither a folder, nor an image ({", ".join(IMAGE_SUFFIXES)}), nor a '
+                f'{path}: this is neither a folder, nor an image ({", ".join(SUFFIXES)}), nor a '
                 'video that OpenCV can read; convert it to one of these'
             )
         there, frame = capture.read()
@@ -91,11 +117,18 @@ class VideoReader:
 class VideoWriter:
     """Writes RGB frames, or maps of one channel, of the size of the first; a context manager.
 
-    Odd sizes are filled up by a white row or column, which the codec asks for.
+    The file is there when all of it is written. Odd sizes are filled up by a white row or column, which the codec asks
+    for.
+
+    Args:
+        path: The file.
+        rate: Frames a second.
+        mark: What :func:`~mmseg_invattn.visualization.marks.mark_of` will find in it.
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
+    def __init__(self, path: Path, rate: float, mark: str = '') -> None:
+        self.path, self.rate, self.mark = path, rate, mark
+        self._partial = path.with_name(f'.{path.stem}.partial{path.suffix}')  # the suffix tells OpenCV the format
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
@@ -108,8 +141,9 @@ class VideoWriter:
         height, width = frame.shape[:2]
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
         if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = cv2.VideoWriter(
-                str(self.path), cv2.VideoWriter_fourcc(*'mp4v'), self.rate, (frame.shape[1], frame.shape[0])
+                str(self._partial), cv2.VideoWriter_fourcc(*'mp4v'), self.rate, (frame.shape[1], frame.shape[0])
             )
             if not self._writer.isOpened():
                 raise RuntimeError(
@@ -123,5 +157,11 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        self._writer.release()
+        if kind is not None:
+            self._partial.unlink(missing_ok=True)
+            return
+        append_mark(self._partial, self.mark)
+        os.replace(self._partial, self.path)

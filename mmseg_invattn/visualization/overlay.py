@@ -112,12 +112,15 @@ def with_legend(
     return picture_HW3 if panel is None else beside(picture_HW3, panel)
 
 
-def confidence_map(scores_CHW: np.ndarray) -> np.ndarray:
+def confidence_map(scores_CHW: np.ndarray, labels_HW: np.ndarray | None = None) -> np.ndarray:
     """Probability of the class that is chosen, (H, W) in [0, 1].
 
     Args:
         scores_CHW: Logits of the classes; of a single channel, MMSegmentation's probability of class 1.
+        labels_HW: The classes that were chosen; with a single channel these need not be the likelier ones, since the
+            head has a threshold. None: the likelier ones.
     """
     if len(scores_CHW) == 1:
-        return np.maximum(scores_CHW[0], 1 - scores_CHW[0])
+        foreground = scores_CHW[0] > 0.5 if labels_HW is None else labels_HW == 1
+        return np.where(foreground, scores_CHW[0], 1 - scores_CHW[0])
     return 1 / np.exp(scores_CHW - scores_CHW.max(0)).sum(0)

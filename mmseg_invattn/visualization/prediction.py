@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-from mmseg.apis import inference_model
+import torch
 from torch import nn
 from tqdm import tqdm
 
-from .media import VideoReader, VideoWriter, read_image, write_image
+from ..datasets.pictures import to_picture
+from ..engine.inference import check_channels
+from ..engine.tested_pipeline import Loaded, TestedPipeline
+from ..evaluation.prediction_files import label_values
+from .marks import mark_of, mark_of_input, mark_of_run
+from .media import VideoReader, VideoWriter, write_image
 from .overlay import class_colours, confidence_map, paint, with_legend
+
+
+class Seen(NamedTuple):
+    """Classes (H, W) and confidence (H, W) uint8."""
+
+    labels: np.ndarray
+    confidence: np.ndarray
 
 
 class Painter:
     """Runs a model and writes overlays, label maps and confidence.
 
+    Each file has a mark of the weights, the settings and the image that it was made from.
+
     Args:
         model: Of :func:`~mmseg_invattn.engine.inference.init_model`.
-        out: Folder that is there.
+        pipeline: Reads the images.
         opacity: Of the colours over the image.
-        confidence: Write the confidence of each pixel as well.
+        kinds: Of the pictures of each image: ``'overlay'``, ``'labels'``, ``'confidence'``.
+        resume: Leave out what is there already.
     """
 
-    def __init__(self, model: nn.Module, out: Path, opacity: float, confidence: bool) -> None:
-        self.model, self.out, self.opacity, self.confidence = model, out, opacity, confidence
+    def __init__(
+        self, model: nn.Module, pipeline: TestedPipeline, opacity: float, kinds: Sequence[str], resume: bool = False
+    ) -> None:
+        self.model, self.pipeline, self.opacity, self.kinds, self.resume = model, pipeline, opacity, kinds, resume
         meta = model.dataset_meta
         heads = model.decode_head
         self.names = list(
@@ -34,61 +55,125 @@ class Painter:
             or map(str, range((heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes))
         )
         self.colours = class_colours(len(self.names), meta.get('palette'))
+        self.run = mark_of_run(model, pipeline.steps, pipeline.reduce_zero_label, opacity)
 
-    def predict(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Classes (H, W) and confidence (H, W) uint8 of an RGB image."""
-        result = inference_model(self.model, np.ascontiguousarray(image_HW3[..., ::-1]))
+    @torch.no_grad()
+    def predict(self, loaded: Loaded) -> Seen:
+        """What the model sees in an image."""
+        result = self.model.test_step(dict(inputs=[loaded.inputs], data_samples=[loaded.sample]))[0]
         labels = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
-        confidence = confidence_map(result.seg_logits.data.float().cpu().numpy())
-        return labels, np.rint(255 * confidence).astype(np.uint8)
+        confidence = confidence_map(result.seg_logits.data.float().cpu().numpy(), labels)
+        return Seen(labels, np.rint(255 * confidence).astype(np.uint8))
 
-    def paint_images(self, images: Sequence[Path]) -> list[str]:
+    def paint_images(self, images: Mapping[Path, Mapping[str, Path]]) -> tuple[int, list[str]]:
         """Write the pictures of each image; one that cannot be read is left out.
 
+        Args:
+            images: File -> kind of a picture -> its file.
+
         Returns:
-            What is wrong with those that were left out.
+            How many were there already, and what is wrong with those that were left out.
+
+        Raises:
+            FileExistsError: A picture to be resumed was made from something else.
         """
-        faults = []
-        for path in tqdm(images, desc='predict', unit='image'):
+        faults, before = [], 0
+        for path, pictures in tqdm(images.items(), desc='predict', unit='image'):
             try:
-                image = read_image(path)
+                mark = mark_of_input(self.run, path)
+                if self.resume and self._done(pictures.values(), mark):
+                    before += 1
+                    continue
+                loaded = self.pipeline(path)
+                check_channels(self.model, loaded.inputs, path)
+            except FileExistsError:
+                raise
             except (OSError, ValueError) as error:
                 faults.append(str(error))
                 continue
-            labels, confidence = self.predict(image)
-            picture = with_legend(
-                paint(image, labels, self.colours, self.opacity), self.names, self.colours, np.unique(labels).tolist()
-            )
-            write_image(self.out / f'{path.stem}_overlay.png', picture)
-            # more than 255 classes do not fit into 8 bits
-            write_image(
-                self.out / f'{path.stem}_labels.png', labels.astype(np.uint8 if len(self.names) < 256 else np.uint16)
-            )
-            if self.confidence:
-                write_image(self.out / f'{path.stem}_confidence.png', confidence)
-        return faults
+            seen = self.predict(loaded)
+            image = to_picture(loaded.image)
+            for kind, picture in pictures.items():
+                write_image(picture, self._drawn(kind, image, seen), mark)
+        return before, faults
 
-    def paint_video(self, video: VideoReader, stem: str) -> int:
+    def paint_video(self, path: Path, video: VideoReader, pictures: Mapping[str, Path]) -> int:
         """Write the painted video, with all the classes in its legend.
 
+        What the model has seen of each frame is kept beside it until the video is whole, for a prediction that is
+        interrupted.
+
+        Args:
+            path: The file.
+            video: Its frames.
+            pictures: Kind of a picture -> its file.
+
         Returns:
-            Number of frames.
+            Number of frames; 0 where the video was there already.
+
+        Raises:
+            FileExistsError: A video to be resumed was made from something else.
         """
+        mark = mark_of_input(self.run, path)
+        if self.resume and self._done(pictures.values(), mark):
+            return 0
+        first = next(iter(pictures.values()))
+        kept = first.with_name(f'.{path.name}_frames')
         number = 0
         with ExitStack() as stack:
-            overlay = stack.enter_context(VideoWriter(self.out / f'{stem}_overlay.mp4', video.rate))
-            grey = self.confidence and stack.enter_context(VideoWriter(self.out / f'{stem}_confidence.mp4', video.rate))
+            writers = {
+                kind: stack.enter_context(VideoWriter(file, video.rate, mark)) for kind, file in pictures.items()
+            }
             for frame in tqdm(video, desc='predict', unit='frame', total=video.count):
-                labels, confidence = self.predict(frame)
-                overlay.write(
-                    with_legend(
-                        paint(frame, labels, self.colours, self.opacity),
-                        self.names,
-                        self.colours,
-                        range(len(self.names)),
-                    )
-                )
-                if grey:
-                    grey.write(confidence)
+                seen = self._frame(frame, kept / f'{number:07}', mark, path)
+                for kind, writer in writers.items():
+                    writer.write(self._drawn(kind, frame, seen, range(len(self.names))))
                 number += 1
+        shutil.rmtree(kept, ignore_errors=True)
         return number
+
+    def _frame(self, frame: np.ndarray, kept: Path, mark: str, video: Path) -> Seen:
+        """What the model sees in a frame; it is kept in files."""
+        files = [kept.with_name(f'{kept.name}_{kind}.png') for kind in Seen._fields]
+        if self.resume and all(mark_of(file) == mark for file in files):
+            return Seen(*(cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files))
+        seen = self.predict(self._loaded(frame, video))
+        for file, values in zip(files, seen, strict=True):
+            write_image(file, values.astype(np.uint8 if len(self.names) <= 256 else np.uint16), mark)
+        return seen
+
+    def _loaded(self, frame: np.ndarray, video: Path) -> Loaded:
+        """A frame by the loader of the pipeline, which reads files."""
+        with tempfile.NamedTemporaryFile(suffix='.bmp') as file:
+            file.write(cv2.imencode('.bmp', np.ascontiguousarray(frame[..., ::-1]))[1].tobytes())
+            file.flush()
+            try:
+                loaded = self.pipeline(file.name)
+                check_channels(self.model, loaded.inputs, video)
+            except ValueError as error:
+                raise ValueError(
+                    f'{video}: the loader of the test data is given its frames as 8-bit BMP files, and refuses them: '
+                    f'{error}'
+                ) from error
+        return loaded
+
+    def _drawn(self, kind: str, image: np.ndarray, seen: Seen, shown: Sequence[int] | None = None) -> np.ndarray:
+        if kind == 'labels':
+            return label_values(seen.labels, len(self.names), self.pipeline.reduce_zero_label)
+        if kind == 'confidence':
+            return seen.confidence
+        painted = paint(image, seen.labels, self.colours, self.opacity)
+        return with_legend(
+            painted, self.names, self.colours, np.unique(seen.labels).tolist() if shown is None else shown
+        )
+
+    def _done(self, files: Sequence[Path], mark: str) -> bool:
+        """Whether the pictures are there."""
+        found = [mark_of(file) for file in files if file.exists()]
+        if any(one != mark for one in found):
+            other = next(file for file in files if file.exists() and mark_of(file) != mark)
+            raise FileExistsError(
+                f'{other} was made from another image or checkpoint, or with other settings, and --resume would mix '
+                'the two: choose another --out, or replace all by --overwrite'
+            )
+        return len(found) == len(files)

@@ -235,7 +235,7 @@ def test_tool_refuses(tmp_path):
     out = tmp_path / 'page.html'
     with pytest.raises(ValueError, match='looked for modules of the types .*NonLocal2d.*PAM'):
         run_tool('explore_attention', config, checkpoint, image, '--out', out)
-    with pytest.raises(ValueError, match='cannot be read as an image'):
+    with pytest.raises(ValueError, match='Cannot read the image file .*model.py'):
         run_tool('explore_attention', config, checkpoint, config, '--out', out)
     with pytest.raises(FileNotFoundError, match='no such image'):
         run_tool('explore_attention', config, checkpoint, tmp_path / 'none.png', '--out', out)

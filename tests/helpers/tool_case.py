@@ -24,11 +24,11 @@ def call_tool(name: str, *arguments: object) -> int | None:
         torch.set_num_threads(threads)
 
 
-def write_weights(config: str | Path, path: Path, **more: object) -> Path:
+def write_weights(config: str | Path, path: Path, seed: int = 0, **more: object) -> Path:
     """A checkpoint of random weights for a config; ``more`` stands beside them."""
     init_default_scope('mmseg')
     model = MODELS.build(Config.fromfile(config).model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(w.shape, generator=generator) if w.is_floating_point() else w
         for name, w in model.state_dict().items()

@@ -75,7 +75,7 @@ def check_model(model: nn.Module, size: Sequence[int] | None = None) -> None:
 
 def _try(model: EncoderDecoder, size: Sequence[int]) -> None:
     device = next(model.parameters()).device
-    image = torch.zeros(1, _image_channels(model), *size, device=device)
+    image = torch.zeros(1, image_channels(model), *size, device=device)
     features = _told('model.backbone', 'its forward pass fails', '', lambda: model.backbone(image))
     given = _described('backbone', features)
     if model.with_neck:
@@ -102,9 +102,18 @@ def _told(path: str, failed: str, given: str, run):
         raise ConfigError(f'{path}: {failed} with {kind}: {what(error)}{given and f". {given}"}') from error
 
 
-def _image_channels(model: nn.Module) -> int:
-    mean = getattr(model.data_preprocessor, 'mean', None)
-    return 3 if mean is None else len(mean)
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a segmentor takes, by its means, or else by its backbone."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) > 1:  # a single one may stand for all channels
+        return len(mean)
+    backbone = getattr(model, 'backbone', None)
+    channels = getattr(backbone, 'in_channels', None)
+    if isinstance(channels, int):
+        return channels
+    convolutions = (part for part in backbone.modules() if isinstance(part, nn.Conv2d)) if backbone else iter(())
+    first = next(convolutions, None)
+    return first.in_channels if first is not None else 3
 
 
 def _described(part: str, features: Sequence[Tensor]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from ...compat import type_name
 from .tree import ConfigError
 
 WARM_UP = ('LinearLR', 'LinearParamScheduler', 'ConstantLR', 'ConstantParamScheduler')
@@ -35,9 +36,9 @@ def check_units(config: Mapping) -> None:
     for path, one in _schedulers(config):
         if one.get('by_epoch', True) and not one.get('convert_to_iter_based'):
             raise ConfigError(
-                f'{path} ({one["type"]}) counts epochs (by_epoch={one.get("by_epoch", "True, the default")}), and the '
-                f'training runs over train_cfg.max_iters={_iterations(config)} iterations, so that it would never take '
-                'a step: set by_epoch=False, and begin and end in iterations'
+                f'{path} ({type_name(one)}) counts epochs (by_epoch={one.get("by_epoch", "True, the default")}), and '
+                f'the training runs over train_cfg.max_iters={_iterations(config)} iterations, so that it would never '
+                'take a step: set by_epoch=False, and begin and end in iterations'
             )
 
 
@@ -49,14 +50,15 @@ def remarks(config: Mapping) -> list[str]:
     found = []
     for path, one in _schedulers(config):
         begin, end = one.get('begin', 0), one.get('end', math.inf)
+        named = f'{path} ({type_name(one)})'
         if begin >= total:
-            found.append(f'{path} ({one["type"]}) begins at {begin} and train_cfg.max_iters is {total}: it never acts')
+            found.append(f'{named} begins at {begin} and train_cfg.max_iters is {total}: it never acts')
         elif total < end < math.inf:
             found.append(
-                f'{path} ({one["type"]}) ends at {end} and train_cfg.max_iters is {total}: the training stops before '
+                f'{named} ends at {end} and train_cfg.max_iters is {total}: the training stops before '
                 'the schedule has reached its end value'
             )
-    ends = [(one.get('end', math.inf), path, one['type']) for path, one in _schedulers(config) if not _warms_up(one)]
+    ends = [(one.get('end', math.inf), path, type_name(one)) for path, one in _schedulers(config) if not _warms_up(one)]
     if ends and max(ends)[0] < EARLY * total:
         end, path, kind = max(ends)
         found.append(
@@ -67,4 +69,4 @@ def remarks(config: Mapping) -> list[str]:
 
 
 def _warms_up(scheduler: Mapping) -> bool:
-    return scheduler['type'] in WARM_UP and scheduler.get('start_factor', 1 / 3) <= scheduler.get('end_factor', 1.0)
+    return type_name(scheduler) in WARM_UP and scheduler.get('start_factor', 1 / 3) <= scheduler.get('end_factor', 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ...compat import type_name
 from .kinds import Kind, kind_at
 from .signatures import SLIP, did_you_mean, near, signature_of, wrong_kind
 from .tree import ConfigError, dicts, dotted, shown
@@ -23,7 +24,7 @@ def check_types(config: Mapping) -> None:
     for keys, node in dicts(config):
         if not keys or albumentations and keys[: len(albumentations)] == albumentations:
             continue
-        if node.get('type') == 'Albu':
+        if type_name(node) == 'Albu':
             albumentations = (*keys, 'transforms')
         kind = kind_at(keys, node)
         if kind is None and keys[0] in NUMBERS:

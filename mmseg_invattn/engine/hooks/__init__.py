@@ -6,6 +6,8 @@ from .constant_weights_hook import ConstantWeightsHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
+from .prediction_files_hook import PredictionFilesHook
+from .tested_picture_hook import TestedPictureHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -16,4 +18,6 @@ __all__ = [
     'IterationSeedHook',
     'MatchingCheckpointHook',
     'NonFiniteLossHook',
+    'PredictionFilesHook',
+    'TestedPictureHook',
 ]

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
+from ...compat import type_name
 from ...datasets.checks import check_data_folders
 from ...engine.checkpoints import use_safe_checkpoint_loading
 from ...engine.launch import build_test_runner
@@ -72,7 +73,7 @@ def evaluation_config(folder: Path, out: Path) -> Config:
     cfg = Config.fromfile(config_of(folder))
     cfg.val_dataloader, cfg.val_cfg = cfg.test_dataloader, dict(type='ValLoop')
     cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != CERTIFICATE['type']]
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) != CERTIFICATE['type']]
     cfg.default_hooks = dict(cfg.get('default_hooks') or {}, certificate=CERTIFICATE)
     cfg.work_dir = str(out)
     cfg.experiment_name = f'evaluation_{folder.parent.name}_{folder.name}'

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...compat import type_name
 from .plan import Run
 
 SAMPLER, SEEDED = 'ResumableInfiniteSampler', 'SeedTransforms'
@@ -26,10 +27,10 @@ def unpaired(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
     for run in runs:
         loader = run.cfg.get('train_dataloader') or {}
-        sampler = (loader.get('sampler') or {}).get('type')
+        sampler = type_name(loader.get('sampler') or {})
         if sampler != SAMPLER:
             found.append(f'{run.name} draws its images by {sampler}, not by {SAMPLER}')
-        if not all(pipeline and pipeline[0].get('type') == SEEDED for pipeline in _pipelines(loader.get('dataset'))):
+        if not all(pipeline and type_name(pipeline[0]) == SEEDED for pipeline in _pipelines(loader.get('dataset'))):
             found.append(f'the training pipeline of {run.name} does not begin with {SEEDED}')
         other = first.cfg.get('train_dataloader') or {}
         different = [key for key in SEEN if _plain(loader.get(key)) != _plain(other.get(key))]

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from PIL import Image
 
+from ...datasets.pictures import to_picture
 from .plan import Run
 
 COUNT, WIDTH = 6, 480
@@ -82,7 +83,7 @@ def _picture(
     dataset: object, palette: np.ndarray, runs: Mapping[str, Run], index: int, score: float, ignore_index: int
 ) -> dict:
     sample, label, predictions = _seen(dataset, runs, index)
-    pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR -> RGB
+    pixels = to_picture(sample['inputs'].numpy().transpose(1, 2, 0))
     valid = label != ignore_index
     heads = []
     for name, prediction in predictions.items():
@@ -112,7 +113,7 @@ def _size(height: int, width: int) -> tuple[int, int]:
 
 
 def _photograph(pixels: np.ndarray, shape: tuple[int, int]) -> str:
-    image = Image.fromarray(np.ascontiguousarray(pixels)).resize(_size(*shape), Image.Resampling.BILINEAR)
+    image = Image.fromarray(pixels).resize(_size(*shape), Image.Resampling.BILINEAR)
     return _data_uri(image, 'JPEG', quality=80)
 
 

@@ -1,5 +1,6 @@
 """A figure of an inversion: what went in, what came back, where they differ, and the solver's curve."""
 
+import textwrap
 from pathlib import Path
 
 import torch
@@ -7,17 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ...datasets.pictures import to_picture, value_range
 from ...wording import counted
 from .inversion import Inversion
 
+LETTERS = 150  # of a line in the title
 
-def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
+
+def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str | None = None) -> None:
     """Draws the figure into a file.
 
     Args:
         inversion: what to draw.
         model: as ``init_model`` returns it: its config tells how to turn an image back into colours.
         file: PNG, or another format of matplotlib.
+        note: more below the numbers.
     """
     if inversion.is_image:
         pictures, what = image_colours(inversion, model), 'image'
@@ -36,7 +41,7 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
     for axis in axes[:3]:
         axis.set_axis_off()
     draw_curve(axes[3], inversion)
-    figure.suptitle(summary(inversion))
+    figure.suptitle('\n'.join([summary(inversion), *(textwrap.wrap(note, LETTERS) if note else [])]))
     figure.savefig(file, dpi=100)
 
 
@@ -81,15 +86,16 @@ def summary(inversion: Inversion) -> str:
 def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:
     """RGB uint8 (H, W, 3) of the image and of what came back."""
     steps = model.cfg.model.get('data_preprocessor') or {}
-    colours = []
+    images = []
     for x in (inversion.seen[0], inversion.recovered[0]):
         if steps.get('mean') is not None:
             mean, std = (x.new_tensor(steps[name])[:, None, None] for name in ('mean', 'std'))
             x = x * std + mean
-        if not (steps.get('bgr_to_rgb') or steps.get('rgb_to_bgr')):  # images are read as BGR
+        if steps.get('bgr_to_rgb') or steps.get('rgb_to_bgr'):  # images are read as BGR
             x = x.flip(0)
-        colours.append(x.round().clamp(0, 255).byte().permute(1, 2, 0))
-    return colours
+        images.append(x.permute(1, 2, 0).numpy())
+    shown = value_range(images[0])
+    return [torch.from_numpy(to_picture(image, shown)) for image in images]
 
 
 def feature_colours(*maps: Tensor) -> list[Tensor]:

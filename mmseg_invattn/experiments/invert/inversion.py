@@ -79,7 +79,7 @@ def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int
 
     Args:
         model: in evaluation mode.
-        image: preprocessed, (1, 3, H, W).
+        image: preprocessed, (1, C, H, W).
         tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
 
     Raises:

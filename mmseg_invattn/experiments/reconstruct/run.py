@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from ...compat import type_name
 from ...datasets.generative import DequantisedImages, read_images
 from ...engine.launch import build_runner
 from ...layers import PaperAttention2d
@@ -37,9 +38,9 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     Raises:
         ValueError: the config has another model.
     """
-    if cfg.model.type not in ('InvReconstruction', InvReconstruction):
+    if type_name(cfg.model) != 'InvReconstruction':
         raise ValueError(
-            f'model.type is {cfg.model.type}, and a reconstruction has an InvReconstruction: take a config of '
+            f'model.type is {type_name(cfg.model)}, and a reconstruction has an InvReconstruction: take a config of '
             'configs/reconstruction'
         )
     cfg.test_evaluator.output_dir = str(out)

@@ -48,6 +48,10 @@ class InvDAHead(AttentionHead, DAHead):
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))
         super().__init__(attention=attention, pam_channels=1, **kwargs)
         del self.pam, self.cam  # the attentions stand in their places
+        if self.out_channels != self.num_classes:  # one channel for two classes, which DANet's branches do not know
+            self.pam_conv_seg, self.cam_conv_seg = (
+                nn.Conv2d(self.channels, self.out_channels, kernel_size=1) for _ in range(2)
+            )
         self.decoder = None
         if c1_in_channels or c1_channels:
             self.decoder = SkipDecoder(
