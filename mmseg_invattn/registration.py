@@ -60,14 +60,14 @@ def _prepare() -> None:
 def _make_safe(loading: ModuleType) -> None:
     """Has each loader of MMEngine put in place the safe ones, and then ask one of them."""
 
-    def first(filename: str, map_location: Any = None) -> Any:
+    def load_from_safe(filename: str, map_location: Any = None) -> Any:
         from .engine.checkpoints import use_safe_checkpoint_loading
 
         use_safe_checkpoint_loading()
         return loading.CheckpointLoader._get_checkpoint_loader(filename)(filename, map_location)
 
     for prefix in list(loading.CheckpointLoader._schemes):
-        loading.CheckpointLoader.register_scheme(prefix, first, force=True)
+        loading.CheckpointLoader.register_scheme(prefix, load_from_safe, force=True)
 
 
 class _After(MetaPathFinder):

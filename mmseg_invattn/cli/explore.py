@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
     from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.finite_outputs import outputs_of
     from ..engine.hooks.attention_centre_hook import FILE
     from ..experiments.explore.attention_adapters import attention_views
     from ..experiments.explore.page import channel_notes, make_page
@@ -46,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     refuse_existing([args.out], args.overwrite)
     model = load_model(args)
     picture, image = read_image(model, args.image)
-    views = attention_views(model, lambda: model(image, mode='tensor'))
+    with outputs_of(args.image):
+        views = attention_views(model, lambda: model(image, mode='tensor'))
     title = f'{Path(args.image).name}, seen by {Path(args.config or args.checkpoint).stem}'
     page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
     AtomicLocalBackend().put_text(page, args.out)

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
     from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.finite_outputs import outputs_of
     from ..experiments.invert.figure import draw_inversion, summary
     from ..experiments.invert.inversion import inversions
     from ..layers import constant_weights
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = load_model(args)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
     refuse_existing(pictures.values(), args.overwrite)
-    with constant_weights(model):
+    with constant_weights(model), outputs_of(args.image):
         results = inversions(model, read_image(model, args.image)[1], args.tol, args.max_iter)
     args.out.mkdir(parents=True, exist_ok=True)
     for result in results:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,12 @@ class CommandParser(ArgumentParser):
             settings.setdefault('metavar', names[-1].lstrip('-').replace('-', '_').upper())
         return super().add_argument(*names, **settings)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As in ``argparse``; where a config may be left out, wherever options stand between the other arguments."""
         optional = [action for action in self._actions if not action.option_strings and action.nargs == '?']
         if not optional:
             return super().parse_args(args, namespace)
-        found = self.parse_intermixed_args(args, namespace)
+        found: Any = self.parse_intermixed_args(args, namespace)
         if getattr(found, 'config', '') is None and str(found.checkpoint).endswith('.py'):
             self.error(f'{found.checkpoint} is a config, and no checkpoint comes after it')
         return found

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from .embedded_config import without_unsafe_configs
 from .integrity import DamagedCheckpointError, check_finite, check_records
+from .stock_globals import restored, stock_checkpoints_allowed
 
 
 class UnsafeCheckpointError(ValueError):
@@ -98,11 +99,12 @@ def load_checked(
     import torch
 
     is_zip = check_records(file, name)
-    with _checkpoint_errors(name, trust):
+    with _checkpoint_errors(name, trust), stock_checkpoints_allowed():
         mapped = mmap and is_zip
         checkpoint = torch.load(
             name if mapped else file, map_location=map_location, weights_only=not trust, mmap=mapped
         )
+        checkpoint = restored(checkpoint)
     check_finite(checkpoint, name)
     return checkpoint if trust or any_config else without_unsafe_configs(checkpoint, name)
 

@@ -47,14 +47,15 @@ def read_embedded(text: str, name: str) -> dict[str, Any]:
         raise UnsafeConfigError(f'{where} (it holds a template, {{{{). {ADVICE}')
     try:
         for statement in ast.parse(text).body:
-            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-            if not isinstance(target, ast.Name) or len(statement.targets) > 1:
-                raise _NotPlain(statement)
-            values[target.id] = _value(statement.value)
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=key)], value=value):
+                    values[key] = _value(value)
+                case _:
+                    raise _NotPlain(statement)
     except _NotPlain as fault:
         what = f'line {fault.node.lineno} is no plain value: {_shown(fault.node)}'
         raise UnsafeConfigError(f'{where} ({what}). {ADVICE}') from fault
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise UnsafeConfigError(f'{where} ({type(error).__name__}: {error}). {ADVICE}') from error
     for key in RUN:
         if key in values:
@@ -83,8 +84,10 @@ def _value(node: ast.expr) -> Any:
         return node.value
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
         return {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)](map(_value, node.elts))
-    if isinstance(node, ast.Dict) and None not in node.keys:
-        return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.Dict):
+        keys = [key for key in node.keys if key is not None]  # None: of **
+        if len(keys) == len(node.values):
+            return {_value(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         if all(keyword.arg for keyword in node.keywords):
             return {keyword.arg: _value(keyword.value) for keyword in node.keywords}

@@ -42,6 +42,15 @@ class ForwardPass(nn.Module):
         self.segmentor = segmentor.requires_grad_(False)
         self.eval()
 
+    @torch.no_grad()
+    def check(self, image: Tensor) -> None:
+        """Refuse a model whose logits are not finite.
+
+        Raises:
+            NonFiniteOutputError: They are NaN or infinite.
+        """
+        check_outputs(dict(logits=self(image)))
+
     def forward(self, image: Tensor) -> Tensor:
         size = tuple(image.shape[2:])
         return self.segmentor.encode_decode(image, [dict(img_shape=size, pad_shape=size, ori_shape=size)])
@@ -49,11 +58,6 @@ class ForwardPass(nn.Module):
 
 @torch.no_grad()
 def difference(model: nn.Module, exported: Callable[[Tensor], Tensor], image: Tensor) -> tuple[float, float]:
-    """(largest difference of the logits, largest logit) of the model and its export on an image.
-
-    Raises:
-        NonFiniteOutputError: Logits are NaN or infinite.
-    """
+    """(largest difference of the logits, largest logit) of the model and its export on an image."""
     logits = model(image).cpu()
-    check_outputs(dict(logits=logits))
     return float((exported(image).cpu() - logits).abs().max()), float(logits.abs().max())

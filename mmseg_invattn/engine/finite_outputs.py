@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +12,33 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..wording import counted
 from .integrity import not_finite
 
 
 class NonFiniteOutputError(FloatingPointError):
-    """A model has computed NaN or an infinity."""
+    """A model has computed NaN or an infinity.
+
+    Args:
+        what: Tensor and number of values.
+        image: From which; None: not known.
+    """
+
+    def __init__(self, what: str, image: str | None):
+        super().__init__(
+            f'{image or "an image"}: {what} are not finite (NaN or infinite), so that no prediction and no metric '
+            'means anything. Either the weights have diverged (use an earlier checkpoint, a lower learning rate), or the '
+            'numbers overflow (leave out mixed precision)'
+        )
+        self.what, self.image = what, image
+
+
+@contextmanager
+def outputs_of(image: str | Path) -> Iterator[None]:
+    """Name the image in the error, where the model is given pixels and does not know it."""
+    try:
+        yield
+    except NonFiniteOutputError as error:
+        raise NonFiniteOutputError(error.what, error.image or str(image)) from error
 
 
 def watch_outputs(model: nn.Module) -> RemovableHandle:
@@ -50,12 +73,7 @@ def check_outputs(outputs: Any) -> None:
     for name, tensor, image in _tensors(outputs, 'output', None):
         bad = not_finite(tensor)
         if bad:
-            raise NonFiniteOutputError(
-                f'{image or "an image"}: {name} of the model has {counted(bad, "value")} of {tensor.numel():,} not '
-                'finite (NaN or infinite), so that no prediction and no metric means anything. Either its weights have '
-                'diverged (use an earlier checkpoint, a lower learning rate), or its numbers overflow (leave out mixed '
-                'precision)'
-            )
+            raise NonFiniteOutputError(f'{name}: {bad:,} of {tensor.numel():,} values', image)
 
 
 def _tensors(node: Any, name: str, image: str | None) -> Iterator[tuple[str, Tensor, str | None]]:

@@ -123,8 +123,8 @@ def _differing(path: str, here: Any, there: Any, ignored: frozenset) -> Iterator
         for key in dict.fromkeys([*there, *here]):
             if key in ignored or key == 'type':
                 continue
-            values = [node[key] if key in node else _default(path, node, key) for node in (here, there)]
-            yield from _differing(f'{path}.{key}', *values, ignored)
+            one, two = (node[key] if key in node else _default(path, node, key) for node in (here, there))
+            yield from _differing(f'{path}.{key}', one, two, ignored)
     elif isinstance(here, list | tuple) and isinstance(there, list | tuple) and len(here) == len(there):
         for index, (one, two) in enumerate(zip(here, there, strict=True)):
             if isinstance(one, Mapping) or isinstance(two, Mapping):
