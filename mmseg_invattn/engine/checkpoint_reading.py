@@ -41,11 +41,11 @@ def _checkpoint_errors(name: str, trust: bool) -> Iterator[None]:
                 f'{name}: the checkpoint is truncated or damaged ({text.splitlines()[0]}); '
                 'use an earlier one, or fetch it again'
             ) from error
-        if 'magic number' in text:
-            raise DamagedCheckpointError(
-                f'{name}: this is a pickle, but no checkpoint; give a file that torch.save wrote'
-            ) from error
-        raise
+        if trust or type(error) is not RuntimeError or 'deserialize' in text:  # memory, or a device that is not there
+            raise
+        raise DamagedCheckpointError(
+            f'{name}: the checkpoint is damaged, or none ({text.splitlines()[0]}); use an earlier one'
+        ) from error
     except EOFError as error:
         raise DamagedCheckpointError(f'{name}: the checkpoint ends too early; use an earlier one') from error
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, struct.error) as error:

@@ -26,8 +26,8 @@ class NonFiniteOutputError(FloatingPointError):
     def __init__(self, what: str, image: str | None):
         super().__init__(
             f'{image or "an image"}: {what} are not finite (NaN or infinite), so that no prediction and no metric '
-            'means anything. Either the weights have diverged (use an earlier checkpoint, a lower learning rate), or the '
-            'numbers overflow (leave out mixed precision)'
+            'means anything. Either the weights have diverged (use an earlier checkpoint, a lower learning rate), or '
+            'the numbers overflow (leave out mixed precision)'
         )
         self.what, self.image = what, image
 

@@ -50,9 +50,11 @@ def check_records(file: IO[bytes], name: str) -> bool:
             )
         what = 'it is empty' if size == 0 else 'it is another kind of file'
         raise DamagedCheckpointError(f'{name}: this is not a checkpoint ({what}); give a file that torch.save wrote')
-    if not zipfile.is_zipfile(file):
-        raise DamagedCheckpointError(f'{name}: the checkpoint is truncated (its end is missing); use an earlier one')
     try:
+        if not zipfile.is_zipfile(file):
+            raise DamagedCheckpointError(
+                f'{name}: the checkpoint is truncated (its end is missing); use an earlier one'
+            )
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             if not any(record.filename.endswith('data.pkl') for record in records):
