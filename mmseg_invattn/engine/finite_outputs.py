@@ -14,6 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from .integrity import not_finite
 
+# of a dict; a flow or a reconstruction reports bounds that are NaN where there are none, and inverses that failed
+SCORES = frozenset(['logits', 'seg_logits', 'scores'])
+
 
 class NonFiniteOutputError(FloatingPointError):
     """A model has computed NaN or an infinity.
@@ -65,7 +68,7 @@ def check_outputs(outputs: Any) -> None:
     """Refuse outputs that are not finite.
 
     Args:
-        outputs: Tensors, data samples, and lists and dicts of them.
+        outputs: Tensors, data samples, dicts with scores, and lists of these.
 
     Raises:
         NonFiniteOutputError: Names the first tensor, and the image where the output knows it.
@@ -84,8 +87,8 @@ def _tensors(node: Any, name: str, image: str | None) -> Iterator[tuple[str, Ten
         for key, value in node.items():
             yield from _tensors(value, name if key == 'data' else key, image)
     elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _tensors(value, str(key), image)
+        for key in SCORES & node.keys():
+            yield from _tensors(node[key], key, image)
     elif isinstance(node, list | tuple):
         for value in node:
             yield from _tensors(value, name, image)

@@ -85,11 +85,18 @@ def test_any_tensor_of_any_output():
     sample = SegDataSample(seg_logits=PixelData(data=torch.ones(1, 2, 2)), metainfo=dict(img_path='a.png'))
     bad = copy.deepcopy(sample)
     bad.seg_logits.data[0, 0, 0] = float('-inf')
-    for fine in (None, [], sample, [sample, 1, 'x'], dict(a=torch.ones(2)), torch.ones(2, dtype=torch.int64)):
+    for fine in (
+        None,
+        [],
+        sample,
+        [sample, 1, 'x'],
+        dict(scores=torch.ones(2), error_bound=nan),
+        torch.ones(2, dtype=torch.int64),
+    ):
         check_outputs(fine)
     for outputs, words in (
         ([sample, bad], 'a.png: seg_logits: 1 of 4'),
-        (dict(score=nan), 'an image: score: 1 of 2'),
+        (dict(scores=nan), 'an image: scores: 1 of 2'),
         ((torch.ones(1), [nan]), 'an image: output: 1 of 2'),
         (nan.half(), 'output: 1 of 2'),
         (torch.complex(nan, nan), 'output: 1 of 2'),

@@ -28,7 +28,7 @@ class MatchingCheckpointHook(Hook):
     - An evaluation takes all of the weights, and no others. Settings that leave no trace in the weights and differ from
       those that the model was trained with are warned of.
     - ``--resume`` takes the checkpoint of the same run: weights of the same names, shapes and order, the state of the
-      optimiser and of the schedulers, averaged weights exactly where the run averages.
+      optimiser and of the schedulers, averaged weights exactly where the run averages. Settings are as above.
     - A training may start from the weights of something else, of which some must fit.
 
     Weights that are not finite are refused by all of them.
@@ -64,6 +64,7 @@ class MatchingCheckpointHook(Hook):
         check_parameters_finite(runner.model, weights, name)
         if runner._resume:
             _check_resumed(runner, checkpoint, weights, name)
+            warn_of_settings(runner.cfg, checkpoint, name, runner.logger.warning)
         else:
             ours = {key: value.shape for key, value in unwrapped(runner.model).state_dict().items()}
             if not any(value.shape == ours.get(key) for key, value in weights.items()):
