@@ -19,6 +19,7 @@ from mmengine.runner import checkpoint as stock
 
 from .checkpoint_reading import UnsafeCheckpointError, load_checked, read_checkpoint
 from .integrity import DamagedCheckpointError, NonFiniteWeightsError
+from .weights import check_holds_weights
 
 __all__ = [
     'DamagedCheckpointError',
@@ -62,7 +63,9 @@ def trusting(trust: bool) -> Iterator[None]:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    return read_checkpoint(filename, map_location, _trusted)
+    checkpoint = read_checkpoint(filename, map_location, _trusted)
+    check_holds_weights(checkpoint, filename)
+    return checkpoint
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
@@ -77,7 +80,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
         torch.hub.download_url_to_file(filename, path, progress=False)
     if rank == 0 and world_size > 1:
         torch.distributed.barrier()
-    return read_checkpoint(path, map_location, _trusted)
+    return load_from_local(path, map_location)
 
 
 def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
@@ -101,7 +104,9 @@ def load_from_ceph(filename: str, map_location: Any = None) -> Any:
     from mmengine.fileio import get_file_backend
 
     data = get_file_backend(filename, backend_args=dict(backend='petrel')).get(filename)
-    return load_checked(io.BytesIO(data), filename, map_location, _trusted)
+    checkpoint = load_checked(io.BytesIO(data), filename, map_location, _trusted)
+    check_holds_weights(checkpoint, filename)
+    return checkpoint
 
 
 def _load_from_package(filename: str, map_location: Any = None) -> Any:

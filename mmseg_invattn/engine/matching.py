@@ -5,7 +5,6 @@ MMEngine logs what does not fit and goes on, with the rest of the model as it wa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoints import trusting
 from .integrity import not_finite, refuse_tensor
-
-SHOWN = 3  # keys of each kind in the message
-
-
-class CheckpointMismatchError(ValueError):
-    """A checkpoint of another model."""
+from .weights import SHOWN, CheckpointMismatchError, weights_of
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -28,36 +22,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
-
-
-def weights_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
-    """The weights in a checkpoint of MMEngine, or in a bare state dict, without the prefix of a data-parallel model.
-
-    Args:
-        checkpoint: What the file holds.
-        name: Its name, for the message.
-
-    Raises:
-        CheckpointMismatchError: It holds no weights.
-    """
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise CheckpointMismatchError(
-            f'{name}: there are no weights in this file, it holds {_described(checkpoint)}; a checkpoint holds '
-            'them under "state_dict", or is nothing but them'
-        )
-    return {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
-
-
-def _described(content: Any) -> str:
-    if isinstance(content, Tensor):
-        return f'a tensor of shape {tuple(content.shape)}'
-    if not isinstance(content, Mapping):
-        return f'a {type(content).__name__}'
-    if not content:
-        return 'an empty dict'
-    keys = ', '.join(map(str, list(content)[:SHOWN])) + ', ...' * (len(content) > SHOWN)
-    return f'a dict with {keys}' + (' and no weights under "state_dict"' if 'state_dict' in content else '')
 
 
 def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:

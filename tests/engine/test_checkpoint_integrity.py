@@ -13,6 +13,7 @@ from helpers.runtime_case import load_tool, run_tool
 from helpers.tool_case import call_tool, write_tool_case
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader
 
 from mmseg_invattn.engine.checkpoints import (
     DamagedCheckpointError,
@@ -200,6 +201,13 @@ def test_contents_that_are_none(case, tmp_path, content, words):
     torch.save(content, path)
     with pytest.raises(CheckpointMismatchError, match=rf'file\.pth: there are no weights in this file, .*{words}'):
         init_model(case[0], str(path), 'cpu')
+    with pytest.raises(CheckpointMismatchError, match='there are no weights'):  # as by model.pretrained and init_cfg
+        CheckpointLoader.load_checkpoint(str(path), 'cpu')
+
+
+def test_weights_under_other_names_load(tmp_path):
+    torch.save(dict(model=dict(a=torch.ones(2)), epoch=1), tmp_path / 'other.pth')
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / 'other.pth'), 'cpu')['model']['a'].sum() == 2
 
 
 def test_folders(case, tmp_path):
