@@ -15,8 +15,8 @@ from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out page.html')
-    add_model_arguments(parser)
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out page.html', 'CHECKPOINT street.png')
+    add_model_arguments(parser, alone=True)
     parser.add_argument('image', metavar='IMAGE', help='image file')
     add_output_arguments(parser, 'page to write', 'attention.html')
     add_loading_arguments(parser)
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
     from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.finite_outputs import outputs_of
     from ..engine.hooks.attention_centre_hook import FILE
     from ..engine.windows import windows_note
     from ..experiments.explore.attention_adapters import attention_views
@@ -47,8 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     refuse_existing([args.out], args.overwrite)
     model = load_model(args)
     picture, image = read_image(model, args.image)
-    views = attention_views(model, lambda: model(image, mode='tensor'))
-    title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    with outputs_of(args.image):
+        views = attention_views(model, lambda: model(image, mode='tensor'))
+    title = f'{Path(args.image).name}, seen by {Path(args.config or args.checkpoint).stem}'
     note = windows_note(model, image)
     if note:
         title += f'. {note}'

@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     from torch import nn
 
     from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
+    from ..engine.finite_outputs import outputs_of
     from ..engine.inference import random_image
     from ..visualization.model_input import read_image
 
@@ -42,8 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_existing([out], args.overwrite)
     segmentor = load_model(args, 'cpu')
     image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
-    out.parent.mkdir(parents=True, exist_ok=True)
     model = ForwardPass(segmentor)
+    with outputs_of(args.image or 'a random image'):
+        model.check(image)
+    out.parent.mkdir(parents=True, exist_ok=True)
     exported = export(model, image, out)
     error, largest = difference(model, exported, image)
     within = error <= args.tolerance * largest

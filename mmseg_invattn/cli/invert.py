@@ -11,8 +11,8 @@ from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse')
-    add_model_arguments(parser)
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse', 'CHECKPOINT street.png')
+    add_model_arguments(parser, alone=True)
     parser.add_argument('image', metavar='IMAGE', help='image file')
     add_output_arguments(parser, 'folder for inverse.json and a picture for each inverse', 'inverse', folder=True)
     parser.add_argument(
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
     from ..engine.atomic_backend import AtomicLocalBackend
+    from ..engine.finite_outputs import outputs_of
     from ..engine.windows import windows_note
     from ..experiments.invert.figure import draw_inversion, summary
     from ..experiments.invert.inversion import inversions
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = load_model(args)
     pictures = {name: args.out / f'{name}.png' for name, _ in invertible_parts(model)}
     refuse_existing(pictures.values(), args.overwrite)
-    with constant_weights(model):
+    with constant_weights(model), outputs_of(args.image):
         image = read_image(model, args.image)[1]
         results = inversions(model, image, args.tol, args.max_iter)
     note = windows_note(model, image)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..compat import bound_primitive_cache
 from ..wording import counted
-from .arguments import add_loading_arguments, add_model_arguments, load_model, read_config
+from .arguments import add_loading_arguments, add_model_arguments, config_of_model, load_model
 from .interruption import command_line
 from .output import add_output_arguments, refuse_existing
 from .parser import CommandParser
@@ -22,9 +22,12 @@ from .parser import CommandParser
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
-        __doc__, 'CONFIG CHECKPOINT street.png --out seen', 'CONFIG CHECKPOINT drive.mp4 --out seen --confidence'
+        __doc__,
+        'CONFIG CHECKPOINT street.png --out seen',
+        'CONFIG CHECKPOINT drive.mp4 --out seen --confidence',
+        'CHECKPOINT street.png --out seen',
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, alone=True)
     parser.add_argument('input', type=Path, metavar='INPUT', help='image, folder of images, or video')
     add_output_arguments(parser, 'folder of the results', folder=True, required=True)
     parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if not args.input.exists():
         raise FileNotFoundError(f'{args.input}: there is no such file or folder')
-    pipeline = TestedPipeline(read_config(args))
+    pipeline = TestedPipeline(config_of_model(args))
     is_folder = args.input.is_dir()
     if is_folder and args.out.resolve() == args.input.resolve():
         raise ValueError(

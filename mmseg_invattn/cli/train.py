@@ -84,10 +84,13 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     As in MMSegmentation, an explicit ``--cfg-options load_from=FILE`` names the checkpoint; a ``load_from`` in the
     config file is where the first start took its weights from, and stays that where there is nothing to resume.
     """
+    from ..engine.launch import check_checkpoint_file
     from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
 
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
+    if explicit:
+        check_checkpoint_file(explicit)
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
@@ -102,7 +105,7 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ..engine.launch import build_runner, leave_distributed
+    from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed
     from ..engine.resume import checkpoints_of_run
 
     cfg = load_config(args, ('train', 'val'))
@@ -117,6 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
             args.overwrite,
             'another --work-dir, or go on with that run by --resume',
         )
+    if cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from)
     build_runner(cfg, 'training').train()
     leave_distributed()
 

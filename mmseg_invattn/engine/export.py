@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import choices
 from ..layers.export import export_onnx, export_torch
+from .finite_outputs import check_outputs
 
 NOT_EXPORTED = """Not exported:
 - the inverse of the attention, its error bounds and log-determinants: use the model in PyTorch;
@@ -40,6 +41,15 @@ class ForwardPass(nn.Module):
         super().__init__()
         self.segmentor = segmentor.requires_grad_(False)
         self.eval()
+
+    @torch.no_grad()
+    def check(self, image: Tensor) -> None:
+        """Refuse a model whose logits are not finite.
+
+        Raises:
+            NonFiniteOutputError: They are NaN or infinite.
+        """
+        check_outputs(dict(logits=self(image)))
 
     def forward(self, image: Tensor) -> Tensor:
         size = tuple(image.shape[2:])

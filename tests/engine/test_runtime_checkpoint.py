@@ -285,15 +285,24 @@ def test_pickles_are_refused_unless_trusted(trained, bad_checkpoint):
 
 
 def test_init_model_loads_and_trusts_only_once(trained, bad_checkpoint):
+    use_safe_checkpoint_loading()  # another test may have trusted
     model = init_model(trained[0], str(trained[1] / 'iter_4.pth'), device='cpu')
     weight = torch.load(trained[1] / 'iter_4.pth', weights_only=True)['state_dict']['decode_head.conv_seg.weight']
     assert torch.equal(model.decode_head.conv_seg.weight, weight) and not model.training
     assert tuple(model.dataset_meta['classes']) == ('a', 'b', 'c')
     init_model(trained[0], str(bad_checkpoint[0]), trust_checkpoint=True)
     bad_checkpoint[1].rmdir()
-    with pytest.raises(UnsafeCheckpointError):
+    with pytest.raises(UnsafeCheckpointError, match=r'use_safe_checkpoint_loading\(trust=True\)'):
         CheckpointLoader.load_checkpoint(str(bad_checkpoint[0]))
     assert not bad_checkpoint[1].exists()
+    # a program that trusts what it loads goes on to, whatever one model was told
+    use_safe_checkpoint_loading(trust=True)
+    try:
+        init_model(trained[0], str(trained[1] / 'iter_4.pth'), device='cpu')
+        CheckpointLoader.load_checkpoint(str(bad_checkpoint[0]))
+        assert bad_checkpoint[1].exists()
+    finally:
+        use_safe_checkpoint_loading()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ assert MODELS.get('InvNLHead') is mmseg_invattn.models.InvNLHead
 assert MODELS.get('CertifiedAttention2d') is mmseg_invattn.layers.CertifiedAttention2d
 import mmengine
 assert mmengine.registry.MODELS.get('mmseg.InvNLHead') is mmseg_invattn.models.InvNLHead
-assert not any(type(finder).__name__ == '_AfterMmseg' for finder in sys.meta_path)
+assert not any(type(finder).__name__ == '_After' for finder in sys.meta_path)
 """
 LAYERS = """
 from mmseg_invattn.layers import CertifiedAttention2d
@@ -150,3 +150,46 @@ import mmseg
 """
         + REGISTERED
     )
+
+
+# MMEngine's own loader, which unpickles, after an import of this package; TRACE is a folder that the pickle makes
+REFUSED = """
+import os, torch
+from mmengine.runner import load_checkpoint
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, (TRACE,)
+torch.save(dict(state_dict=dict(weight=torch.ones(1, 1), bias=torch.ones(1)), meta={}, extra=Payload()), FILE)
+def attempt(load):
+    try:
+        load()
+    except ValueError as error:
+        assert 'refused' in str(error) and 'use_safe_checkpoint_loading(trust=True)' in str(error), error
+    else:
+        raise AssertionError('loaded')
+    assert not os.path.exists(TRACE)
+model = torch.nn.Linear(1, 1)
+attempt(lambda: load_checkpoint(model, FILE))
+"""
+INFERENCE = """
+from mmseg.apis import MMSegInferencer, init_model
+attempt(lambda: init_model(CONFIG, FILE, device='cpu'))
+attempt(lambda: MMSegInferencer(CONFIG, FILE, device='cpu'))
+from mmseg_invattn.engine.checkpoints import use_safe_checkpoint_loading
+use_safe_checkpoint_loading(trust=True)
+load_checkpoint(model, FILE)
+assert os.path.exists(TRACE) and model.weight.item() == 1
+"""
+IMPORTS = {
+    'the package': 'import mmseg_invattn\n',
+    'layers': 'import mmseg_invattn.layers\n',
+    'mmengine, then the package': 'import mmengine.runner, mmseg_invattn\n',
+    'a config, then the package': 'from mmengine.config import Config\nimport mmseg_invattn\n',
+    'mmseg, then layers': 'import mmseg.apis, mmseg_invattn.layers\n',
+}
+
+
+@pytest.mark.parametrize('imports', some(IMPORTS, ('the package',)))
+def test_the_loaders_of_mmengine_run_nothing(imports, tmp_path):
+    names = f'TRACE, FILE, CONFIG = {str(tmp_path / "trace")!r}, {str(tmp_path / "bad.pth")!r}, {str(DEMO)!r}\n'
+    python(IMPORTS[imports] + names + REFUSED + INFERENCE)

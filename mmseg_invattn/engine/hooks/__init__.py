@@ -3,6 +3,7 @@ from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
 from .config_check_hook import ConfigCheckHook
 from .constant_weights_hook import ConstantWeightsHook
+from .finite_output_hook import FiniteOutputHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
@@ -15,6 +16,7 @@ __all__ = [
     'CertificateHook',
     'ConfigCheckHook',
     'ConstantWeightsHook',
+    'FiniteOutputHook',
     'IterationSeedHook',
     'MatchingCheckpointHook',
     'NonFiniteLossHook',
