@@ -6,8 +6,13 @@ The arguments are those of MMSegmentation's tools/train.py.
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from ..compat import mixed_precision_available
@@ -78,12 +83,19 @@ def checkpoint_hook(cfg: Config) -> dict | None:
     return cfg.get('default_hooks', {}).get('checkpoint')
 
 
-def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
+def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     """Choose the checkpoint to continue from and take over its seed.
 
     As in MMSegmentation, an explicit ``--cfg-options load_from=FILE`` names the checkpoint; a ``load_from`` in the
     config file is where the first start took its weights from, and stays that where there is nothing to resume.
+
+    Returns:
+        How far a run has come that is finished; None where there is something left to do.
+
+    Raises:
+        ValueError: An option contradicts what is restored.
     """
+    from ..engine.progress import finished
     from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
 
     cfg.resume = False
@@ -91,34 +103,97 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
-        return
+        return None
     print_log(f'Resuming from {path}', logger='current')
     cfg.resume, cfg.load_from = True, path
     seed = seed_of_checkpoint(path, args.trust_checkpoint)
     if seed is not None:
+        asked = (args.cfg_options or {}).get('randomness.seed', seed)
+        if asked != seed:
+            raise ValueError(
+                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed}, and keeps it. Leave the '
+                'option out, or start another run without --resume'
+            )
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    return finished(path, cfg, args.trust_checkpoint)
+
+
+def rank_of(launcher: str) -> int:
+    """The number of this process, which the launcher has set."""
+    names = dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK', pytorch='RANK')
+    return int(os.environ.get(names[launcher], '0'))
+
+
+@contextmanager
+def folders_of_run(cfg: Config) -> Iterator[None]:
+    """Keep the folders of a run for this process; of a distributed run, for the first one.
+
+    Raises:
+        FolderInUseError: Another process works there.
+    """
+    from ..engine.folder_lock import locked
+    from ..engine.resume import checkpoint_folder
+
+    work_dir, out = Path(cfg.work_dir).absolute(), (checkpoint_hook(cfg) or {}).get('out_dir')
+    with ExitStack() as stack:
+        if cfg.launcher == 'none' or rank_of(cfg.launcher) == 0:
+            stack.enter_context(locked(work_dir))
+            if out and '://' not in str(out) and checkpoint_folder(work_dir, checkpoint_hook(cfg)) != work_dir:
+                stack.enter_context(locked(checkpoint_folder(work_dir, checkpoint_hook(cfg)), 'out_dir'))
+        yield
+
+
+def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
+    """The files of a run that is there already, which the new one replaces.
+
+    Raises:
+        FileExistsError: There is one, and ``overwrite`` was not asked for.
+        ValueError: The new run takes its weights from it.
+    """
+    from ..engine.run_files import files_of_run, weights_of_run
+
+    hook = checkpoint_hook(cfg)
+    refuse_existing(
+        weights_of_run(cfg.work_dir, hook),
+        overwrite,
+        'another --work-dir, or go on with that run by --resume',
+    )
+    there = files_of_run(cfg.work_dir, hook, cfg.filename) if overwrite else []
+    start = cfg.get('load_from')
+    if start and '://' not in start and any(Path(start).resolve() == path.resolve() for path in there):
+        raise ValueError(f'--overwrite would remove {start}, which load_from names: choose another --work-dir')
+    return there
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ..engine.launch import build_runner, leave_distributed
-    from ..engine.resume import checkpoints_of_run
+    from ..engine.launch import build_runner, leave_distributed, train
+    from ..engine.run_files import remove
 
     cfg = load_config(args, ('train', 'val'))
     enable_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
         enable_lr_scaling(cfg)
-    if args.resume or cfg.get('resume'):
-        set_up_resume(cfg, args)
-    else:
-        refuse_existing(
-            checkpoints_of_run(cfg.work_dir, checkpoint_hook(cfg)),
-            args.overwrite,
-            'another --work-dir, or go on with that run by --resume',
-        )
-    build_runner(cfg, 'training').train()
-    leave_distributed()
+    with folders_of_run(cfg):
+        replaced = []
+        if args.resume or cfg.get('resume'):
+            done = set_up_resume(cfg, args)
+            if done is not None:
+                print_log(
+                    f'--resume: this run is finished, {done}. For a longer one raise train_cfg.max_iters or '
+                    'max_epochs, and with it the end of the schedule',
+                    logger='current',
+                )
+                leave_distributed()
+                return
+        else:
+            replaced = earlier_run(cfg, args.overwrite)
+        runner = build_runner(cfg, 'training')
+        if is_main_process():
+            remove(replaced)  # not before the new run could be built
+        train(runner)
+        leave_distributed()
 
 
 def resume_advice() -> str:

@@ -5,7 +5,9 @@ from .config_check_hook import ConfigCheckHook
 from .constant_weights_hook import ConstantWeightsHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
+from .missed_validation_hook import MissedValidationHook
 from .non_finite_loss_hook import NonFiniteLossHook
+from .stop_hook import StopHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -15,5 +17,7 @@ __all__ = [
     'ConstantWeightsHook',
     'IterationSeedHook',
     'MatchingCheckpointHook',
+    'MissedValidationHook',
     'NonFiniteLossHook',
+    'StopHook',
 ]
