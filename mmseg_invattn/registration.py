@@ -1,32 +1,41 @@
-"""When the registries of MMSegmentation learn of this package.
+"""When the registries of MMSegmentation learn of this package, and when MMEngine's loading of checkpoints gets safe.
 
 ``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in
 a program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
 package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
 as mmseg is.
+
+MMEngine unpickles whatever a checkpoint holds. From the import of this package on it does so no more, whichever of the
+two comes first; a checkpoint that is loaded before mmseg is imported brings the imports that this needs.
 """
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
+LOADING = 'mmengine.runner.checkpoint'  # the module that loads checkpoints
 NEEDED = ('mmengine', 'mmcv', 'mmseg')
 PARTS = ('models', 'datasets', 'engine', 'evaluation', 'experiments')  # imported for their registrations
 
 
 def follow_mmengine() -> None:
-    """Registers now, or when mmseg is imported."""
+    """Registers now, or when mmseg is imported; makes loading safe."""
     # the doctor must run where importing the stack fails, and `python -m` imports the package first
     if 'mmseg_invattn.doctor' in sys.orig_argv or not all(map(find_spec, NEEDED)):
         return
+    if LOADING in sys.modules:
+        _make_safe(sys.modules[LOADING])
+    else:
+        sys.meta_path.insert(0, _After(LOADING, _make_safe))
     if 'mmengine' in sys.modules or 'mmseg' in sys.modules:
         register()
     else:
-        sys.meta_path.insert(0, _AfterMmseg())
+        sys.meta_path.insert(0, _After('mmseg', lambda module: register(), _prepare))
 
 
 def register() -> None:
@@ -48,24 +57,46 @@ def _prepare() -> None:
     compat.silence_warnings()
 
 
-class _AfterMmseg(MetaPathFinder):
-    """Waits for ``import mmseg``: prepares it, lets Python import it, and then registers."""
+def _make_safe(loading: ModuleType) -> None:
+    """Has each loader of MMEngine put in place the safe ones, and then ask one of them."""
+
+    def first(filename: str, map_location: Any = None) -> Any:
+        from .engine.checkpoints import use_safe_checkpoint_loading
+
+        use_safe_checkpoint_loading()
+        return loading.CheckpointLoader._get_checkpoint_loader(filename)(filename, map_location)
+
+    for prefix in list(loading.CheckpointLoader._schemes):
+        loading.CheckpointLoader.register_scheme(prefix, first, force=True)
+
+
+class _After(MetaPathFinder):
+    """Waits for the import of a module, lets Python import it, and then acts.
+
+    Args:
+        name: Of the module.
+        act: Called with it.
+        prepare: Called before it is imported.
+    """
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None], prepare: Callable[[], None] = lambda: None):
+        self.name, self.act, self.prepare = name, act, prepare
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != 'mmseg':
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
-        _prepare()
+        self.prepare()
         spec = find_spec(name)
-        spec.loader = _Registering(spec.loader)
+        spec.loader = _Acting(spec.loader, self)
         return spec
 
 
-class _Registering(Loader):
-    """The loader of mmseg, which registers afterwards."""
+class _Acting(Loader):
+    """The loader of that module, which acts afterwards."""
 
-    def __init__(self, loader: Loader):
-        self.loader = loader
+    def __init__(self, loader: Loader, after: _After):
+        self.loader, self.after = loader, after
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -74,7 +105,7 @@ class _Registering(Loader):
         module.__spec__.loader = module.__loader__ = self.loader
         try:
             self.loader.exec_module(module)
-            register()
+            self.after.act(module)
         except BaseException:
-            sys.meta_path.insert(0, _AfterMmseg())  # for the next try to import it
+            sys.meta_path.insert(0, self.after)  # for the next try to import it
             raise

@@ -45,9 +45,12 @@ def add_cfg_options(parser: ArgumentParser) -> None:
     )
 
 
-def _add_config(parser: ArgumentParser) -> None:
+def _add_config(parser: ArgumentParser, more: str = '', **settings: Any) -> None:
     parser.add_argument(
-        'config', metavar='CONFIG', help="config file, or one of the project's own, named below configs"
+        'config',
+        metavar='CONFIG',
+        help=f"config file, or one of the project's own, named below configs{more}",
+        **settings,
     )
 
 
@@ -57,9 +60,21 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Add ``config``, ``checkpoint`` and ``--cfg-options``: a trained model."""
-    _add_config(parser)
+def add_model_arguments(parser: ArgumentParser, alone: bool = False) -> None:
+    """Add ``config``, ``checkpoint`` and ``--cfg-options``: a trained model.
+
+    Args:
+        parser: Gets them.
+        alone: Whether the checkpoint may stand alone, with the config that it carries.
+    """
+    _add_config(
+        parser,
+        **(
+            dict(more='; without it, the one in the checkpoint, whose values are read and not run', nargs='?')
+            if alone
+            else {}
+        ),
+    )
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint file or URL')
     add_cfg_options(parser)
 
@@ -143,9 +158,15 @@ def load_model(args: Namespace, device: str | None = None) -> nn.Module:
         args: Parsed arguments.
         device: Where it goes; None: where the arguments say.
     """
-    from ..engine.inference import init_model
+    from ..engine.config_file import apply_options
+    from ..engine.inference import config_of_checkpoint, init_model
 
-    return init_model(read_config(args), args.checkpoint, device or args.device, args.trust_checkpoint)
+    if args.config is None:
+        cfg = config_of_checkpoint(args.checkpoint, args.trust_checkpoint)
+        apply_options(cfg, args.cfg_options or {}, f'the config in {args.checkpoint}')
+    else:
+        cfg = read_config(args)
+    return init_model(cfg, args.checkpoint, device or args.device, args.trust_checkpoint)
 
 
 def _attention_chosen(args: Namespace) -> bool:

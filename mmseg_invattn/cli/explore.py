@@ -15,8 +15,8 @@ from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out page.html')
-    add_model_arguments(parser)
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out page.html', 'CHECKPOINT street.png')
+    add_model_arguments(parser, alone=True)
     parser.add_argument('image', metavar='IMAGE', help='image file')
     add_output_arguments(parser, 'page to write', 'attention.html')
     add_loading_arguments(parser)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_model(args)
     picture, image = read_image(model, args.image)
     views = attention_views(model, lambda: model(image, mode='tensor'))
-    title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    title = f'{Path(args.image).name}, seen by {Path(args.config or args.checkpoint).stem}'
     page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
     AtomicLocalBackend().put_text(page, args.out)
     blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)

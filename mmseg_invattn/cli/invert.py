@@ -11,8 +11,8 @@ from .parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse')
-    add_model_arguments(parser)
+    parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse', 'CHECKPOINT street.png')
+    add_model_arguments(parser, alone=True)
     parser.add_argument('image', metavar='IMAGE', help='image file')
     add_output_arguments(parser, 'folder for inverse.json and a picture for each inverse', 'inverse', folder=True)
     parser.add_argument(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from argparse import SUPPRESS, Action, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterable
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ class CommandParser(ArgumentParser):
         if 'choices' in settings:
             settings.setdefault('metavar', names[-1].lstrip('-').replace('-', '_').upper())
         return super().add_argument(*names, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
+        """As in ``argparse``; where a config may be left out, wherever options stand between the other arguments."""
+        optional = [action for action in self._actions if not action.option_strings and action.nargs == '?']
+        if not optional:
+            return super().parse_args(args, namespace)
+        found = self.parse_intermixed_args(args, namespace)
+        if getattr(found, 'config', '') is None and str(found.checkpoint).endswith('.py'):
+            self.error(f'{found.checkpoint} is a config, and no checkpoint comes after it')
+        return found
 
     def check_suffix(self, out: Path | None, suffixes: Iterable[str], what: str) -> None:
         """End with the usage where ``--out`` names a file of another kind."""

@@ -19,9 +19,12 @@ from .parser import CommandParser
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(
-        __doc__, 'CONFIG CHECKPOINT street.png --out seen', 'CONFIG CHECKPOINT drive.mp4 --out seen --confidence'
+        __doc__,
+        'CONFIG CHECKPOINT street.png --out seen',
+        'CONFIG CHECKPOINT drive.mp4 --out seen --confidence',
+        'CHECKPOINT street.png --out seen',
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, alone=True)
     parser.add_argument('input', type=Path, metavar='INPUT', help='image, folder of images, or video')
     add_output_arguments(parser, 'folder of the results', folder=True, required=True)
     parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')

@@ -95,11 +95,14 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     Raises:
         ValueError: An option contradicts what is restored.
     """
+    from ..engine.launch import check_checkpoint_file
     from ..engine.progress import finished
     from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
 
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
+    if explicit:
+        check_checkpoint_file(explicit)
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
@@ -111,8 +114,8 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
         asked = (args.cfg_options or {}).get('randomness.seed', seed)
         if asked != seed:
             raise ValueError(
-                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed}, and keeps it. Leave the '
-                'option out, or start another run without --resume'
+                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed}, and keeps it. Leave '
+                'the option out, or start another run without --resume'
             )
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     return finished(path, cfg, args.trust_checkpoint)
@@ -154,9 +157,7 @@ def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
 
     hook = checkpoint_hook(cfg)
     refuse_existing(
-        weights_of_run(cfg.work_dir, hook),
-        overwrite,
-        'another --work-dir, or go on with that run by --resume',
+        weights_of_run(cfg.work_dir, hook), overwrite, 'another --work-dir, or go on with that run by --resume'
     )
     there = files_of_run(cfg.work_dir, hook, cfg.filename) if overwrite else []
     start = cfg.get('load_from')
@@ -168,7 +169,7 @@ def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ..engine.launch import build_runner, leave_distributed, train
+    from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed, train
     from ..engine.run_files import remove
 
     cfg = load_config(args, ('train', 'val'))
@@ -189,6 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
                 return
         else:
             replaced = earlier_run(cfg, args.overwrite)
+        if cfg.get('load_from'):
+            check_checkpoint_file(cfg.load_from)
         runner = build_runner(cfg, 'training')
         if is_main_process():
             remove(replaced)  # not before the new run could be built

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import choices
 from ..layers.export import export_onnx, export_torch
+from .finite_outputs import check_outputs
 
 NOT_EXPORTED = """Not exported:
 - the inverse of the attention, its error bounds and log-determinants: use the model in PyTorch;
@@ -48,6 +49,11 @@ class ForwardPass(nn.Module):
 
 @torch.no_grad()
 def difference(model: nn.Module, exported: Callable[[Tensor], Tensor], image: Tensor) -> tuple[float, float]:
-    """(largest difference of the logits, largest logit) of the model and its export on an image."""
+    """(largest difference of the logits, largest logit) of the model and its export on an image.
+
+    Raises:
+        NonFiniteOutputError: Logits are NaN or infinite.
+    """
     logits = model(image).cpu()
+    check_outputs(dict(logits=logits))
     return float((exported(image).cpu() - logits).abs().max()), float(logits.abs().max())

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
+from logging import WARNING
 from pathlib import Path
 
 import mmseg.apis
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..datasets.checks import leaf_configs
 from ..datasets.image_size import image_size
+from .checkpoints import read_checkpoint
 from .config_checks import check_config, explained
 from .config_checks.classes import check_heads
 from .config_checks.model import check_model
 from .config_file import read_config
+from .embedded_config import embedded_text, read_embedded
+from .finite_outputs import watch_outputs
 from .launch import check_checkpoint_file
 from .matching import load_file
+from .settings import warn_of_settings
 
 
 def init_model(
@@ -32,7 +39,8 @@ def init_model(
     """Build a segmentor from a config and load its weights, for ``mmseg.apis.inference_model``.
 
     ``mmseg.apis.init_model`` with safe checkpoint loading: nothing in the file is run, and all of the weights must
-    fit. Classes and palette are the checkpoint's, or else those of the config's data set.
+    fit. Outputs that are not finite are an error; settings other than those of the training are warned of. Classes and
+    palette are the checkpoint's, or else those of the config's data set.
 
     Args:
         config: Config file, the name of one of the project's own, or config.
@@ -48,6 +56,7 @@ def init_model(
         ConfigError: The config has a mistake, or its heads tell another number of classes apart.
         ValueError: The config cannot be read.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
+        DamagedCheckpointError: If it is damaged, or its weights are not finite.
         CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
     """
     if checkpoint is not None:
@@ -60,10 +69,34 @@ def init_model(
     check_model(model)
     meta = None
     if checkpoint is not None:
-        meta = load_file(model, str(checkpoint), trust_checkpoint).get('meta', {}).get('dataset_meta')
+        loaded = load_file(model, str(checkpoint), trust_checkpoint)
+        meta = (loaded.get('meta') or {}).get('dataset_meta')
+        warn_of_settings(model.cfg, loaded, str(checkpoint), partial(print_log, logger='current', level=WARNING))
     model.dataset_meta = meta or dataset_meta(model.cfg)
     check_heads(model, model.dataset_meta.get('classes') or (), 'the checkpoint' if meta else 'the data set')
+    watch_outputs(model)
     return model
+
+
+def config_of_checkpoint(checkpoint: str | Path, trust: bool = False) -> Config:
+    """The config that a checkpoint carries, read as plain values: nothing in it is run or imported.
+
+    Args:
+        checkpoint: The file.
+        trust: Load the checkpoint even where that runs code which it contains; its config is not run all the same.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It carries no config.
+        UnsafeConfigError: Its config is more than plain values.
+    """
+    text = embedded_text(read_checkpoint(checkpoint, 'cpu', trust, mmap=True, any_config=True))
+    if text is None:
+        raise ValueError(
+            f'{checkpoint}: this checkpoint carries no config, as one that was published or holds weights alone: give '
+            'the config file that it was trained with before it'
+        )
+    return Config(read_embedded(text, str(checkpoint)))
 
 
 def dataset_meta(cfg: Config) -> dict:

@@ -10,16 +10,24 @@ from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
 from ..compat import silence_log
-from .brief_runner import BriefRunner, introduce
-from .config_checks import check_config, explained
-from .hooks import ConfigCheckHook, MatchingCheckpointHook, MissedValidationHook, StopHook
 from ..stop_request import stop_request
+from .brief_runner import BriefRunner, introduce
+from .checkpoint_reading import check_is_file
+from .config_checks import check_config, explained
+from .hooks import (
+    ConfigCheckHook,
+    FiniteOutputHook,
+    MatchingCheckpointHook,
+    MissedValidationHook,
+    ResumedSettingsHook,
+    StopHook,
+)
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
-def build_runner(cfg: Config, what: str) -> Runner:
+def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
     """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
 
     ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only. Mistakes in the
@@ -29,6 +37,7 @@ def build_runner(cfg: Config, what: str) -> Runner:
     Args:
         cfg: The config.
         what: The Runner is for, as the log says it.
+        evaluation: Whether it evaluates a checkpoint, which then has to have all of the weights.
 
     Raises:
         ConfigError: Names the path in the config, the value, the rule and the fix.
@@ -39,10 +48,11 @@ def build_runner(cfg: Config, what: str) -> Runner:
     check_config(cfg)
     with explained(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
-    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
-        runner.register_hook(ConfigCheckHook())
-    if isinstance(runner, Runner) and not any(isinstance(hook, MissedValidationHook) for hook in runner.hooks):
-        runner.register_hook(MissedValidationHook())
+    if isinstance(runner, Runner):  # another one may have spread the weights over the processes
+        runner.register_hook(MatchingCheckpointHook(evaluation))
+        for kind in (ConfigCheckHook, FiniteOutputHook, MissedValidationHook, ResumedSettingsHook):
+            if not any(isinstance(hook, kind) for hook in runner.hooks):
+                runner.register_hook(kind())
     silence_log(runner.logger)
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
@@ -73,19 +83,16 @@ def check_checkpoint_file(checkpoint: str) -> None:
     """Refuse a path without a file before anything is built; URLs are left to the loader.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or it is a folder.
     """
-    if '://' not in checkpoint and not osp.isfile(checkpoint):
-        raise FileNotFoundError(f'{checkpoint}: there is no such checkpoint file')
+    if '://' not in checkpoint:
+        check_is_file(osp.expanduser(checkpoint))
 
 
 def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build the Runner that evaluates a checkpoint, and that refuses one which belongs to another model."""
     cfg.load_from, cfg.resume = checkpoint, False
-    runner = build_runner(cfg, 'testing')
-    if isinstance(runner, Runner):  # another one may have spread the weights over the processes
-        runner.register_hook(MatchingCheckpointHook())
-    return runner
+    return build_runner(cfg, 'testing', evaluation=True)
 
 
 def leave_distributed() -> None:

@@ -6,13 +6,15 @@ MMEngine logs what does not fit and goes on, with the rest of the model as it wa
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .checkpoints import use_safe_checkpoint_loading
+from .checkpoints import trusting
+from .integrity import not_finite, refuse_tensor
 
 SHOWN = 3  # keys of each kind in the message
 
@@ -28,7 +30,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def weights_of(checkpoint: dict, name: str) -> dict[str, Tensor]:
+def weights_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
     """The weights in a checkpoint of MMEngine, or in a bare state dict, without the prefix of a data-parallel model.
 
     Args:
@@ -38,13 +40,24 @@ def weights_of(checkpoint: dict, name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointMismatchError: It holds no weights.
     """
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise CheckpointMismatchError(
-            f'{name}: there are no weights in this file; a checkpoint holds them under '
-            '"state_dict", or is nothing but them'
+            f'{name}: there are no weights in this file, it holds {_described(checkpoint)}; a checkpoint holds '
+            'them under "state_dict", or is nothing but them'
         )
     return {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Tensor):
+        return f'a tensor of shape {tuple(content.shape)}'
+    if not isinstance(content, Mapping):
+        return f'a {type(content).__name__}'
+    if not content:
+        return 'an empty dict'
+    keys = ', '.join(map(str, list(content)[:SHOWN])) + ', ...' * (len(content) > SHOWN)
+    return f'a dict with {keys}' + (' and no weights under "state_dict"' if 'state_dict' in content else '')
 
 
 def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:
@@ -60,13 +73,11 @@ def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:
 
     Raises:
         UnsafeCheckpointError: It holds more than tensors and plain values, and is not trusted.
+        DamagedCheckpointError: It is damaged, or its weights are not finite.
         CheckpointMismatchError: Names or shapes differ.
     """
-    use_safe_checkpoint_loading(trust)
-    try:
+    with trusting(trust):
         loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    finally:
-        use_safe_checkpoint_loading()
     load_weights(model, loaded, checkpoint)
     return loaded
 
@@ -81,9 +92,25 @@ def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
 
     Raises:
         CheckpointMismatchError: Names or shapes differ; the message gives the first of them.
+        NonFiniteWeightsError: Weights are NaN or infinite.
+    """
+    weights = weights_of(checkpoint, name)
+    check_parameters_finite(model, weights, name)
+    differing = load_what_fits(model, weights)
+    if differing:
+        raise CheckpointMismatchError(
+            f'{name}: this checkpoint does not belong to the config. Of its weights are '
+            f'{differing}. Take the config that it was trained with'
+        )
+
+
+def load_what_fits(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Load weights into a model, or a wrapper of it.
+
+    Returns:
+        Which names and shapes are not the model's, the first of each kind; empty where all are.
     """
     model = unwrapped(model)
-    weights = weights_of(checkpoint, name)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -102,13 +129,19 @@ def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
         ('only in the model', missing),
         ('only in the checkpoint', unexpected),
     ]
-    if any(keys for _, keys in found):
-        listed = '; '.join(
-            f'{len(keys)} {what}: {", ".join(keys[:SHOWN])}' + ', ...' * (len(keys) > SHOWN)
-            for what, keys in found
-            if keys
-        )
-        raise CheckpointMismatchError(
-            f'{name}: this checkpoint does not belong to the config. Of its weights are '
-            f'{listed}. Take the config that it was trained with'
-        )
+    return '; '.join(
+        f'{len(keys)} {what}: {", ".join(keys[:SHOWN])}' + ', ...' * (len(keys) > SHOWN) for what, keys in found if keys
+    )
+
+
+def check_parameters_finite(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights for parameters of the model that are NaN or infinite; a buffer may be infinite on purpose.
+
+    Raises:
+        NonFiniteWeightsError: Names the first tensor.
+    """
+    parameters = {key for key, _ in unwrapped(model).named_parameters()}
+    for key, value in weights.items():
+        bad = not_finite(value, key in parameters)
+        if bad:
+            refuse_tensor(name, key, bad)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from .checkpoints import read_checkpoint
 
-VALIDATED = 'validated_iter'  # in the message hub, and so in checkpoints: the iteration after which it was validated last
+VALIDATED = 'validated_iter'  # in the message hub, and so in checkpoints: the last iteration that was validated
 
 
 def validation_due(at: int, end: int, begin: int, interval: int) -> bool:

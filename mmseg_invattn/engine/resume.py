@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
     """Find the checkpoint to resume from.
 
     The one that ``last_checkpoint`` names; where that file is missing or empty, or names a checkpoint that is gone or
-    truncated, the newest whole checkpoint, which the log then says.
+    damaged, the newest whole checkpoint, which the log then says.
 
     Args:
         work_dir: The work directory of the run.
@@ -46,7 +47,9 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
         failure = _why_unusable(path, trust)
         if failure is None:
             reason = failures[0] if failures else f'{work_dir / "last_checkpoint"} names no checkpoint'
-            print_log(f'{reason}. Resuming from the newest whole checkpoint instead: {path}', logger='current')
+            print_log(
+                f'{reason}. Resuming from the newest whole checkpoint instead: {path}', 'current', logging.WARNING
+            )
             return path
         failures.append(failure)
     if failures:
@@ -71,7 +74,9 @@ def seed_of_checkpoint(path: str, trust: bool = False) -> int | None:
     """
     if '://' in path:
         return None
-    return read_checkpoint(path, 'cpu', trust, mmap=True).get('meta', {}).get('seed')
+    checkpoint = read_checkpoint(path, 'cpu', trust, mmap=True)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    return (meta or {}).get('seed')
 
 
 def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
@@ -115,5 +120,7 @@ def _why_unusable(path: str, trust: bool) -> str | None:
         checkpoint = read_checkpoint(path, 'cpu', trust, mmap=True)
     except (FileNotFoundError, DamagedCheckpointError) as error:
         return str(error)
+    if not isinstance(checkpoint, dict):
+        return f'{path}: it holds a {type(checkpoint).__name__}, and no run'
     missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
     return f'{path}: it lacks {", ".join(sorted(missing))}, so no run can continue from it' if missing else None

@@ -28,7 +28,7 @@ assert MODELS.get('InvNLHead') is mmseg_invattn.models.InvNLHead
 assert MODELS.get('CertifiedAttention2d') is mmseg_invattn.layers.CertifiedAttention2d
 import mmengine
 assert mmengine.registry.MODELS.get('mmseg.InvNLHead') is mmseg_invattn.models.InvNLHead
-assert not any(type(finder).__name__ == '_AfterMmseg' for finder in sys.meta_path)
+assert not any(type(finder).__name__ == '_After' for finder in sys.meta_path)
 """
 LAYERS = """
 from mmseg_invattn.layers import CertifiedAttention2d

@@ -3,10 +3,12 @@ from .attention_centre_hook import AttentionCentreHook
 from .certificate_hook import CertificateHook
 from .config_check_hook import ConfigCheckHook
 from .constant_weights_hook import ConstantWeightsHook
+from .finite_output_hook import FiniteOutputHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .missed_validation_hook import MissedValidationHook
 from .non_finite_loss_hook import NonFiniteLossHook
+from .resumed_settings_hook import ResumedSettingsHook
 from .stop_hook import StopHook
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     'CertificateHook',
     'ConfigCheckHook',
     'ConstantWeightsHook',
+    'FiniteOutputHook',
     'IterationSeedHook',
     'MatchingCheckpointHook',
     'MissedValidationHook',
     'NonFiniteLossHook',
+    'ResumedSettingsHook',
     'StopHook',
 ]

@@ -113,7 +113,7 @@ class AtomicCheckpointHook(CheckpointHook):
             # the resumed run finds more of them than it may keep and deletes them then
             runner.message_hub.update_info('keep_ckpt_ids', ids)
             self.keep_ckpt_ids.append(step)
-        if self._previous_best:  # a new best one is there; a run that is killed now deletes the old ones when it resumes
+        if self._previous_best:  # a new best one is there; a run killed now deletes the old one on resume
             current = self._best_paths()
             replaced = {old for key, old in self._previous_best.items() if old and current.get(key) not in (None, old)}
             runner.message_hub.update_info(OUTDATED, sorted(replaced))

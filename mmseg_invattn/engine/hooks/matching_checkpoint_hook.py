@@ -1,24 +1,146 @@
-"""Refuse a checkpoint of another model before it is evaluated."""
+"""Refuse a checkpoint that does not belong to the run that loads it."""
 
 from __future__ import annotations
 
-from mmengine.hooks import Hook
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.hooks import EMAHook, Hook
 from mmseg.registry import HOOKS
 
-from ..matching import load_weights
+from ...wording import counted
+from ..matching import (
+    CheckpointMismatchError,
+    check_parameters_finite,
+    load_weights,
+    load_what_fits,
+    unwrapped,
+    weights_of,
+)
+from ..settings import warn_of_settings
+from ..sharding import is_sharded
 
 
 @HOOKS.register_module()
 class MatchingCheckpointHook(Hook):
-    """Stop where the checkpoint that a Runner loads has other weights than the model.
+    """Stop where the checkpoint that a Runner loads cannot be what is meant.
 
-    For evaluation; training may well start from the weights of something else.
+    - An evaluation takes all of the weights, and no others. Settings that leave no trace in the weights and differ from
+      those that the model was trained with are warned of.
+    - ``--resume`` takes the checkpoint of the same run: weights of the same names, shapes and order, the state of the
+      optimiser and of the schedulers, averaged weights exactly where the run averages.
+    - A training may start from the weights of something else, of which some must fit.
+
+    Weights that are not finite are refused by all of them.
+
+    Args:
+        evaluation: Whether the Runner evaluates a checkpoint.
     """
 
+    priority = 'VERY_HIGH'  # before EMAHook, which changes the checkpoint
+
+    def __init__(self, evaluation: bool = False):
+        self.evaluation = evaluation
+
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the checkpoint.
+        """Check the checkpoint, and give MMEngine weights alone in the form that it expects of them.
 
         Raises:
-            CheckpointMismatchError: Names or shapes differ.
+            CheckpointMismatchError: It is not what is meant, or holds no weights.
+            NonFiniteWeightsError: Its weights are not finite.
         """
-        load_weights(runner.model, checkpoint, str(runner._load_from))
+        name = str(runner._load_from or 'the checkpoint')
+        weights = weights_of(checkpoint, name)
+        if 'state_dict' not in checkpoint:
+            alone = dict(checkpoint)
+            checkpoint.clear()
+            checkpoint['state_dict'] = alone
+        if self.evaluation:
+            load_weights(runner.model, checkpoint, name)
+            warn_of_settings(runner.cfg, checkpoint, name, runner.logger.warning)
+            return
+        if is_sharded(runner.model):  # its names and shapes are those of the shards
+            return
+        check_parameters_finite(runner.model, weights, name)
+        if runner._resume:
+            _check_resumed(runner, checkpoint, weights, name)
+        else:
+            ours = {key: value.shape for key, value in unwrapped(runner.model).state_dict().items()}
+            if not any(value.shape == ours.get(key) for key, value in weights.items()):
+                raise CheckpointMismatchError(
+                    f'load_from={name}: none of the weights in it fits the model, so that the training would start '
+                    f'from scratch. It has {len(weights)}, such as {next(iter(weights))}, and the model {len(ours)}, '
+                    f'such as {next(iter(ours), "none")}'
+                )
+
+
+def _check_resumed(runner: Any, checkpoint: Mapping, weights: Mapping, name: str) -> None:
+    missing = _parts_missing(checkpoint)
+    fault = missing or (
+        load_what_fits(runner.model, weights)
+        or _other_order(runner, weights)
+        or _other_averages(runner, checkpoint)
+        or _other_optimiser(runner, checkpoint)
+        or _other_schedulers(runner, checkpoint)
+    )
+    if fault:
+        raise CheckpointMismatchError(
+            f'--resume from {name}: no run can go on from it exactly: {fault}. '
+            + ('' if missing else 'Take the config that it was written with. ')
+            + f'A new training that starts from its weights is --cfg-options load_from={name} without --resume'
+        )
+
+
+def _parts_missing(checkpoint: Mapping) -> str:
+    meta = checkpoint.get('meta') or {}
+    missing = [part for part in ('meta', 'message_hub', 'optimizer') if part not in checkpoint]
+    missing += [f'meta.{part}' for part in ('iter', 'epoch') if 'meta' in checkpoint and part not in meta]
+    hint = ' (it was written with save_optimizer=False)' * (missing == ['optimizer'])
+    return f'it has no {", no ".join(missing)}{hint}' if missing else ''
+
+
+def _other_order(runner: Any, weights: Mapping) -> str:
+    """The state of an optimiser goes by the order of the parameters."""
+    model = unwrapped(runner.model)
+    ours = [key for key, _ in model.named_parameters()]
+    known = set(ours)
+    theirs = [key for key in weights if key in known]
+    pairs = zip(theirs, ours, strict=False)
+    return next(
+        (f'its weights come in another order, {one} where the model has {two}' for one, two in pairs if one != two), ''
+    )
+
+
+def _other_averages(runner: Any, checkpoint: Mapping) -> str:
+    averages = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    if averages == ('ema_state_dict' in checkpoint):
+        return ''
+    if averages:
+        return 'the config has an EMAHook, and there are no averaged weights in it (ema_state_dict)'
+    return 'its weights are averages (ema_state_dict), and the config has no EMAHook'
+
+
+def _other_optimiser(runner: Any, checkpoint: Mapping) -> str:
+    optimiser, state = getattr(runner.optim_wrapper, 'optimizer', None), checkpoint['optimizer']
+    if optimiser is None or 'param_groups' not in state:  # several, each with a state
+        return ''
+    ours = [len(group['params']) for group in optimiser.param_groups]
+    theirs = [len(group['params']) for group in state['param_groups']]
+    if ours == theirs:
+        return ''
+    return (
+        f'its optimiser has {counted(sum(theirs), "parameter")} in {counted(len(theirs), "group")}, and that of the '
+        f'config {sum(ours)} in {len(ours)}'
+    )
+
+
+def _other_schedulers(runner: Any, checkpoint: Mapping) -> str:
+    ours, theirs = (_number(schedulers) for schedulers in (runner.param_schedulers, checkpoint.get('param_schedulers')))
+    return f'it has {theirs} schedulers, and the config {ours}' if ours != theirs else ''
+
+
+def _number(schedulers: Sequence | Mapping | None) -> int:
+    """Of schedulers, which are a list, or a list for each of several optimisers."""
+    if isinstance(schedulers, Mapping):
+        return sum(map(len, schedulers.values()))
+    return len(schedulers or ())

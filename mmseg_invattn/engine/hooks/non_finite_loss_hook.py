@@ -1,4 +1,4 @@
-"""Stop at the first loss that is NaN or infinite, and say which files were in the batch."""
+"""Stop at the first loss that is NaN or infinite, and warn of one that runs away."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import torch
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+START = 10  # iterations whose largest loss is that of the start
+LASTING = 5  # iterations in a row; a single batch may be hard
+AWAY = 10  # how many times that of the start is far above it
+AGAIN = 1000  # how many times the one that was warned of is worth another warning
+SMALL = 0.1  # a loss that starts below counts as this large
+
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Raise as soon as a loss term is not finite.
+    """Raise as soon as a loss term is not finite, and warn where the loss stays ten times above that of the start.
 
     It runs before the checkpoint hook, so that the last good checkpoint stays the last one.
     """
 
     priority = 'ABOVE_NORMAL'
+
+    def __init__(self) -> None:
+        self._warned = -math.inf  # the loss of the last warning
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -30,6 +39,7 @@ class NonFiniteLossHook(Hook):
             name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items() if 'loss' in name
         }
         if all(math.isfinite(value) for value in losses.values()):
+            self._warn_of_divergence(runner)
             return
         terms = ', '.join(f'{name}={value}' for name, value in losses.items())
         samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
@@ -40,3 +50,20 @@ class NonFiniteLossHook(Hook):
             'the gradients; the last checkpoint in the work directory is from before this iteration, and --resume '
             'continues from it.'
         )
+
+    def _warn_of_divergence(self, runner) -> None:
+        """Compare the last losses with the first, which MMEngine's message hub keeps over a resume."""
+        history = runner.message_hub.log_scalars.get('train/loss')
+        losses = history.data[0] if history is not None else ()
+        if len(losses) <= LASTING:
+            return
+        start = float(max(losses[: min(START, len(losses) - LASTING)]))
+        now = float(min(losses[-LASTING:]))
+        limit = start + (AWAY - 1) * max(abs(start), SMALL)
+        if now > limit and now > AGAIN * self._warned:
+            self._warned = now
+            runner.logger.warning(
+                f'The training diverges: the loss has been {now:.4g} or more in the last {LASTING} iterations (now is '
+                f'iteration {runner.iter + 1}), and it was {start:.4g} at the start. Lower the learning rate, warm it '
+                'up, or clip the gradients, and start again, or go on from a checkpoint from before.'
+            )

@@ -1,0 +1,37 @@
+"""Stop a validation or a test at the first output that is NaN or infinite."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+from torch.utils.hooks import RemovableHandle
+
+from ..finite_outputs import watch_outputs
+from ..matching import unwrapped
+
+
+@HOOKS.register_module()
+class FiniteOutputHook(Hook):
+    """Check what the model gives for every image, whatever the metrics, with sliding windows and augmentation too.
+
+    :func:`~mmseg_invattn.engine.launch.build_runner` adds it where the config does not.
+
+    Raises:
+        NonFiniteOutputError: During an evaluation; names the tensor and the image.
+    """
+
+    priority = 'LOWEST'  # behind ConfigCheckHook, which runs the model before it has weights
+
+    def __init__(self) -> None:
+        self._watched: RemovableHandle | None = None
+
+    def before_run(self, runner) -> None:
+        """Watch the model inside of its wrappers."""
+        if self._watched is None:
+            self._watched = watch_outputs(unwrapped(runner.model))
+
+    def after_run(self, runner) -> None:
+        """Leave it alone again."""
+        if self._watched is not None:
+            self._watched.remove()
+            self._watched = None
