@@ -91,6 +91,7 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ..engine.atomic_backend import AtomicLocalBackend
     from ..engine.inference import init_model
     from ..experiments.demo import draw, evaluate, make_table, seconds_per_iteration
     from ..layers import constant_weights
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = make_table(results)
     pictures = args.out / 'pictures'
     draw(results, pictures)
-    (args.out / 'table.txt').write_text(f'{table}\n')
+    AtomicLocalBackend().put_text(f'{table}\n', args.out / 'table.txt')
     print(f'\n{table}\nTable: {args.out / "table.txt"}, pictures: {pictures}')
 
 

@@ -31,6 +31,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
+    from ..engine.atomic_backend import whole_file
     from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
     from ..engine.inference import random_image
     from ..visualization.model_input import read_image
@@ -40,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_existing([out], args.overwrite)
     segmentor = load_model(args, 'cpu')
     image = read_image(segmentor, args.image, args.shape)[1] if args.image else random_image(segmentor, args.shape)
-    out.parent.mkdir(parents=True, exist_ok=True)
     model = ForwardPass(segmentor)
-    exported = export(model, image, out)
+    with whole_file(out) as partial:
+        exported = export(model, image, partial)
     error, largest = difference(model, exported, image)
     within = error <= args.tolerance * largest
     height, width = image.shape[2:]

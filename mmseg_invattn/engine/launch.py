@@ -14,6 +14,7 @@ from ..stop_request import stop_request
 from .brief_runner import BriefRunner, introduce
 from .checkpoint_reading import check_is_file
 from .config_checks import check_config, explained
+from .forgiving_logs import forgive
 from .hooks import (
     ConfigCheckHook,
     FiniteOutputHook,
@@ -54,6 +55,7 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
     silence_log(runner.logger)
+    forgive(runner)
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
         setattr(runner, name, explained(cfg)(getattr(runner, name)))

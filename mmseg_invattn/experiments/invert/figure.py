@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ...engine.atomic_backend import whole_file
 from ...wording import counted
 from .inversion import Inversion
 
@@ -37,7 +38,8 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path) -> None:
         axis.set_axis_off()
     draw_curve(axes[3], inversion)
     figure.suptitle(summary(inversion))
-    figure.savefig(file, dpi=100)
+    with whole_file(file) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def draw_curve(axis: Axes, inversion: Inversion) -> None:

@@ -1,0 +1,101 @@
+"""Logs never end a run: where one cannot be written, that is said once, and the run goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any
+
+from mmengine.hooks import LoggerHook
+from mmengine.runner import Runner
+from mmengine.visualization import LocalVisBackend
+
+_said: set[str] = set()  # what was told of already
+
+
+@contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """Go on where the block cannot write.
+
+    Args:
+        what: It writes, for the sentence on the console.
+    """
+    try:
+        yield
+    except OSError as error:
+        say_once(what, error)
+
+
+def say_once(what: str, error: BaseException) -> None:
+    """Tell on the console of a log that cannot be written; the first time only."""
+    if what not in _said:
+        _said.add(what)
+        # not through the log, which may be what fails; the console may be full or closed as well
+        with suppress(OSError, ValueError):
+            reason = getattr(error, 'strerror', None) or str(error)
+            print(f'WARNING: {what} cannot be written ({reason}): the run goes on without it', file=sys.stderr)
+
+
+def forgive(runner: Runner) -> None:
+    """Let a run go on whatever becomes of its log, its scalars and the copy of its config.
+
+    Pictures are left alone: they are results where somebody has asked for them.
+
+    Args:
+        runner: Built, before it runs.
+    """
+    for handler in runner.logger.handlers:
+        handler.handleError = _handler_error(handler)
+    backends = getattr(runner.visualizer, '_vis_backends', None) or {}
+    for backend in backends.values():
+        if isinstance(backend, LocalVisBackend):
+            backend._dump = _whole_lines(backend._dump)
+        for name in ('add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close'):
+            if hasattr(backend, name):
+                setattr(backend, name, _forgiving(getattr(backend, name), f'the log of {type(backend).__name__}'))
+    runner.dump_config = _forgiving(runner.dump_config, 'the copy of the config')
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook):  # it copies the log into another folder
+            hook.after_run = _forgiving(hook.after_run, 'the copy of the log')
+
+
+def _forgiving(method: Callable, what: str) -> Callable:
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with forgiven(what):
+            return method(*args, **kwargs)
+
+    return call
+
+
+def _handler_error(handler: logging.Handler) -> Callable[[logging.LogRecord], None]:
+    what = getattr(handler, 'baseFilename', None) or 'the console'
+
+    def handle(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            say_once(str(what), error)
+        else:  # a mistake in the call, which Python prints
+            logging.Handler.handleError(handler, record)
+
+    return handle
+
+
+def _whole_lines(dump: Callable) -> Callable:
+    """Take back the part of a line that a full disk has let through: the next one would be joined to it."""
+
+    @wraps(dump)
+    def call(value: dict, path: str, *args: Any) -> None:
+        before = os.path.getsize(path) if os.path.exists(path) else 0
+        try:
+            dump(value, path, *args)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, before)
+            raise
+
+    return call
