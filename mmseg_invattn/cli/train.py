@@ -181,11 +181,12 @@ def main(arguments: list[str] | None = None) -> None:
         if args.resume or cfg.get('resume'):
             done = set_up_resume(cfg, args)
             if done is not None:
-                print_log(
-                    f'--resume: this run is finished, {done}. For a longer one raise train_cfg.max_iters or '
-                    'max_epochs, and with it the end of the schedule',
-                    logger='current',
-                )
+                if is_main_process():
+                    print(
+                        f'--resume: this run is finished, {done}. For a longer one raise train_cfg.max_iters or '
+                        'max_epochs, and with it the end of the schedule',
+                        flush=True,
+                    )
                 leave_distributed()
                 return
         else:
