@@ -20,6 +20,9 @@ from .main import run
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from ..engine.launched import end_with_launcher
+
+    end_with_launcher()
     try:
         start(parse_args(arguments))
     except ChildFailedError as error:

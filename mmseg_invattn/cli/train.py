@@ -6,9 +6,6 @@ The arguments are those of MMSegmentation's tools/train.py.
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
@@ -121,31 +118,6 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     return finished(path, cfg, args.trust_checkpoint)
 
 
-def rank_of(launcher: str) -> int:
-    """The number of this process, which the launcher has set."""
-    names = dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK', pytorch='RANK')
-    return int(os.environ.get(names[launcher], '0'))
-
-
-@contextmanager
-def folders_of_run(cfg: Config) -> Iterator[None]:
-    """Keep the folders of a run for this process; of a distributed run, for the first one.
-
-    Raises:
-        FolderInUseError: Another process works there.
-    """
-    from ..engine.folder_lock import locked
-    from ..engine.resume import checkpoint_folder
-
-    work_dir, out = Path(cfg.work_dir).absolute(), (checkpoint_hook(cfg) or {}).get('out_dir')
-    with ExitStack() as stack:
-        if cfg.launcher == 'none' or rank_of(cfg.launcher) == 0:
-            stack.enter_context(locked(work_dir))
-            if out and '://' not in str(out) and checkpoint_folder(work_dir, checkpoint_hook(cfg)) != work_dir:
-                stack.enter_context(locked(checkpoint_folder(work_dir, checkpoint_hook(cfg)), 'out_dir'))
-        yield
-
-
 def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
     """The files of a run that is there already, which the new one replaces.
 
@@ -171,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed, train
     from ..engine.run_files import remove
+    from ..engine.run_folders import folders_of_run
 
     cfg = load_config(args, ('train', 'val'))
     enable_mixed_precision(cfg, args.amp)

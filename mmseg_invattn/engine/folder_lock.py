@@ -20,7 +20,7 @@ LOCK = '.lock'
 TOUCHED_EVERY = 10.0  # seconds
 WATCHED_FOR = 25.0  # seconds after which a lock of another machine that nobody touches is stale
 SURELY_OLD = 600.0  # seconds: so far apart are no two clocks
-ENDED_WITHIN = 15.0  # seconds that what a killed process has started needs to notice
+ENDED_WITHIN = 25.0  # seconds that what a killed process has started needs to notice
 
 _HELD: set[int] = set()  # file descriptors; what is forked, workers of data loaders for instance, closes them
 
@@ -67,9 +67,8 @@ def locked(folder: str | Path, name: str = '--work-dir') -> Iterator[int]:
         done.set()
         if file in _HELD:  # not in a fork
             _HELD.discard(file)
-            with suppress(OSError):
-                path.unlink()
             os.close(file)
+            _tidy_up(path)
 
 
 def _make(folder: Path, name: str) -> None:
@@ -122,6 +121,19 @@ def _taken(file: int, path: Path, name: str, ended_by: float) -> bool:
     if holder is not None and _alive(holder, file, path, kept):
         raise _in_use(path, holder, name)
     return True
+
+
+def _tidy_up(path: Path) -> None:
+    """Remove the file, unless somebody has the lock by now, or a process that has inherited it still does."""
+    with suppress(OSError), open(path, 'rb') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # no locks here
+            pass
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            path.unlink()
 
 
 def _holder(file: int) -> dict | None:
