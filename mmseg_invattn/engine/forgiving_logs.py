@@ -10,9 +10,13 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any
 
+import cv2
+import numpy as np
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
 from mmengine.visualization import LocalVisBackend
+
+from .atomic_backend import AtomicLocalBackend
 
 _said: set[str] = set()  # what was told of already
 
@@ -40,13 +44,12 @@ def say_once(what: str, error: BaseException) -> None:
             print(f'WARNING: {what} cannot be written ({reason}): the run goes on without it', file=sys.stderr)
 
 
-def forgive(runner: Runner) -> None:
+def forgive(runner: Runner, pictures: bool) -> None:
     """Let a run go on whatever becomes of its log, its scalars and the copy of its config.
-
-    Pictures are left alone: they are results where somebody has asked for them.
 
     Args:
         runner: Built, before it runs.
+        pictures: Whether those are part of its log, too, and no results.
     """
     for handler in runner.logger.handlers:
         handler.handleError = _handler_error(handler)
@@ -54,7 +57,8 @@ def forgive(runner: Runner) -> None:
     for backend in backends.values():
         if isinstance(backend, LocalVisBackend):
             backend._dump = _whole_lines(backend._dump)
-        for name in ('add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close'):
+            backend.add_image = _whole_pictures(backend)
+        for name in (*['add_image'] * pictures, 'add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close'):
             if hasattr(backend, name):
                 setattr(backend, name, _forgiving(getattr(backend, name), f'the log of {type(backend).__name__}'))
     runner.dump_config = _forgiving(runner.dump_config, 'the copy of the config')
@@ -83,6 +87,17 @@ def _handler_error(handler: logging.Handler) -> Callable[[logging.LogRecord], No
             logging.Handler.handleError(handler, record)
 
     return handle
+
+
+def _whole_pictures(backend: LocalVisBackend) -> Callable:
+    """OpenCV leaves the half of a picture on a full disk, and does not say so."""
+
+    def add_image(name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
+        folder = backend.experiment._img_save_dir  # its folders are made on first use
+        _, png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        AtomicLocalBackend().put(png.tobytes(), os.path.join(folder, f'{name}_{step}.png'))
+
+    return add_image
 
 
 def _whole_lines(dump: Callable) -> Callable:

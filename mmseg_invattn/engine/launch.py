@@ -55,7 +55,7 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
     silence_log(runner.logger)
-    forgive(runner)
+    forgive(runner, pictures=what == 'training')
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
         setattr(runner, name, explained(cfg)(getattr(runner, name)))
