@@ -34,7 +34,7 @@ def forgiven(what: str) -> Iterator[None]:
         say_once(what, error)
 
 
-def say_once(what: str, error: BaseException) -> None:
+def say_once(what: str, error: BaseException | None) -> None:
     """Tell on the console of a log that cannot be written; the first time only."""
     if what not in _said:
         _said.add(what)
@@ -81,7 +81,7 @@ def _handler_error(handler: logging.Handler) -> Callable[[logging.LogRecord], No
 
     def handle(record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or 'closed file' in str(error):
             say_once(str(what), error)
         else:  # a mistake in the call, which Python prints
             logging.Handler.handleError(handler, record)

@@ -88,11 +88,11 @@ def _optimisers(runner: Any, checkpoint: Mapping) -> Iterator[tuple[str, Any, di
     if state is None:
         return
     if not isinstance(wrapper, OptimWrapperDict):
-        yield 'optimizer', wrapper, state, list(schedulers or ()), list(states or ())
+        yield 'optimizer', wrapper, state, schedulers or [], states or []
         return
     for key, one in wrapper.items():
-        ours, theirs = (dict(part).get(key) if part else None for part in (schedulers, states))
-        yield f'optimizer {key}', one, state[key], list(ours or ()), list(theirs or ())
+        ours, theirs = ((part or {}).get(key) or [] for part in (schedulers, states))
+        yield f'optimizer {key}', one, state[key], ours, theirs
 
 
 def _apply(

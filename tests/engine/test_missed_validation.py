@@ -106,7 +106,7 @@ def test_a_finished_run_says_so(whole_run, tmp_path, capsys):
     before = {path: os.stat(path).st_mtime_ns for path in work.rglob('*')}
     run_tool('train', whole_run[0], '--work-dir', work, '--resume', options=OPTIONS)
     said = ' '.join(capsys.readouterr().out.split())
-    assert f'this run is finished, {work / "iter_4.pth"} is of iteration 4 of 4' in said
+    assert 'this run is finished, ' in said and 'iter_4.pth is of iteration 4 of 4' in said
     assert {path: os.stat(path).st_mtime_ns for path in work.rglob('*')} == before
     run_tool('train', whole_run[0], '--work-dir', work, '--resume', options=(*OPTIONS[:2], 'train_cfg.max_iters=5'))
     assert set(metrics(work)) == {2, 4, 5}
