@@ -93,16 +93,7 @@ def whole_file(path: str | Path, size: int | None = None) -> Iterator[Path]:
 def _explained(path: Path, size: int | None) -> Iterator[None]:
     """Say of an error of the system which file it is about, how large that is, and that nothing else is harmed."""
     try:
-        try:
-            yield
-        except RuntimeError as error:
-            if 'PytorchStreamWriter' not in str(error):
-                raise
-            # torch writes files of its own, and does not say what the system said
-            full = shutil.disk_usage(path.parent).free < 2**20
-            raise OSError(
-                errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(error)
-            ) from error
+        yield
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -10,6 +10,8 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from .forgiving_logs import forgiven
+
 FILE_ONLY = ('_log_env', '__init__', 'wrap_model', 'build_model')  # functions of MMEngine's runner.py
 
 
@@ -19,6 +21,10 @@ def _for_console(record: logging.LogRecord) -> bool:
 
 class BriefRunner(Runner):
     """MMEngine's ``Runner``; what it says before the first iteration is in the log file."""
+
+    def dump_config(self) -> None:
+        with forgiven('the copy of the config'):
+            super().dump_config()
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, log_file, **kwargs)

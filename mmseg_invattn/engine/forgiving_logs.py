@@ -45,7 +45,7 @@ def say_once(what: str, error: BaseException | None) -> None:
 
 
 def forgive(runner: Runner, pictures: bool) -> None:
-    """Let a run go on whatever becomes of its log, its scalars and the copy of its config.
+    """Let a run go on whatever becomes of its log and its scalars.
 
     Args:
         runner: Built, before it runs.
@@ -61,7 +61,6 @@ def forgive(runner: Runner, pictures: bool) -> None:
         for name in (*['add_image'] * pictures, 'add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close'):
             if hasattr(backend, name):
                 setattr(backend, name, _forgiving(getattr(backend, name), f'the log of {type(backend).__name__}'))
-    runner.dump_config = _forgiving(runner.dump_config, 'the copy of the config')
     for hook in runner.hooks:
         if isinstance(hook, LoggerHook):  # it copies the log into another folder
             hook.after_run = _forgiving(hook.after_run, 'the copy of the log')

@@ -36,14 +36,14 @@ def files_of_run(work_dir: str | Path, hook: dict | None = None, config: str | N
     Args:
         work_dir: The work directory of the run.
         hook: The config of the checkpoint hook.
-        config: The file of the config that is going to be trained; it stays.
+        config: The file of the config that is going to be trained: a copy of that name is replaced by the new run.
     """
     work_dir = Path(work_dir).absolute()
     starts = [path for path in work_dir.glob('*') if STARTED.fullmatch(path.name) and path.is_dir()]
     # MMEngine puts the config into the work directory, under its own name, and among the logs
     kept = {path.read_bytes() for start in starts for path in start.glob('vis_data/config.py')}
-    own = None if config is None else Path(config).absolute()
-    dumped = [path for path in work_dir.glob('*.py') if path != own and path.read_bytes() in kept]
+    own = None if config is None else Path(config).name
+    dumped = [path for path in work_dir.glob('*.py') if path.name != own and path.read_bytes() in kept]
     return [*weights_of_run(work_dir, hook), *starts, *dumped]
 
 

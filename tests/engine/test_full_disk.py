@@ -18,6 +18,7 @@ from mmengine.visualization import LocalVisBackend
 from mmseg_invattn.engine import atomic_backend, forgiving_logs
 from mmseg_invattn.engine.atomic_backend import AtomicLocalBackend, whole_file
 from mmseg_invattn.evaluation.confusion import write_confusion
+from mmseg_invattn.layers.export import export_torch
 from mmseg_invattn.visualization.figures import new_figure, save_figure
 from mmseg_invattn.visualization.media import write_image
 
@@ -39,7 +40,7 @@ def small_files():
 
 def write_program(path):
     with whole_file(path) as partial:
-        torch.export.save(torch.export.export(torch.nn.Linear(40, 40), (torch.zeros(1, 40),)), partial)
+        export_torch(torch.nn.Linear(40, 40).eval(), torch.zeros(2, 40), partial)
 
 
 def write_figure(path):
