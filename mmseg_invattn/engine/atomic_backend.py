@@ -43,7 +43,8 @@ class AtomicLocalBackend(LocalBackend):
         with whole_file(filepath, len(obj)) as partial, open(partial, 'wb') as file:
             _write(file, obj)
             file.flush()
-            os.fsync(file.fileno())
+            if partial.is_file():  # no device
+                os.fsync(file.fileno())
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text in the same way as :meth:`put` writes bytes."""
@@ -95,13 +96,14 @@ def _explained(path: Path, size: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        number, reason = error.errno or errno.EIO, error.strerror or str(error)  # numpy's has no number
+        if number not in UNWRITABLE:
             raise
-        room = _free(path.parent) if error.errno in FULL else ''
+        room = _free(path.parent) if number in FULL else ''
         large = '' if size is None else f' ({in_bytes(size)})'
         stays = 'what was there before is whole' if path.exists() else 'nothing of it is left behind'
         raise OSError(
-            error.errno, f'{path}{large} could not be written: {error.strerror}{room}; {stays}. {ADVICE[error.errno]}'
+            number, f'{path}{large} could not be written: {reason}{room}; {stays}. {ADVICE[number]}'
         ) from error
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
-from mmengine.visualization import LocalVisBackend
+from mmengine.visualization import LocalVisBackend, Visualizer
 
 from .atomic_backend import AtomicLocalBackend
 
@@ -51,19 +51,41 @@ def forgive(runner: Runner, pictures: bool) -> None:
         runner: Built, before it runs.
         pictures: Whether those are part of its log, too, and no results.
     """
-    for handler in runner.logger.handlers:
-        handler.handleError = _handler_error(handler)
-    backends = getattr(runner.visualizer, '_vis_backends', None) or {}
-    for backend in backends.values():
-        if isinstance(backend, LocalVisBackend):
-            backend._dump = _whole_lines(backend._dump)
-            backend.add_image = _whole_pictures(backend)
-        for name in (*['add_image'] * pictures, 'add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close'):
-            if hasattr(backend, name):
-                setattr(backend, name, _forgiving(getattr(backend, name), f'the log of {type(backend).__name__}'))
+    forgive_logger(runner.logger)
+    forgive_visualizer(runner.visualizer)
+    for backend in _backends(runner.visualizer) if pictures else ():
+        _forgive_methods(backend, 'add_image')
     for hook in runner.hooks:
         if isinstance(hook, LoggerHook):  # it copies the log into another folder
             hook.after_run = _forgiving(hook.after_run, 'the copy of the log')
+
+
+def forgive_logger(logger: logging.Logger) -> None:
+    """Say once that a log cannot be written, where Python prints a traceback for each of its lines."""
+    for handler in logger.handlers:
+        handler.handleError = _handler_error(handler)
+
+
+def forgive_visualizer(visualizer: Visualizer) -> None:
+    """Let what backends log of a run fail; their pictures are written whole or not at all."""
+    for backend in _backends(visualizer):
+        if hasattr(backend, '_forgiving'):
+            continue
+        backend._forgiving = True
+        if isinstance(backend, LocalVisBackend):
+            backend._dump = _whole_lines(backend._dump)
+            backend.add_image = _whole_pictures(backend)
+        _forgive_methods(backend, 'add_config', 'add_graph', 'add_scalar', 'add_scalars', 'close')
+
+
+def _backends(visualizer: Visualizer) -> list[Any]:
+    return list((getattr(visualizer, '_vis_backends', None) or {}).values())
+
+
+def _forgive_methods(backend: Any, *names: str) -> None:
+    for name in names:
+        if hasattr(backend, name):
+            setattr(backend, name, _forgiving(getattr(backend, name), f'the log of {type(backend).__name__}'))
 
 
 def _forgiving(method: Callable, what: str) -> Callable:

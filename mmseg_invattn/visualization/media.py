@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..datasets.image_files import decode
+from ..engine.atomic_backend import AtomicLocalBackend
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 USUAL_RATE = 25.0  # frames a second, where the file does not say
@@ -50,8 +51,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Write an RGB image, or a map of one channel, as PNG, making the folder."""
     encoded, png = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     assert encoded, 'a uint8 array is always a PNG'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png.tobytes())
+    AtomicLocalBackend().put(png.tobytes(), path)
 
 
 class VideoReader:

@@ -160,7 +160,7 @@ def test_pictures_of_a_test(tmp_path, capsys, small_files):
     case = write_command_case(tmp_path)
     image = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
     cv2.imwrite(case['image'], image)
-    small_files()
+    small_files(20_000)
     try:
         status = run_command('predict', case['config'], case['weights'], case['image'], '--out', tmp_path / 'out')
     finally:
