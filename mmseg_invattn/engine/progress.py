@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from .checkpoints import read_checkpoint
 
+OUTDATED = 'outdated_best'  # in the message hub: best checkpoints that the one named there has replaced
 VALIDATED = 'validated_iter'  # in the message hub, and so in checkpoints: the last iteration that was validated
 
 
@@ -44,4 +46,17 @@ def finished(path: str, cfg: Mapping, trust: bool = False) -> str | None:
     if at == end and cfg.get('val_cfg') is not None and at >= cfg['train_cfg'].get('val_begin', 1):
         if hub.get('runtime_info', {}).get(VALIDATED) != meta.get('iter'):
             return None
+    if _untidy(hub.get('runtime_info', {}), hook, Path(path)):
+        return None
     return f'{path} is of {"epoch" if unit == "epoch" else "iteration"} {at} of {end}'
+
+
+def _untidy(info: Mapping, hook: Mapping, path: Path) -> bool:
+    """Whether a kill has left checkpoints that the checkpoint hook would have deleted."""
+    most = hook.get('max_keep_ckpts', -1)
+    template = hook.get('filename_tmpl') or ('epoch_{}.pth' if path.name.startswith('epoch_') else 'iter_{}.pth')
+    outdated = (
+        [path.parent / template.format(step) for step in info.get('keep_ckpt_ids', ())[:-most]] if most > 0 else []
+    )
+    replaced = set(info.get(OUTDATED, ())) - {info.get('best_ckpt')}
+    return any(old.exists() for old in (*outdated, *map(Path, replaced)))

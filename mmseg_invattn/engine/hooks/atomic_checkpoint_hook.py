@@ -15,9 +15,9 @@ from mmseg.registry import HOOKS
 from ...wording import counted
 from ..atomic_backend import AtomicLocalBackend, remove_partial_files
 from ..plain_state import plain_message_hub, restore_message_hub, to_plain
+from ..progress import OUTDATED
 
 SAFE = 'and go on with --resume'
-OUTDATED = 'outdated_best'  # in the message hub: best checkpoints that the one named there has replaced
 
 
 @HOOKS.register_module()
