@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers.checkout import ROOT
@@ -176,7 +177,7 @@ def killed(config: str, work: Path, chance: random.Random, moment: str) -> str:
         owner = resolve_name(place)
         original, calls = getattr(owner, name), []
 
-        def die(*args: object, **kwargs: object) -> object:
+        def die(*args: Any, **kwargs: Any) -> Any:
             calls.append(1)
             if len(calls) != call + 1:
                 return original(*args, **kwargs)
@@ -239,7 +240,7 @@ def without_a_worker(config: str, work: Path, chance: random.Random) -> str:
     def prepare() -> None:
         loop, calls = worker._worker_loop, []
 
-        def dying(*args: object, **kwargs: object) -> None:
+        def dying(*args: Any, **kwargs: Any) -> None:
             dataset = args[1]
             get = type(dataset).__getitem__
 
@@ -374,9 +375,9 @@ def _is_alive(process: int) -> bool:
 
 MOMENTS = ('saving', 'recording', 'removing', 'validating', 'training', 'logging', 'scalars')
 ENDS_LIKE = {  # harm after which the finished run is compared with the undisturbed one
-    'sigterm': lambda *case: signalled(*case, signal.SIGTERM),
-    'sigusr1': lambda *case: signalled(*case, signal.SIGUSR1),
-    'sigint': lambda *case: signalled(*case, signal.SIGINT),
+    'sigterm': lambda config, work, chance: signalled(config, work, chance, signal.SIGTERM),
+    'sigusr1': lambda config, work, chance: signalled(config, work, chance, signal.SIGUSR1),
+    'sigint': lambda config, work, chance: signalled(config, work, chance, signal.SIGINT),
     'worker': without_a_worker,
     'limit': on_a_full_disk,
     'full': on_a_full_file_system,

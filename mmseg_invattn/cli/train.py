@@ -128,8 +128,11 @@ def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
     from ..engine.run_files import files_of_run, weights_of_run
 
     hook = checkpoint_hook(cfg)
+    there = weights_of_run(cfg.work_dir, hook)
     refuse_existing(
-        weights_of_run(cfg.work_dir, hook), overwrite, 'another --work-dir, or go on with that run by --resume'
+        [path for path in there if path.name != 'last_checkpoint'] or there,
+        overwrite,
+        'another --work-dir, or go on with that run by --resume',
     )
     there = files_of_run(cfg.work_dir, hook, cfg.filename) if overwrite else []
     start = cfg.get('load_from')
