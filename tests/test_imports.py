@@ -12,6 +12,7 @@ ORDER = [
     'version',
     'paths',
     'wording',
+    'stop_request',
     'choices',
     'compat',
     'ops',

@@ -197,7 +197,9 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
     from ..datasets.checks import check_data_folders
     from ..engine.checkpoints import use_safe_checkpoint_loading
     from ..engine.config_checks import check_config
+    from ..engine.launched import end_with_launcher
 
+    end_with_launcher()
     cfg = read_config(args)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher

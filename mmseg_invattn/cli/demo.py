@@ -58,6 +58,8 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
     Raises:
         SystemExit: the training failed, and has said why.
     """
+    from ..engine.launched import PARENT
+
     checkpoint = work_dir / f'iter_{cfg.train_cfg.max_iters}.pth'
     trained, fingerprint = work_dir / 'trained_config.txt', hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
     same = trained.is_file() and trained.read_text() == fingerprint
@@ -82,7 +84,8 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
     # The network is small: on a CPU that does other things as well, threads that wait for each other cost far more
     # than they gain.
     command += ['--resume'] if same else ['--overwrite']
-    done = subprocess.run(command, env={'OMP_NUM_THREADS': '1'} | os.environ)
+    environment = {'OMP_NUM_THREADS': '1'} | os.environ | {PARENT: str(os.getpid())}  # it ends where this one is killed
+    done = subprocess.run(command, env=environment)
     if done.returncode:
         raise SystemExit(done.returncode)
     return checkpoint
@@ -91,6 +94,15 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ..engine.folder_lock import locked
+
+    with locked(args.out, '--out'):
+        tell(args)
+
+
+def tell(args: argparse.Namespace) -> None:
+    """Train, evaluate and draw what is not there yet."""
+    from ..engine.atomic_backend import AtomicLocalBackend
     from ..engine.inference import init_model
     from ..experiments.demo import draw, evaluate, make_table, seconds_per_iteration
     from ..layers import constant_weights
@@ -110,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = make_table(results)
     pictures = args.out / 'pictures'
     draw(results, pictures)
-    (args.out / 'table.txt').write_text(f'{table}\n')
+    AtomicLocalBackend().put_text(f'{table}\n', args.out / 'table.txt')
     print(f'\n{table}\nTable: {args.out / "table.txt"}, pictures: {pictures}')
 
 

@@ -14,17 +14,25 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import parse_args
 from torch.distributed.run import run as start
 
-from .interruption import Terminated
+from ..stop_request import Terminated
+from .interruption import SIGNALS
 from .main import run
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from ..engine.launched import end_with_launcher
+
+    end_with_launcher()
     try:
         start(parse_args(arguments))
     except ChildFailedError as error:
         # the others fail as well, of the connection that is gone; a mistake of the user ends with status 2
         failures = sorted(error.failures.items(), key=lambda pair: (pair[1].exitcode != 2, pair[1].timestamp))
         rank, failure = failures[0]
+        stopped = {failure.exitcode - 128 for _, failure in failures}
+        if stopped <= set(map(int, SIGNALS)):  # asked to by a signal to one of them; the first has said how to go on
+            number = stopped.pop()
+            raise (KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)) from None
         print(f'\n{sys.argv[0]}: process {rank} failed: {cause(failure)}', file=sys.stderr, flush=True)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stop:  # the processes have ended; the first of them has said how to go on
@@ -37,7 +45,7 @@ def cause(failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         out_of_memory = ' (perhaps for lack of memory)' if failure.exitcode == -signal.SIGKILL else ''
         return f'killed by {failure.signal_name()}{out_of_memory}'
-    if failure.error_file_data:
+    if isinstance(failure.message, dict):
         return failure.message['message'].partition(': ')[2]
     return f'it ended with exit status {failure.exitcode} and left no message'
 

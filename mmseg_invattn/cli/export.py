@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from torch import nn
 
+    from ..engine.atomic_backend import whole_file
     from ..engine.export import FORMATS, NOT_EXPORTED, ForwardPass, difference
     from ..engine.finite_outputs import outputs_of
     from ..engine.inference import random_image
@@ -46,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     model = ForwardPass(segmentor)
     with outputs_of(args.image or 'a random image'):
         model.check(image)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    exported = export(model, image, out)
+    with whole_file(out) as partial:
+        exported = export(model, image, partial)
     error, largest = difference(model, exported, image)
     within = error <= args.tolerance * largest
     channels, height, width = image.shape[1:]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends with one line that says how to go on, and takes its processes along."""
+"""Ctrl-C, SIGTERM and SIGUSR1: a command ends with one line that says how to go on, and takes its processes along."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from ..stop_request import Terminated, stop_request
+
 # the command that started the processes of a distributed run, which tools/dist_*.sh sets
 COMMAND = 'MMSEG_INVATTN_COMMAND'
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; everything that cleans up after Ctrl-C does so after this."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the workers first, and then the block by ``KeyboardInterrupt``."""
+    """Let these signals end the workers first, and then the block by ``KeyboardInterrupt``.
+
+    A training takes SIGTERM and SIGUSR1 where its state is whole, and ends the block itself.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,26 +35,35 @@ def terminable() -> Iterator[None]:
         if os.getpid() != process:  # a fork, which has inherited this function: it ends as if it had not
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        for other in handled:  # a second signal must not break into the cleaning up
-            signal.signal(other, signal.SIG_IGN)
-        # workers that find their parent gone print tracebacks; torch takes the end of a worker for an error
+        # torch takes the end of a worker for an error, and workers may have got the signal as well
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        stopped.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        if number != signal.SIGINT and stop_request.note(number):
+            return
+        end_workers()
+        stopped.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated(number))
         raise stopped[0]
 
+    def end_workers() -> None:
+        for other in handled:  # a second signal must not break into the cleaning up
+            signal.signal(other, signal.SIG_IGN)
+        for worker in multiprocessing.active_children():  # those that find their parent gone print tracebacks
+            worker.terminate()
+
     # a shell has background jobs ignore Ctrl-C
-    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
+    except Terminated:
+        end_workers()
+        raise
     except Exception as error:
         # MMEngine takes whatever stops it while it writes a config for a mistake in the config's syntax
         if stopped:
             raise stopped[0] from error
         raise
     finally:
+        stop_request.reset()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -70,7 +81,7 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
         program: The command's name.
         module: Of the subcommand; its ``resume_advice()`` says how to go on. None: it was not yet loaded.
     """
-    terminated = isinstance(stop, Terminated)
+    number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
     if os.environ.get('RANK', '0') == '0':
         # without torch no work has begun, and what is imported of it by half crashes where it is imported again
         advice = getattr(module, 'resume_advice', None) if 'torch' in sys.modules else None
@@ -79,5 +90,6 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
         except Exception:  # the config or the work directory may be what the user stopped it for
             said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
         if said:
-            print(f'\n{program}: {"terminated" if terminated else "interrupted"}. {said}', file=sys.stderr, flush=True)
-    return 128 + int(signal.SIGTERM if terminated else signal.SIGINT)
+            word = 'interrupted' if number == signal.SIGINT else 'terminated'
+            print(f'\n{program}: {word}. {said}', file=sys.stderr, flush=True)
+    return 128 + int(number)

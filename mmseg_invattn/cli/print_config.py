@@ -50,17 +50,19 @@ def moved(config: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from ..engine.atomic_backend import AtomicLocalBackend, whole_file
+
     if args.copy:
         source = find_config(args.config)
         refuse_existing([args.copy], args.overwrite, 'another --copy')
-        args.copy.parent.mkdir(parents=True, exist_ok=True)
-        args.copy.write_text(moved(source), encoding='utf-8')
+        AtomicLocalBackend().put_text(moved(source), args.copy)
         print(f'{args.copy}: a copy of {source}')
         return
     if args.out:
         refuse_existing([args.out], args.overwrite)
     cfg = read_config(args)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(args.out)
+        with whole_file(args.out) as partial:
+            cfg.dump(partial)
     print(cfg.pretty_text)

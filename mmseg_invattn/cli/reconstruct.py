@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
     from ..engine.launch import leave_distributed
+    from ..engine.run_folders import folders_of_run
     from ..experiments.attention_choice import attention_name
     from ..experiments.doc_table import replace_table
     from ..experiments.reconstruct.run import run_reconstruction
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         cfg = load_config(args, ('train', 'test'))
         if args.epochs is not None:
             cfg.train_cfg.max_iters = max(1, round(args.epochs * cfg.epoch_length))
-        run_reconstruction(cfg, out, dataset=out.parent.name)
+        with folders_of_run(cfg, '--out'):
+            run_reconstruction(cfg, out, dataset=out.parent.name)
     leave_distributed()
     if args.summary is not None:
         table = reconstruction_table(read_results(args.summary))

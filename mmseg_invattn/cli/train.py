@@ -6,8 +6,10 @@ The arguments are those of MMSegmentation's tools/train.py.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from ..compat import mixed_precision_available, type_name
@@ -78,13 +80,20 @@ def checkpoint_hook(cfg: Config) -> dict | None:
     return cfg.get('default_hooks', {}).get('checkpoint')
 
 
-def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
+def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     """Choose the checkpoint to continue from and take over its seed.
 
     As in MMSegmentation, an explicit ``--cfg-options load_from=FILE`` names the checkpoint; a ``load_from`` in the
     config file is where the first start took its weights from, and stays that where there is nothing to resume.
+
+    Returns:
+        How far a run has come that is finished; None where there is something left to do.
+
+    Raises:
+        ValueError: An option contradicts what is restored.
     """
     from ..engine.launch import check_checkpoint_file
+    from ..engine.progress import finished
     from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
 
     cfg.resume = False
@@ -94,36 +103,77 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> None:
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
-        return
+        return None
     print_log(f'Resuming from {path}', logger='current')
     cfg.resume, cfg.load_from = True, path
     seed = seed_of_checkpoint(path, args.trust_checkpoint)
     if seed is not None:
+        asked = (args.cfg_options or {}).get('randomness.seed', seed)
+        if asked != seed:
+            raise ValueError(
+                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed}, and keeps it. Leave '
+                'the option out, or start another run without --resume'
+            )
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    return finished(path, cfg, args.trust_checkpoint)
+
+
+def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
+    """The files of a run that is there already, which the new one replaces.
+
+    Raises:
+        FileExistsError: There is one, and ``overwrite`` was not asked for.
+        ValueError: The new run takes its weights from it.
+    """
+    from ..engine.run_files import files_of_run, weights_of_run
+
+    hook = checkpoint_hook(cfg)
+    there = weights_of_run(cfg.work_dir, hook)
+    refuse_existing(
+        [path for path in there if path.name != 'last_checkpoint'] or there,
+        overwrite,
+        'another --work-dir, or go on with that run by --resume',
+    )
+    there = files_of_run(cfg.work_dir, hook, cfg.filename) if overwrite else []
+    start = cfg.get('load_from')
+    if start and '://' not in start and any(Path(start).resolve() == path.resolve() for path in there):
+        raise ValueError(f'--overwrite would remove {start}, which load_from names: choose another --work-dir')
+    return there
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed
-    from ..engine.resume import checkpoints_of_run
+    from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed, train
+    from ..engine.run_files import remove
+    from ..engine.run_folders import folders_of_run
 
     cfg = load_config(args, ('train', 'val'))
     enable_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
         enable_lr_scaling(cfg)
-    if args.resume or cfg.get('resume'):
-        set_up_resume(cfg, args)
-    else:
-        refuse_existing(
-            checkpoints_of_run(cfg.work_dir, checkpoint_hook(cfg)),
-            args.overwrite,
-            'another --work-dir, or go on with that run by --resume',
-        )
-    if cfg.get('load_from'):
-        check_checkpoint_file(cfg.load_from)
-    build_runner(cfg, 'training').train()
-    leave_distributed()
+    with folders_of_run(cfg):
+        replaced = []
+        if args.resume or cfg.get('resume'):
+            done = set_up_resume(cfg, args)
+            if done is not None:
+                if is_main_process():
+                    print(
+                        f'--resume: this run is finished, {done}. For a longer one raise train_cfg.max_iters or '
+                        'max_epochs, and with it the end of the schedule',
+                        flush=True,
+                    )
+                leave_distributed()
+                return
+        else:
+            replaced = earlier_run(cfg, args.overwrite)
+        if cfg.get('load_from'):
+            check_checkpoint_file(cfg.load_from)
+        runner = build_runner(cfg, 'training')
+        if is_main_process():
+            remove(replaced)  # not before the new run could be built
+        train(runner)
+        leave_distributed()
 
 
 def resume_advice() -> str:

@@ -9,6 +9,9 @@ from typing import Any
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from .forgiving_logs import forgive_logger, forgive_visualizer, forgiven
 
 FILE_ONLY = ('_log_env', '__init__', 'wrap_model', 'build_model')  # functions of MMEngine's runner.py
 
@@ -20,8 +23,18 @@ def _for_console(record: logging.LogRecord) -> bool:
 class BriefRunner(Runner):
     """MMEngine's ``Runner``; what it says before the first iteration is in the log file."""
 
+    def dump_config(self) -> None:
+        with forgiven('the copy of the config'):
+            super().dump_config()
+
+    def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:
+        visualizer = super().build_visualizer(*args, **kwargs)
+        forgive_visualizer(visualizer)
+        return visualizer
+
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, log_file, **kwargs)
+        forgive_logger(logger)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_for_console)

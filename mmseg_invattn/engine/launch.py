@@ -10,10 +10,20 @@ from mmseg.registry import RUNNERS
 from torch import distributed as torch_dist
 
 from ..compat import silence_log
+from ..stop_request import stop_request
 from .brief_runner import BriefRunner, introduce
 from .checkpoint_reading import check_is_file
 from .config_checks import check_config, explained
-from .hooks import ConfigCheckHook, FiniteOutputHook, MatchingCheckpointHook, PredictionFilesHook
+from .forgiving_logs import forgive
+from .hooks import (
+    ConfigCheckHook,
+    FiniteOutputHook,
+    MatchingCheckpointHook,
+    MissedValidationHook,
+    PredictionFilesHook,
+    ResumedSettingsHook,
+    StopHook,
+)
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -42,14 +52,34 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # another one may have spread the weights over the processes
         runner.register_hook(MatchingCheckpointHook(evaluation))
-        for kind in (ConfigCheckHook, FiniteOutputHook, PredictionFilesHook):
+        for kind in (ConfigCheckHook, FiniteOutputHook, MissedValidationHook, PredictionFilesHook, ResumedSettingsHook):
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
     silence_log(runner.logger)
+    forgive(runner, pictures=what == 'training')
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
         setattr(runner, name, explained(cfg)(getattr(runner, name)))
     return runner
+
+
+def train(runner: Runner) -> None:
+    """Train; SIGTERM and SIGUSR1 wait until a checkpoint is written, as far as the command hands them to us.
+
+    Raises:
+        Terminated: A signal has ended it.
+    """
+    hook = StopHook() if isinstance(runner, Runner) else None  # others may have spread the weights over the processes
+    if hook is not None:
+        runner.register_hook(hook)
+    try:
+        runner.train()
+    except Exception:
+        if hook is not None:
+            hook.stop_between_iterations(runner)
+        raise
+    finally:
+        stop_request.disarm()
 
 
 def check_checkpoint_file(checkpoint: str) -> None:

@@ -31,7 +31,7 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
         UnsafeCheckpointError: If the checkpoint needs unpickling and is not trusted.
     """
     work_dir = Path(work_dir).absolute()
-    folder = _checkpoint_folder(work_dir, hook)
+    folder = checkpoint_folder(work_dir, hook)
     failures = []
     recorded = _recorded_checkpoint(work_dir, folder)
     if recorded is not None:
@@ -89,7 +89,8 @@ def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
     return str(moved) if not osp.exists(name) and moved.is_file() else name
 
 
-def _checkpoint_folder(work_dir: Path, hook: dict | None) -> Path:
+def checkpoint_folder(work_dir: Path, hook: dict | None) -> Path:
+    """Where the checkpoint hook writes, by its config."""
     out = (hook or {}).get('out_dir')
     return Path(out) / work_dir.name if out else work_dir
 
@@ -101,7 +102,7 @@ def checkpoints_of_run(work_dir: str | Path, hook: dict | None = None) -> list[s
         work_dir: The work directory of the run.
         hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
     """
-    folder, template = _checkpoint_folder(Path(work_dir).absolute(), hook), (hook or {}).get('filename_tmpl')
+    folder, template = checkpoint_folder(Path(work_dir).absolute(), hook), (hook or {}).get('filename_tmpl')
     names = [
         re.escape(name).replace(r'\{\}', r'(\d+)')
         for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])

@@ -64,7 +64,7 @@ def warn_of_settings(cfg: Mapping, checkpoint: Any, name: str, warn: Callable[[s
         return
     found = differing_settings(cfg, trained)
     if found:
-        listed = '; '.join(f'{one.path} is {_said(one.here)} here and was {_said(one.there)}' for one in found[:SHOWN])
+        listed = '; '.join(f'{one.path} is {said(one.here)} here and was {said(one.there)}' for one in found[:SHOWN])
         more = f'; and {len(found) - SHOWN} more' if len(found) > SHOWN else ''
         warn(
             f'{name} was trained with other settings, which leave no trace in its weights but change what the model '
@@ -87,6 +87,11 @@ def differing_settings(cfg: Mapping, trained: Mapping) -> list[Difference]:
     ]
 
 
+def differing_models(cfg: Mapping, trained: Mapping) -> list[Difference]:
+    """All that differs between the models of two configs, losses, initial weights and dropout included."""
+    return list(_differing('model', _inner_model(cfg), _inner_model(trained), frozenset()))
+
+
 def _inner_model(cfg: Mapping) -> Any:
     """The model inside of that for test-time augmentation."""
     model = cfg.get('model') or {}
@@ -97,7 +102,7 @@ def _steps(cfg: Mapping) -> dict[str, Mapping]:
     """The transforms of the test images by type."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     for leaf in leaf_configs(dataset) if dataset else ():
-        return {_type_of(step).removeprefix('Strict'): step for step in leaf.get('pipeline') or () if 'type' in step}
+        return {type_of(step).removeprefix('Strict'): step for step in leaf.get('pipeline') or () if 'type' in step}
     return {}
 
 
@@ -118,7 +123,7 @@ def _differing_steps(here: Mapping[str, Mapping], there: Mapping[str, Mapping]) 
 def _differing(path: str, here: Any, there: Any, ignored: frozenset) -> Iterator[Difference]:
     if isinstance(here, Mapping) and isinstance(there, Mapping):
         if 'type' in here and 'type' in there and not _same_type(here, there):
-            yield Difference(f'{path}.type', _type_of(here), _type_of(there))
+            yield Difference(f'{path}.type', type_of(here), type_of(there))
             return
         for key in dict.fromkeys([*there, *here]):
             if key in ignored or key == 'type':
@@ -136,14 +141,14 @@ def _differing(path: str, here: Any, there: Any, ignored: frozenset) -> Iterator
         yield Difference(path, here, there)
 
 
-def _type_of(node: Mapping) -> str:
+def type_of(node: Mapping) -> str:
     """The name of a type, which may be a class or a path."""
     kind = node['type']
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
 
 def _same_type(here: Mapping, there: Mapping) -> bool:
-    one, two = (_type_of(node).removeprefix('Strict') for node in (here, there))
+    one, two = (type_of(node).removeprefix('Strict') for node in (here, there))
     return one == two or {one, two} <= {'BN', 'SyncBN', 'BN2d', 'BatchNorm2d'}
 
 
@@ -165,5 +170,6 @@ def _default(path: str, node: Mapping, key: str) -> Any:
     return MISSING if parameter is None or parameter.default is Parameter.empty else parameter.default
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """A value in a message."""
     return 'not set' if value is MISSING else shown(value)

@@ -7,6 +7,7 @@ from the first step, because labels are uint8 and ``19 * label`` in uint8 is wro
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..choices import MATRIX_SUFFIXES
+from ..engine.atomic_backend import AtomicLocalBackend, whole_file
 from ..wording import counted
 
 
@@ -92,11 +94,12 @@ def check_suffix(file: str | Path) -> Path:
 def write_confusion(file: str | Path, matrix_KK: np.ndarray, classes: Sequence[str]) -> None:
     """Write a matrix: ``.npy`` holds the numbers alone, ``.csv`` has the class names in its first row and column."""
     path = check_suffix(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.npy':
-        np.save(path, matrix_KK)
+        stream = io.BytesIO()
+        np.save(stream, matrix_KK)
+        AtomicLocalBackend().put(stream.getvalue(), path)
         return
-    with open(path, 'w', newline='', encoding='utf-8') as stream:
+    with whole_file(path) as partial, open(partial, 'w', newline='', encoding='utf-8') as stream:
         writer = csv.writer(stream)
         writer.writerow(['truth \\ prediction', *classes])
         writer.writerows([name, *row] for name, row in zip(classes, matrix_KK.tolist(), strict=True))

@@ -14,6 +14,7 @@ from mmseg.evaluation import IoUMetric
 from prettytable import PrettyTable
 from torch import nn
 
+from ..engine.atomic_backend import whole_file
 from ..engine.scalars import find_logs, read_entries
 from ..ops import max_token_norm
 
@@ -116,5 +117,6 @@ def draw(results: dict[str, dict], folder: Path) -> None:
             for axis, image in zip(column, images[start : start + count], strict=True):
                 axis.imshow(image, interpolation='nearest')
                 axis.set_axis_off()
-        figure.savefig(folder / name, dpi=110)
+        with whole_file(folder / name) as partial:
+            figure.savefig(partial, dpi=110)
         plt.close(figure)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..engine.atomic_backend import AtomicLocalBackend
+
 
 def replace_table(path: Path, table: str, name: str = 'table') -> None:
     """Puts a table between the lines ``<!-- NAME -->`` and ``<!-- end -->`` of a text file.
@@ -13,4 +15,4 @@ def replace_table(path: Path, table: str, name: str = 'table') -> None:
     _, end, after = rest.partition('<!-- end -->')
     if not (marker and end):
         raise ValueError(f'{path} has no lines <!-- {name} --> and <!-- end -->: add them where the table belongs')
-    path.write_text(f'{before}{marker}{table}\n{end}{after}', encoding='utf-8')
+    AtomicLocalBackend().put_text(f'{before}{marker}{table}\n{end}{after}', path)

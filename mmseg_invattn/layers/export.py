@@ -6,6 +6,7 @@ Exported graphs hold torch's plain operators alone: attention with its N x M map
 the normalised weights in place of the normalisation (certificates are made of those same weights).
 """
 
+import io
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +48,10 @@ def export_torch(
     Raises:
         ValueError: the module, or one in it, is in training mode.
     """
-    torch.export.save(_traced(model, _several(inputs)), path)
+    # torch's own writer aborts the process some time after it has failed on a full disk
+    stream = io.BytesIO()
+    torch.export.save(_traced(model, _several(inputs)), stream)
+    Path(path).write_bytes(stream.getvalue())
     return torch.export.load(path).module()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line that says how to go on, the exit status of the signal, no process left behind."""
+"""Ctrl-C, SIGTERM, SIGUSR1: one line that says how to go on, the exit status of the signal, no process left behind."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from mmseg_invattn.cli import train
 from mmseg_invattn.cli.interruption import report
 from mmseg_invattn.experiments.compare import compare as compare_module
 
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 
 def stopped_after(iterations, number, monkeypatch):
@@ -36,12 +36,13 @@ def stopped_after(iterations, number, monkeypatch):
 def test_the_line_resumes(number, tmp_path, capsys, monkeypatch):
     config, work = write_case(tmp_path), tmp_path / 'a b'
     with monkeypatch.context() as patch:
-        stopped_after(3, number, patch)
+        stopped_after(2, number, patch)
         options = ('train_dataloader.num_workers=1',)
         assert run_command('train', config, '--work-dir', work, options=options) == STATUS[number]
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    word = 'terminated' if number == signal.SIGTERM else 'interrupted'
-    assert last.startswith(f'mmseg-invattn train: {word}. To go on from {work / "iter_2.pth"}: mmseg-invattn train ')
+    # a preempted job gets a checkpoint of the iteration in which the signal came
+    word, name = ('interrupted', 'iter_2.pth') if number == signal.SIGINT else ('terminated', 'iter_3.pth')
+    assert last.startswith(f'mmseg-invattn train: {word}. To go on from {work / name}: mmseg-invattn train ')
     for worker in multiprocessing.active_children():
         worker.join(10)
     assert not multiprocessing.active_children()
@@ -65,8 +66,8 @@ def test_a_signal_that_is_taken_for_an_error(tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_was_saved(tmp_path, capsys, monkeypatch):
-    stopped_after(1, signal.SIGTERM, monkeypatch)
-    assert run_command('train', write_case(tmp_path), '--work-dir', tmp_path / 'work', options=('',)) == 143
+    stopped_after(1, signal.SIGINT, monkeypatch)
+    assert run_command('train', write_case(tmp_path), '--work-dir', tmp_path / 'work', options=('',)) == 130
     assert f'No checkpoint was written to {tmp_path / "work"} so far' in capsys.readouterr().err
 
 

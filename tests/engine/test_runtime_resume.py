@@ -74,7 +74,9 @@ def test_resumed_run_ends_with_the_same_weights(whole_run, tmp_path, workers):
 
 def test_the_seed_of_the_checkpoint_reaches_the_sampler(whole_run, tmp_path):
     work_dir = interrupted(whole_run, tmp_path, 'iter_4.pth')
-    run_tool('train', whole_run[0], '--work-dir', work_dir, '--resume', options=('randomness.seed=5',))
+    config = tmp_path / 'seed_5.py'
+    config.write_text(f"_base_ = '{whole_run[0]}'\nrandomness = dict(seed=5)\n")
+    run_tool('train', config, '--work-dir', work_dir, '--resume')
     assert_same_run(work_dir, whole_run[1])
 
 

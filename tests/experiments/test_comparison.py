@@ -18,10 +18,11 @@ from mmengine.registry import init_default_scope
 from mmseg.models.decode_heads.da_head import CAM, PAM
 from mmseg.registry import MODELS
 
+from mmseg_invattn.engine.folder_lock import locked
 from mmseg_invattn.engine.scalars import read_entries
 from mmseg_invattn.experiments.compare.attention import attention_share, blocks_of, measure_attention
 from mmseg_invattn.experiments.compare.columns import significant
-from mmseg_invattn.experiments.compare.folder import locked, write_json
+from mmseg_invattn.experiments.compare.folder import write_json
 from mmseg_invattn.experiments.compare.pictures import _apart, _score
 from mmseg_invattn.experiments.compare.process import ProcessFailedError, run_process
 from mmseg_invattn.experiments.compare.report import markdown
@@ -166,11 +167,11 @@ def test_an_interrupt_ends_the_process_and_its_children(tmp_path):
 
 def test_two_comparisons_do_not_share_a_folder(tmp_path):
     """Nor does a second one begin while a training that lost its parent still writes there."""
-    with locked(tmp_path), pytest.raises(ValueError, match='another process works on it'), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match='is in use by'), locked(tmp_path):
         pass
     with locked(tmp_path) as lock:
         inherited = os.dup(lock)
-    with pytest.raises(ValueError, match='another process works on it'), locked(tmp_path):
+    with pytest.raises(ValueError, match='is in use by'), locked(tmp_path):
         pass
     os.close(inherited)
     with locked(tmp_path):

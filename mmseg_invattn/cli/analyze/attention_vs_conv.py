@@ -117,6 +117,7 @@ def prune(model: nn.Module, target: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ...engine.atomic_backend import AtomicLocalBackend
     from ...engine.hooks.attention_centre_hook import FILE
     from ...experiments.explore.head_curves import draw_curves, head_curve
     from ...experiments.explore.relative_attention_pictures import draw_centres, draw_probabilities
@@ -137,14 +138,15 @@ def main(arguments: list[str] | None = None) -> None:
     sources = [path.parent / FILE for path in args.checkpoints if (path.parent / FILE).is_file()]
     summary = make_summary(rows, sources)
     args.out.mkdir(parents=True, exist_ok=True)
+    backend = AtomicLocalBackend()
     draw_probabilities(first, None if args.query is None else tuple(args.query), args.out / 'probabilities.png')
     if sources:
         draw_centres(sources[0], args.out / 'centres.png')
         curves = [dict(run=str(path.parent), **head_curve(path)) for path in sources]
-        (args.out / 'curves.json').write_text(json.dumps(curves))
+        backend.put_text(json.dumps(curves), args.out / 'curves.json')
         draw_curves(curves, args.out / 'curves.png')
-    (args.out / 'heads.json').write_text(json.dumps(rows, indent=1))
-    (args.out / 'table.txt').write_text('\n'.join([*tables, f'{summary}\n']))
+    backend.put_text(json.dumps(rows, indent=1), args.out / 'heads.json')
+    backend.put_text('\n'.join([*tables, f'{summary}\n']), args.out / 'table.txt')
     print('\n'.join([*(tables if len(tables) == 1 else []), str(summary)]))
     print(f'Offsets are (row, column) in pixels of the feature map; entropy in nats. Results: {args.out}')
     if pruned:

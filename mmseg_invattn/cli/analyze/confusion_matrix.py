@@ -51,6 +51,7 @@ def evaluate(args: argparse.Namespace, file: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ...engine.atomic_backend import whole_file
     from ...evaluation.confusion import read_confusion, row_shares, write_confusion
     from ...visualization.confusion_plot import draw_confusion
 
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         matrix, classes = read_confusion(args.config)
         write_confusion(counts, matrix, classes)
     if not args.counts:
-        with open(rows, 'w', newline='', encoding='utf-8') as stream:
+        with whole_file(rows) as partial, open(partial, 'w', newline='', encoding='utf-8') as stream:
             writer = csv.writer(stream)
             writer.writerow(['truth \\ prediction', *classes])
             writer.writerows(

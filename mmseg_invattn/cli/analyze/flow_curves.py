@@ -10,6 +10,7 @@ from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
 
 if TYPE_CHECKING:
+    from ...engine.atomic_backend import whole_file
     from ...engine.scalars import Curve
 
 BITS = 'flow/bits_per_dim'
@@ -54,6 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
         axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=f'{run.name}, test images')
     axes.set(xlabel='iterations', ylabel='bits per dimension')
     axes.legend(fontsize='small')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=100)
+    with whole_file(args.out) as partial:
+        figure.savefig(partial, dpi=100)
     print(bits_table({run.name: run.curves[BITS] for run in runs}))

@@ -18,9 +18,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ...engine.atomic_backend import AtomicLocalBackend
     from ...visualization.gain import draw_gain
 
     refuse_existing([args.out], args.overwrite)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(draw_gain(), encoding='utf-8')
+    AtomicLocalBackend().put_text(draw_gain(), args.out)
     print(f'wrote {args.out}')

@@ -6,8 +6,11 @@ from .constant_weights_hook import ConstantWeightsHook
 from .finite_output_hook import FiniteOutputHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
+from .missed_validation_hook import MissedValidationHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prediction_files_hook import PredictionFilesHook
+from .resumed_settings_hook import ResumedSettingsHook
+from .stop_hook import StopHook
 from .tested_picture_hook import TestedPictureHook
 
 __all__ = [
@@ -19,7 +22,10 @@ __all__ = [
     'FiniteOutputHook',
     'IterationSeedHook',
     'MatchingCheckpointHook',
+    'MissedValidationHook',
     'NonFiniteLossHook',
     'PredictionFilesHook',
+    'ResumedSettingsHook',
+    'StopHook',
     'TestedPictureHook',
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.dist import is_main_process
@@ -13,6 +15,9 @@ from mmseg.registry import HOOKS
 from ...wording import counted
 from ..atomic_backend import AtomicLocalBackend, remove_partial_files
 from ..plain_state import plain_message_hub, restore_message_hub, to_plain
+from ..progress import OUTDATED
+
+SAFE = 'and go on with --resume'
 
 
 @HOOKS.register_module()
@@ -28,6 +33,10 @@ class AtomicCheckpointHook(CheckpointHook):
     With a remote ``out_dir``, or with ``backend_args`` of your own, writing is left to that backend.
     """
 
+    _saved_step: int | None = None  # of the checkpoint written last
+    _saved_again = False  # in this validation
+    _previous_best: dict = {}  # while a best checkpoint is saved
+
     def before_train(self, runner) -> None:
         """Choose the atomic backend and clear what a killed run left half written."""
         local = '://' not in str(self.out_dir or runner.work_dir)
@@ -35,10 +44,37 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._atomic:
             self.backend_args = dict(backend='atomic_local')
         super().before_train(runner)
-        if self._atomic and is_main_process():
+        if not self._atomic:
+            return
+        if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:
                 for name in remove_partial_files(folder):
                     runner.logger.info(f'Removed {name}, which an interrupted run left half written in {folder}.')
+        self._take_over(runner)
+
+    def _take_over(self, runner) -> None:
+        """On resume: what was written at this very step, and previous best ones that a killed run has not deleted."""
+        self._saved_step, step = None, runner.epoch if self.by_epoch else runner.iter
+        path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+        if step > 0 and self.file_backend.exists(path):
+            self.last_ckpt, self._saved_step = path, step
+        if not self.save_best:
+            return
+        for key, path in self._best_paths().items():  # of a folder that was moved
+            here = path and self.file_backend.join_path(self.out_dir, osp.basename(path))
+            if path and not self.file_backend.exists(path) and self.file_backend.exists(here):
+                self._set_best_paths({key: here})
+        if is_main_process():
+            for path in set(runner.message_hub.runtime_info.get(OUTDATED, ())) - set(self._best_paths().values()):
+                self._remove(path)
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Save the best checkpoint; write that of this step again, now with the metrics of its validation."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        self._saved_again = False
+        super().after_val_epoch(runner, metrics)
+        if self._saved_step == step and not self._saved_again:
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse weights that are not finite and make everything plain.
@@ -88,23 +124,30 @@ class AtomicCheckpointHook(CheckpointHook):
             # the resumed run finds more of them than it may keep and deletes them then
             runner.message_hub.update_info('keep_ckpt_ids', ids)
             self.keep_ckpt_ids.append(step)
-        filename = self.filename_tmpl.format(step)
+        if self._previous_best:  # a new best one is there; a run killed now deletes the old one on resume
+            current = self._best_paths()
+            replaced = {old for key, old in self._previous_best.items() if old and current.get(key) not in (None, old)}
+            runner.message_hub.update_info(OUTDATED, sorted(replaced))
+        filename, before = self.filename_tmpl.format(step), self.last_ckpt
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            filename,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        with _saying_what_is_safe(before):
+            runner.save_checkpoint(
+                self.out_dir,
+                filename,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+        self._saved_step, self._saved_again = step, True
         if not is_main_process():
             return
-        AtomicLocalBackend().put_text(self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint'))
+        with _saying_what_is_safe(self.last_ckpt):
+            AtomicLocalBackend().put_text(self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint'))
         for old in outdated:
             self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
@@ -113,10 +156,13 @@ class AtomicCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         previous = self._best_paths()
+        self._previous_best = previous
         self._set_best_paths(dict.fromkeys(previous))  # MMEngine deletes the previous best only where it knows of one
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with _saying_what_is_safe(self.last_ckpt):
+                super()._save_best_checkpoint(runner, metrics)
         finally:
+            self._previous_best = {}
             current = self._best_paths()
             kept = {key: current.get(key) or path for key, path in previous.items()}
             self._set_best_paths({**current, **kept})
@@ -141,3 +187,16 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed saves folders
             self.file_backend.rmtree(path)
+
+
+@contextmanager
+def _saying_what_is_safe(path: str | None) -> Iterator[None]:
+    """Say of a checkpoint that cannot be written which one is whole."""
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or str(error)
+        if SAFE in said:
+            raise
+        whole = f'The last whole checkpoint is {path}' if path else 'There is no checkpoint yet'
+        raise OSError(error.errno, f'{said}. {whole}: mend that, {SAFE}') from error

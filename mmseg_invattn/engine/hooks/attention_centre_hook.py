@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from mmengine.dist import master_only
@@ -13,6 +14,8 @@ from torch import nn
 
 from ...layers.checks import check_count
 from ...layers.convolution.encoding import QuadraticEncoding
+from ..atomic_backend import AtomicLocalBackend
+from ..forgiving_logs import forgiven
 
 FILE = 'attention_centres.jsonl'
 
@@ -40,8 +43,9 @@ class AttentionCentreHook(Hook):
         """Write the first line; lines of an earlier run from here on go."""
         path = Path(runner.work_dir) / FILE
         if path.is_file():
-            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)['iteration'] < runner.iter]
-            path.write_text(''.join(kept))
+            kept = [line for line in path.read_text().splitlines(True) if _iteration(line) < runner.iter]
+            with forgiven(FILE):
+                AtomicLocalBackend().put_text(''.join(kept), path)
         self._write(runner, runner.iter)
 
     @master_only
@@ -63,8 +67,16 @@ class AttentionCentreHook(Hook):
                     for name, encoding in layers.items()
                 },
             )
-            with open(Path(runner.work_dir) / FILE, 'a', encoding='utf-8') as file:
+            with forgiven(FILE), open(Path(runner.work_dir) / FILE, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(line) + '\n')
+
+
+def _iteration(line: str) -> float:
+    """Of a line; of the half of one that a killed run has left, later than all others."""
+    try:
+        return json.loads(line)['iteration']
+    except ValueError:
+        return math.inf
 
 
 def quadratic_encodings(model: nn.Module) -> dict[str, QuadraticEncoding]:

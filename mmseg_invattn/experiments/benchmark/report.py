@@ -10,6 +10,7 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
+from ...engine.atomic_backend import AtomicLocalBackend
 from ..compare.environment import commit, processor_name
 
 WRITTEN = ('benchmark.md', 'benchmark.json')
@@ -130,5 +131,5 @@ class Report:
         table = '\n'.join([self.preamble(), HEADER, *(line.markdown() for line in self.lines)])
         numbers = json.dumps(self.head | dict(lines=[line.as_dict() for line in self.lines]), indent=1)
         for name, text in zip(WRITTEN, (f'{table}\n', numbers), strict=True):
-            (self.out / name).write_text(text, encoding='utf-8')
+            AtomicLocalBackend().put_text(text, self.out / name)
         return line

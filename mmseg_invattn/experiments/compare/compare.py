@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from ...datasets.checks import check_data_folders
+from ...engine.folder_lock import locked
 from ...wording import counted
 from .environment import device_name
 from .evaluation import ignored_label
-from .folder import check_folder, locked, read_json, run_folders, write_json
+from .folder import check_folder, read_json, run_folders, write_json
 from .jobs import shared_cores, work_on_all
 from .pairing import unpaired
 from .pictures import pictures
@@ -41,7 +42,7 @@ def compare(args: Namespace) -> int:
 
     Raises:
         FileNotFoundError: a config, a checkpoint or the data are missing.
-        ValueError: an argument breaks its rule, or ``out`` holds something else.
+        ValueError: an argument breaks its rule, ``out`` holds something else, or another process works there.
     """
     if args.results is not None:
         return _report_again(args)
@@ -62,7 +63,7 @@ def compare(args: Namespace) -> int:
     for run in runs[: len(args.configs)]:
         check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
     check_folder(args.out, runs, args.resume, args.overwrite)
-    with locked(args.out) as lock, shared_cores(args.jobs):
+    with locked(args.out, '--out') as lock, shared_cores(args.jobs):
         if args.overwrite:
             for folder in {folder.parent for folder in run_folders(args.out)}:
                 shutil.rmtree(folder)

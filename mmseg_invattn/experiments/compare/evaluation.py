@@ -17,6 +17,7 @@ from ...compat import type_name
 from ...datasets.checks import check_data_folders
 from ...engine.checkpoints import use_safe_checkpoint_loading
 from ...engine.launch import build_test_runner
+from ...engine.launched import end_with_launcher
 from ...evaluation.complexity import count_flops, count_parameters
 from ...layers import constant_weights
 from . import metric  # noqa: F401  (registers the metric that the config below names)
@@ -109,4 +110,5 @@ def _plain(value: float) -> float | None:
 
 
 if __name__ == '__main__':
+    end_with_launcher()
     evaluate(Path(sys.argv[1]))

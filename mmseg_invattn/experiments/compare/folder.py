@@ -6,11 +6,9 @@ OUT/<config name>/seed_<seed>/run.json, trained.json, evaluation.json or failed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...engine.atomic_backend import AtomicLocalBackend
@@ -33,22 +31,6 @@ def _on_one_line(found: re.Match) -> str:
 def read_json(path: Path) -> dict | None:
     """What a JSON file holds; None where there is no such file."""
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[int]:
-    """Keep the folder for this process and those that inherit the yielded file descriptor.
-
-    Raises:
-        ValueError: another comparison works here.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / '.lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f'--out {out}: another process works on it: wait for it, or end it') from error
-        yield file.fileno()
 
 
 def run_folders(out: Path) -> list[Path]:

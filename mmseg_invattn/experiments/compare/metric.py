@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 
+from ...engine.atomic_backend import AtomicLocalBackend, whole_file
 from .statistics import Areas, scores
 
 
@@ -49,15 +50,14 @@ class InvPerImageMetric(BaseMetric):
             prediction = sample['pred_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             label = sample['gt_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             counts = areas(prediction, label, classes, self.ignore_index)
-            cv2.imwrite(
-                str(folder / f'{len(self.results):05d}.png'),
-                prediction.astype(np.uint8 if classes <= 256 else np.uint16),
-            )
+            _, png = cv2.imencode('.png', prediction.astype(np.uint8 if classes <= 256 else np.uint16))
+            AtomicLocalBackend().put(png.tobytes(), folder / f'{len(self.results):05d}.png')
             self.results.append(dict(counts=counts, image=str(sample['img_path'])))
 
     def compute_metrics(self, results: list[dict]) -> dict:
         counts = np.stack([result['counts'] for result in results])
-        np.savez_compressed(self.out_dir / 'areas.npz', counts=counts, images=[result['image'] for result in results])
+        with whole_file(self.out_dir / 'areas.npz') as partial:
+            np.savez_compressed(partial, counts=counts, images=[result['image'] for result in results])
         found = scores(Areas(counts).total())
         return dict(mIoU=found.miou, aAcc=found.aacc)
 

@@ -9,8 +9,11 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from ...engine.forgiving_logs import forgiven
+from ...engine.launched import PARENT
 from ...paths import ROOT
 
 TAIL = 25
@@ -93,6 +96,7 @@ def run_process(
     """
     processes = processes or Processes()
     environment = dict(os.environ, PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8') | dict(settings or {})
+    environment[PARENT] = str(os.getpid())  # a child ends when this process is killed
     environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), environment.get('PYTHONPATH')]))
     tail: deque[str] = deque(maxlen=TAIL)
     process = processes.begin(
@@ -106,10 +110,14 @@ def run_process(
         pass_fds=tuple(keep_open),
     )
     try:
-        with open(log, 'a', encoding='utf-8') as file:
+        with ExitStack() as stack:
+            file = None
+            with forgiven(str(log)):
+                file = stack.enter_context(open(log, 'ab', buffering=0))
             for line in process.stdout:
-                file.write(line)
-                file.flush()
+                if file is not None:
+                    with forgiven(str(log)):
+                        file.write(line.encode())
                 if line.strip():
                     tail.append(line.rstrip())
                 progress = PROGRESS.search(line)

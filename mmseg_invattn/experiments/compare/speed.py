@@ -21,6 +21,7 @@ from mmseg.registry import DATASETS
 from torch import nn
 
 from ...engine.inference import init_model
+from ...engine.launched import end_with_launcher
 from ...layers import constant_weights
 from .environment import device_name
 from .folder import write_json
@@ -122,5 +123,6 @@ def _warm_up(step: Step, model: nn.Module, device: str) -> int | None:
 
 
 if __name__ == '__main__':
+    end_with_launcher()
     named = (argument.split('=', 1) for argument in sys.argv[2:])
     write_json(Path(sys.argv[1]), measure({name: Path(folder) for name, folder in named}))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ...engine.atomic_backend import whole_file
 from ...engine.checkpoints import read_checkpoint
 from ...engine.resume import find_resume_checkpoint
 from .environment import environment
@@ -25,7 +26,8 @@ def begin(run: Run) -> None:
     write_json(run.folder / 'run.json', known)
     (run.folder / 'failed.json').unlink(missing_ok=True)
     run.config.parent.mkdir(exist_ok=True)
-    run.cfg.dump(run.config)
+    with whole_file(run.config) as partial:
+        run.cfg.dump(partial)
 
 
 def train(run: Run, processes: int | None, say: Callable[[str], None], launch: Callable[..., int]) -> None:

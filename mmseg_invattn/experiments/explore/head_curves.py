@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...engine.atomic_backend import whole_file
 from ...layers.convolution.encoding import QuadraticEncoding
 from ...layers.convolution.statistics import HeadStatistics, head_statistics
 from ...ops.attention import pixel_grid
@@ -90,4 +91,5 @@ def draw_curves(curves: list[dict], target: Path) -> None:
         axis.set_xlabel('iteration')
         axis.grid(color='0.9')
     share_axis.legend(fontsize=8)
-    figure.savefig(target, dpi=100)
+    with whole_file(target) as partial:
+        figure.savefig(partial, dpi=100)

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 
+from ...engine.atomic_backend import whole_file
 from .relative_attention_report import AttentionLayer
 
 
@@ -52,7 +53,8 @@ def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | No
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='white', linewidth=1.6))
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='black', linewidth=0.8))
             axis.set_title(f'{p_GHW[head].max():.2g}', fontsize=6, pad=2)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -115,4 +117,5 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
             if row == 0:
                 axis.set_title(f'iteration {iterations[moment]}', fontsize=7)
         line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
-    figure.savefig(target, dpi=100)
+    with whole_file(target) as partial:
+        figure.savefig(partial, dpi=100)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ...datasets.pictures import to_picture, value_range
+from ...engine.atomic_backend import whole_file
 from ...wording import counted
 from .inversion import Inversion
 
@@ -42,7 +43,8 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str
         axis.set_axis_off()
     draw_curve(axes[3], inversion)
     figure.suptitle('\n'.join([summary(inversion), *(textwrap.wrap(note, LETTERS) if note else [])]))
-    figure.savefig(file, dpi=100)
+    with whole_file(file) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def draw_curve(axis: Axes, inversion: Inversion) -> None:

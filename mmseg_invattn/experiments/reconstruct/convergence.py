@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...engine.atomic_backend import whole_file
 from ...layers import InvertibleModule
 
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
@@ -50,5 +51,5 @@ def plot_convergence(path: Path, curves: dict[str, Tensor], steps: Sequence[int]
             axes.plot(steps, values.clamp(1e-9, 1e9).tolist(), style, color=f'C{i}', label=f'{name}, {which} image')
     axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image')
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100)

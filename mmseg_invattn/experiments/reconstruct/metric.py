@@ -10,6 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
+from ...engine.atomic_backend import whole_file
 from ...visualization.image_grid import image_grid
 from ...visualization.media import write_image
 
@@ -99,7 +100,8 @@ def mean(values: Sequence[float]) -> float:
 def write_results(folder: Path, results: list[dict], pictures: list[Tensor]) -> None:
     """``per_image.csv``, one line an image in the order of the data set, and ``grid.png``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / 'per_image.csv', 'w', newline='', encoding='utf-8') as file:
+    table = folder / 'per_image.csv'
+    with whole_file(table) as partial, open(partial, 'w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(('image', *COLUMNS))
         writer.writerows((i, *(result[key] for key in COLUMNS)) for i, result in enumerate(results))

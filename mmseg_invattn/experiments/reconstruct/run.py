@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...compat import type_name
 from ...datasets.generative import DequantisedImages, read_images
+from ...engine.atomic_backend import AtomicLocalBackend
 from ...engine.launch import build_runner
 from ...layers import PaperAttention2d
 from ...models import InvReconstruction
@@ -66,7 +67,7 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
         draw_convergence(model, read_images(dataset, range(min(CURVE_IMAGES, len(dataset)))), out)
         if cfg.model.attention.form == 'paper':
             result |= try_plain_iteration(model, dataset, out)
-        (out / RESULT).write_text(json.dumps(result, indent=2), encoding='utf-8')
+        AtomicLocalBackend().put_text(json.dumps(result, indent=2), out / RESULT)
     return result
 
 

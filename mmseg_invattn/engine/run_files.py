@@ -1,0 +1,61 @@
+"""The files that a training leaves in its folders, so that another one does not mix with them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from .resume import checkpoint_folder
+
+STARTED = re.compile(r'\d{8}_\d{6}')  # MMEngine makes a folder of this name for the logs of every start
+
+
+def weights_of_run(work_dir: str | Path, hook: dict | None = None) -> list[Path]:
+    """Checkpoints in the folders of a run: numbered, best and published ones, and ``last_checkpoint``.
+
+    Args:
+        work_dir: The work directory of the run.
+        hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
+    """
+    work_dir, template = Path(work_dir).absolute(), (hook or {}).get('filename_tmpl')
+    names = [re.escape(name) for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])]
+    numbered = '|'.join(name.replace(r'\{\}', r'\d+').replace(r'\.pth', r'(-[0-9a-f]{8})?\.pth') for name in names)
+    pattern = re.compile(rf'(best_.+_)?({numbered})')
+    folder = checkpoint_folder(work_dir, hook)
+    found = [path for path in folder.glob('*') if pattern.fullmatch(path.name)] if folder.is_dir() else []
+    record = work_dir / 'last_checkpoint'
+    return sorted(found) + [record] * record.is_file()
+
+
+def files_of_run(work_dir: str | Path, hook: dict | None = None, config: str | None = None) -> list[Path]:
+    """All that the trainings in a folder have written there, and the tests with their logs; nothing of anybody else.
+
+    Args:
+        work_dir: The work directory of the run.
+        hook: The config of the checkpoint hook.
+        config: The file of the config that is going to be trained: a copy of that name is replaced by the new run.
+    """
+    work_dir = Path(work_dir).absolute()
+    starts = [path for path in work_dir.glob('*') if STARTED.fullmatch(path.name) and path.is_dir()]
+    # MMEngine puts the config into the work directory, under its own name, and among the logs
+    kept = {path.read_bytes() for start in starts for path in start.glob('vis_data/config.py')}
+    own = None if config is None else Path(config).name
+    dumped = [path for path in work_dir.glob('*.py') if path.name != own and path.read_bytes() in kept]
+    return [*weights_of_run(work_dir, hook), *starts, *dumped]
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Remove files and folders; ``last_checkpoint`` first, so that nothing is resumed from the half of a run.
+
+    Raises:
+        OSError: One of them cannot be removed.
+    """
+    for path in sorted(paths, key=lambda path: path.name != 'last_checkpoint'):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            with suppress(FileNotFoundError):
+                path.unlink()
