@@ -12,7 +12,8 @@ from torch import distributed as torch_dist
 from ..compat import silence_log
 from .brief_runner import BriefRunner, introduce
 from .config_checks import check_config, explained
-from .hooks import ConfigCheckHook, MatchingCheckpointHook
+from .config_checks.loaders import allow_open_files, patience_explained, set_patience
+from .hooks import ConfigCheckHook, MatchingCheckpointHook, ResumedDataHook
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -36,14 +37,17 @@ def build_runner(cfg: Config, what: str) -> Runner:
     for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
         del hooks[name]
     check_config(cfg)
+    allow_open_files(cfg)
+    set_patience(cfg)
     with explained(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
-    if isinstance(runner, Runner) and not any(isinstance(hook, ConfigCheckHook) for hook in runner.hooks):
-        runner.register_hook(ConfigCheckHook())
+    for kind in (ConfigCheckHook, ResumedDataHook) if isinstance(runner, Runner) else ():
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     silence_log(runner.logger)
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
-        setattr(runner, name, explained(cfg)(getattr(runner, name)))
+        setattr(runner, name, patience_explained(runner)(explained(cfg)(getattr(runner, name))))
     return runner
 
 

@@ -6,6 +6,7 @@ from .constant_weights_hook import ConstantWeightsHook
 from .iteration_seed_hook import IterationSeedHook
 from .matching_checkpoint_hook import MatchingCheckpointHook
 from .non_finite_loss_hook import NonFiniteLossHook
+from .resumed_data_hook import ResumedDataHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -16,4 +17,5 @@ __all__ = [
     'IterationSeedHook',
     'MatchingCheckpointHook',
     'NonFiniteLossHook',
+    'ResumedDataHook',
 ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...datasets.check_hook import built_loops
+from ...datasets.leaves import leaf_datasets
 from ...wording import counted
 from ..config_checks.classes import check_classes
+from ..config_checks.loaders import check_batch_time
 from ..config_checks.metrics import check_metrics, check_save_best
 from ..config_checks.model import check_model
 from ..config_checks.sample import check_sample
@@ -51,7 +56,14 @@ class ConfigCheckHook(Hook):
         check_save_best(runner.hooks, evaluators.get('val'))
         size = None
         for split, dataset in datasets.items():
-            size = check_sample(dataset, split, runner.cfg, getattr(model, 'data_preprocessor', None)) or size
+            load = partial(check_sample, dataset, split, runner.cfg, getattr(model, 'data_preprocessor', None))
+            leaves, start = max(len(list(leaf_datasets(dataset))), 1), time.perf_counter()
+            size = load() or size
+            slow = check_batch_time(
+                built[split].dataloader, f'{split}_dataloader', load, (time.perf_counter() - start) / leaves
+            )
+            if slow:
+                runner.logger.warning(slow)
         if not is_sharded(model):
             check_model(model, size)
         if 'train' in built:
