@@ -83,14 +83,17 @@ class Survey:
     def remarks(self) -> list[str]:
         """What about sound files is probably not meant, a sentence or two each."""
         found, few = [], len(self.classes) <= FEW_CLASSES
-        looked = counted(self.images, 'label') + (f' looked at, of {self.of},' if (self.of or 0) > self.images else '')
         absent = [name for name, pixels in zip(self.classes, self.pixels, strict=False) if not pixels]
         if absent and self.images:
+            whole = self.of is None or self.images >= self.of
+            have, them = ('has', 'it') if len(absent) == 1 else ('have', 'them')
             text = (
                 f'{", ".join(absent[:8])}{", ..." * (len(absent) > 8)} ({len(absent)} of '
-                f'{counted(len(self.classes), "class")}) {"has" if len(absent) == 1 else "have"} no pixel in the '
-                f'{looked} '
-                'and will be neither learned nor measured there'
+                f'{counted(len(self.classes), "class")}) {have} no pixel in the {counted(self.images, "label")} '
+            ) + (
+                f'that there are, so that nothing is learned or measured of {them} there'
+                if whole
+                else f'looked at, of {self.of} (check-dataset reads all)'
             )
             if self.ignore_index in self.held and few:
                 held = ', '.join(map(str, sorted(self.held)))

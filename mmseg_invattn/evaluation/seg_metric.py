@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list
-from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
-from ..wording import counted
 from .confusion import add_pairs, check_suffix, class_iou, count_pairs, write_confusion
-
-
-def means_over(matrix_KK: np.ndarray, classes: Sequence[str], nan_left_out: bool = True) -> str:
-    """Over how many classes the mean IoU of a confusion matrix is; empty where each has a pixel in the labels.
-
-    Args:
-        matrix_KK: Confusion matrix, rows are the ground truth.
-        classes: Names.
-        nan_left_out: A class that is neither there nor predicted does not count; False: it has a value of its own.
-    """
-    absent = matrix_KK.sum(1) == 0
-    if not absent.any():
-        return ''
-    left_out = np.isnan(class_iou(matrix_KK)) if nan_left_out else np.zeros(len(classes), bool)
-    texts = [f'mIoU is the mean over {len(classes) - left_out.sum()} of {counted(len(classes), "class")}']
-    for those, text in (
-        (left_out, 'without a pixel in the labels and in the predictions'),
-        (absent & ~left_out, 'without a pixel in the labels, and counted with what was predicted'),
-    ):
-        if those.any():
-            texts.append(f'{text}: {", ".join(name for name, one in zip(classes, those, strict=True) if one)}')
-    return '; '.join(texts)
+from .means import tell_means
 
 
 @METRICS.register_module()
@@ -82,6 +58,7 @@ class SegMetric(IoUMetric):
         )
         self.confusion_file = confusion_file and str(check_suffix(confusion_file))
         self.confusion_matrix: np.ndarray | None = None
+        tell_means(self)
 
     intersect_and_union = staticmethod(count_pairs)  # what IoUMetric.process keeps of a sample
 
@@ -111,9 +88,6 @@ class SegMetric(IoUMetric):
         )
         metrics = super().compute_metrics([(right, truth + predicted - right, predicted, truth)])
         iou = class_iou(matrix) if self.nan_to_num is None else np.nan_to_num(class_iou(matrix), nan=self.nan_to_num)
-        told = means_over(matrix, classes, self.nan_to_num is None)
-        if told:
-            print_log(told, 'current', logging.WARNING)
         metrics.update({f'IoU/{name}': round(100 * float(value), 2) for name, value in zip(classes, iou, strict=True)})
         return metrics
 

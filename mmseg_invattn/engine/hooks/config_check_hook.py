@@ -7,10 +7,12 @@ from functools import partial
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmseg.evaluation import IoUMetric
 from mmseg.registry import HOOKS
 
 from ...datasets.check_hook import built_loops
 from ...datasets.leaves import leaf_datasets
+from ...evaluation.means import tell_means
 from ...wording import counted
 from ..config_checks.classes import check_classes
 from ..config_checks.loaders import check_batch_time
@@ -26,6 +28,8 @@ from ..sharding import is_sharded
 @HOOKS.register_module()
 class ConfigCheckHook(Hook):
     """Compare the classes of data, loaders, metrics and heads, load a sample of each split, and run the model once.
+
+    ``IoUMetric`` is made to say over how many classes its means are.
 
     It acts when a Runner starts, before weights are loaded, and takes as long as one image takes. It changes no weight,
     no statistics and no random state. :func:`~mmseg_invattn.engine.launch.build_runner` adds it where the config does
@@ -53,6 +57,10 @@ class ConfigCheckHook(Hook):
         evaluators = {split: getattr(loop, 'evaluator', None) for split, loop in built.items()}
         check_classes(model, datasets, evaluators)
         check_metrics(evaluators)
+        for evaluator in evaluators.values():
+            for metric in getattr(evaluator, 'metrics', ()):
+                if isinstance(metric, IoUMetric):
+                    tell_means(metric)
         check_save_best(runner.hooks, evaluators.get('val'))
         size = None
         for split, dataset in datasets.items():
