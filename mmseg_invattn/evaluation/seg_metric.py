@@ -11,8 +11,8 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
+from ..engine.means import tell_means
 from .confusion import add_pairs, check_suffix, class_iou, count_pairs, write_confusion
-from .means import tell_means
 
 
 @METRICS.register_module()

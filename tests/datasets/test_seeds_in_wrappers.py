@@ -51,15 +51,19 @@ class Batched(Looked):
         return [self[index] for index in indices]
 
 
+PLAIN = dict(type=Drawn, pipeline=[SeedTransforms(), draw])
+BALANCED = dict(type=ClassBalancedDataset, dataset=PLAIN, oversample_thr=0.9)
+
+
 def plain() -> Drawn:
-    return Drawn(pipeline=[SeedTransforms(), draw])
+    return Drawn(pipeline=PLAIN['pipeline'])
 
 
 WRAPPERS = dict(
     none=plain,
-    balanced=lambda: ClassBalancedDataset(plain(), oversample_thr=0.9),
-    repeated_balanced=lambda: RepeatDataset(ClassBalancedDataset(plain(), oversample_thr=0.9), 2),
-    balanced_concat=lambda: ConcatDataset([plain(), ClassBalancedDataset(plain(), oversample_thr=0.9)]),
+    balanced=lambda: ClassBalancedDataset(PLAIN, oversample_thr=0.9),
+    repeated_balanced=lambda: RepeatDataset(BALANCED, 2),
+    balanced_concat=lambda: ConcatDataset([PLAIN, BALANCED]),
     subset=lambda: Subset(plain(), [7, 3, 5, 1]),
     torch_concat=lambda: TorchConcat([Subset(plain(), [2, 4]), plain()]),
     looked=lambda: Looked(plain()),

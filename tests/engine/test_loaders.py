@@ -60,9 +60,8 @@ def test_the_soft_limit_is_raised_where_the_system_lets_it(limits, hard):
 
 
 def test_patience_is_set_where_workers_are_waited_for():
-    cfg = config() | dict(
-        val_dataloader=dict(num_workers=0, timeout=600), test_dataloader=dict(num_workers=1, timeout=5)
-    )
+    cfg = config()
+    cfg |= dict(val_dataloader=dict(num_workers=0, timeout=600), test_dataloader=dict(num_workers=1, timeout=5))
     loaders.set_patience(cfg)
     assert [cfg[f'{s}_dataloader']['timeout'] for s in ('train', 'val', 'test')] == [loaders.PATIENCE, 0, 5]
 
@@ -98,9 +97,7 @@ def test_a_loader_that_gives_nothing_is_named():
     loop = Loop.__new__(Loop)
     loop.dataloader = loader
     runner = SimpleNamespace(_train_loop=None, _val_loop=loop)
-    with pytest.raises(
-        ConfigError, match=r'val_dataloader gave no batch for 1 s \(val_dataloader\.timeout\), with batch_si'
-    ):
+    with pytest.raises(ConfigError, match=r'val_dataloader gave no batch for 1 s \(val_dataloader\.timeout\)'):
         with loaders.patience_explained(runner):
             loop.run()
     with pytest.raises(RuntimeError, match='another'), loaders.patience_explained(runner):

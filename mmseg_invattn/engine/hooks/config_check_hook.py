@@ -12,7 +12,6 @@ from mmseg.registry import HOOKS
 
 from ...datasets.check_hook import built_loops
 from ...datasets.leaves import leaf_datasets
-from ...evaluation.means import tell_means
 from ...wording import counted
 from ..config_checks.classes import check_classes
 from ..config_checks.loaders import check_batch_time
@@ -22,6 +21,7 @@ from ..config_checks.sample import check_sample
 from ..config_checks.schedule import remarks
 from ..config_checks.tree import ConfigError
 from ..matching import unwrapped
+from ..means import tell_means
 from ..sharding import is_sharded
 
 
