@@ -7,7 +7,7 @@ from .image_files import decode, follows_exif, orientation, outside_classes
 from .leaves import label_classes, leaf_datasets, loader_of, needs_labels
 from .survey import Survey, empty_survey
 
-# Decoding these takes about two seconds; 50 labels of Cityscapes, 600 of CamVid.
+# Two to four seconds on a core; 48 labels of Cityscapes, 580 of CamVid.
 MAX_PIXELS = 100_000_000
 MIN_LABELS = 16  # at least so many, for the EXIF data of their images
 
@@ -42,8 +42,10 @@ def sample_classes(dataset: object, max_pixels: int = MAX_PIXELS) -> Survey:
             continue
         reduce_zero = bool(info.get('reduce_zero_label'))
         if label.ndim == 2:
-            outside = outside_classes(label, len(label_classes(leaf)), leaf.ignore_index, reduce_zero)
-            label = np.where(outside, leaf.ignore_index, label) if outside.any() else label
+            rule = (len(label_classes(leaf)), leaf.ignore_index, reduce_zero)
+            values = np.flatnonzero(np.bincount(label.ravel())) if label.dtype == np.uint8 else np.unique(label)
+            if outside_classes(values, *rule).any():
+                label = np.where(outside_classes(label, *rule), leaf.ignore_index, label)
             survey.count(label, reduce_zero, info.get('label_map'))
         survey.images += 1
         read = int(survey.pixels.sum())

@@ -125,6 +125,8 @@ def orientation(data: bytes) -> int:
     """How EXIF says that the pixels are to be turned: 1 as they are stored, 2 to 4 turned or mirrored within the same
     size, 5 to 8 height and width swapped. Only the head of the file is read.
     """
+    if data.startswith(PNG_SIGNATURE) and b'eXIf' not in data:  # Pillow would decode the pixels to look behind them
+        return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of faulty EXIF data
