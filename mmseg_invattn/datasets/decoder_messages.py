@@ -19,7 +19,9 @@ DAMAGE = re.compile(
 )
 LOG_PREFIX = re.compile(r'^\[.*?\] global \S+ \w+ ')  # of OpenCV
 
-_lock = threading.Lock()
+_lock = threading.Lock()  # there is one standard error
+if hasattr(os, 'register_at_fork'):  # a worker must not inherit it from a thread that it does not have
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)
 
 
 class Messages:

@@ -50,7 +50,7 @@ def tell_means(metric: IoUMetric) -> None:
         result = compute(intersect, union, predicted, labels, *rest, **more)
         classes = (metric.dataset_meta or {}).get('classes') or ()
         if len(classes) == len(labels):
-            text = means_over(labels.numpy(), predicted.numpy(), classes, metric.nan_to_num is None)
+            text = means_over(labels.cpu().numpy(), predicted.cpu().numpy(), classes, metric.nan_to_num is None)
             if text:
                 print_log(text, 'current', logging.WARNING)
         return result
