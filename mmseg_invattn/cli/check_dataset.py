@@ -1,8 +1,8 @@
 """Look through the data sets of a config: every file, every label value.
 
-It reports images without label and labels without image, files that cannot be read, sizes that differ and labels
-outside the classes, and prints how often each class occurs. It does not stop at a fault; the exit status is 1 where
-there was one.
+It reports images without label, labels without image and images that would be left out, files that are damaged or
+cannot be read, sizes that differ and labels outside the classes, and prints how often each class occurs, classes that
+never do, and images that EXIF turns. It does not stop at a fault; the exit status is 1 where there was one.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ def survey_split(cfg: Config, split: str) -> Survey:
     from mmseg.registry import DATASETS
     from tqdm import tqdm
 
+    from ..datasets.checks import shared_label_folders
     from ..datasets.survey import FOLDER, Fault, Survey, survey_dataset
 
     try:
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
     except (AssertionError, OSError, ValueError) as error:
         return Survey(faults=[Fault(FOLDER, split, str(error))])
-    return survey_dataset(dataset, partial(tqdm, desc=split, unit='image'))
+    return survey_dataset(dataset, partial(tqdm, desc=split, unit='image'), shared_label_folders(cfg, [split]))
 
 
 def histogram(survey: Survey) -> PrettyTable:
@@ -75,6 +76,8 @@ def report(survey: Survey, shown: int) -> None:
         print(histogram(survey))
     for value, (pixels, files) in sorted(survey.values.items()):
         print(f'the value {value} is no class: {counted(pixels, "pixel")} in {counted(files, "file")}')
+    for remark in survey.remarks():
+        print(f'note: {remark}')
     for kind in sorted({fault.kind for fault in survey.faults}):
         faults = [fault for fault in survey.faults if fault.kind == kind]
         print(f'{kind}: {len(faults)}')

@@ -51,12 +51,12 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
 
 def enable_tta(cfg: Config) -> None:
     """Swap in the test-time augmentation's pipeline, and the model that averages its predictions."""
+    from ..datasets.leaves import leaf_configs
+
     if cfg.get('tta_pipeline') is None:
         raise ValueError('--tta needs a tta_pipeline in the config; configs/_base_/datasets shows one')
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:  # inside RepeatDataset and the like
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_configs(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
     model = dict(cfg.get('tta_model') or dict(type='MeanTTAModel'))
     if type_name(model) == 'SegTTAModel':  # which takes the probabilities of one channel for logits
         model['type'] = 'MeanTTAModel'

@@ -48,7 +48,7 @@ def _class_of(metric: Config) -> Callable:
 
 def leave_out_labels(cfg: Config) -> bool:
     """Load no labels for data sets whose data_prefix names no folder of them; whether there is such a one."""
-    from ..datasets.checks import leaf_configs
+    from ..datasets.leaves import leaf_configs
 
     found = False
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
@@ -66,7 +66,7 @@ def _without_labels(steps: Sequence) -> list:
     """A pipeline, or the lists of transforms in one, without what loads labels."""
     from mmseg.registry import TRANSFORMS
 
-    from ..datasets.checks import loads_labels
+    from ..datasets.leaves import loads_labels
 
     kept = []
     for step in steps:

@@ -5,7 +5,10 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from ..wording import counted
-from .checks import check_dataset_files, make_loading_strict
+from .checks import check_dataset_files, make_loading_strict, shared_label_folders
+from .class_sample import sample_classes
+from .leaves import leaf_datasets
+from .pairing import check_label_partners
 
 
 def built_loops(runner: Runner) -> dict[str, BaseLoop]:
@@ -16,7 +19,8 @@ def built_loops(runner: Runner) -> dict[str, BaseLoop]:
 
 @HOOKS.register_module()
 class DatasetCheckHook(Hook):
-    """Check that every image has its label before anything is run, and load validation and test data strictly.
+    """Check that every image has its label and every label its image before anything is run, warn of classes without a
+    pixel, and load validation and test data strictly.
 
     The validation data are checked when training starts, not hours later. Training pipelines name
     ``StrictLoadImageFromFile`` and ``StrictLoadAnnotations`` themselves: MMEngine starts the training workers before
@@ -29,16 +33,33 @@ class DatasetCheckHook(Hook):
         self._checked: list[object] = []
 
     def _check(self, runner: Runner, split: str, dataset: object) -> None:
-        if any(dataset is seen for seen in self._checked):
-            return
         count = check_dataset_files(dataset)
         if split != 'train':
             make_loading_strict(dataset)
-        self._checked.append(dataset)
         if count:
             runner.logger.info(f'DatasetCheckHook: {counted(count, "image")} of the {split} data, every file is there')
 
     def before_run(self, runner: Runner) -> None:
-        """Check the data of every loop that the Runner has built."""
-        for split, loop in built_loops(runner).items():
-            self._check(runner, split, loop.dataloader.dataset)
+        """Check the data of every loop that the Runner has built.
+
+        Raises:
+            ValueError: A data set without images, or an image in its folder that would be left out.
+            FileNotFoundError: An image, a label or the image of a label is missing.
+            PermissionError: A file may not be read.
+        """
+        loops = built_loops(runner)
+        datasets = {
+            split: loop.dataloader.dataset
+            for split, loop in loops.items()
+            if not any(loop.dataloader.dataset is seen for seen in self._checked)
+        }
+        for split, dataset in datasets.items():
+            self._check(runner, split, dataset)
+        check_label_partners(
+            [leaf for dataset in datasets.values() for leaf in leaf_datasets(dataset)],
+            shared_label_folders(runner.cfg, list(loops)),
+        )
+        self._checked += datasets.values()
+        for split, dataset in datasets.items() if runner.rank == 0 else ():
+            for remark in sample_classes(dataset).remarks():
+                runner.logger.warning(f'{split} data: {remark}')

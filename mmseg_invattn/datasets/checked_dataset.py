@@ -4,7 +4,8 @@ import mmengine.fileio as fileio
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from .checks import IMAGE_SUFFIXES, check_folder, is_local
+from .checks import IMAGE_SUFFIXES, check_folder
+from .pairing import is_local
 
 
 @DATASETS.register_module()
@@ -14,7 +15,8 @@ class CheckedSegDataset(BaseSegDataset):
     An image and its label have the same name; labels hold the class of each pixel, from 0, and ``ignore_index``.
 
     Args:
-        img_suffix: Ending of the image files; None takes .png, .jpg or .jpeg, whichever the folder holds.
+        img_suffix: Ending of the image files; None takes .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp, in capitals or
+            not, whichever the folder holds.
         seg_map_suffix: Ending of the label files.
         metainfo: ``classes``, their names, and ``palette``, an RGB colour for each. Needed where the class of the data
             set has none itself.
@@ -55,14 +57,14 @@ class CheckedSegDataset(BaseSegDataset):
         return super().load_data_list()
 
     def _find_suffix(self, folder: str) -> str:
-        names = fileio.list_dir_or_file(
-            folder, list_dir=False, suffix=IMAGE_SUFFIXES, recursive=True, backend_args=self.backend_args
-        )
-        examples = {name[name.rindex('.') :]: name for name in sorted(names, reverse=True)}
+        names = fileio.list_dir_or_file(folder, list_dir=False, recursive=True, backend_args=self.backend_args)
+        images = [name for name in sorted(names, reverse=True) if name.lower().endswith(IMAGE_SUFFIXES)]
+        examples = {name[name.rindex('.') :]: name for name in images}
         if len(examples) != 1:
             raise ValueError(
                 f'The image folder {folder} holds images of several suffixes: '
                 f'{", ".join(sorted(examples.values()))}. All its images must have the same one of '
-                f'{", ".join(IMAGE_SUFFIXES)}. Fix: remove the others, or set img_suffix in the config.'
+                f'{", ".join(IMAGE_SUFFIXES)}, written alike. Fix: rename or remove the others, or set img_suffix '
+                'in the config.'
             )
         return next(iter(examples))

@@ -7,29 +7,22 @@ wrong label value never. These checks say it before the first iteration.
 import difflib
 import inspect
 import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mmengine.fileio as fileio
-from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmcv.transforms import LoadImageFromFile
-from mmengine.dataset import BaseDataset, Compose
-from mmengine.fileio.backends import LocalBackend
-from mmseg.datasets.transforms import LoadAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation
+from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
+from .leaves import label_classes, leaf_configs, leaf_datasets, needs_labels, pipelines
 from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
+from .pairing import check_all_are_read, is_local, lies_here, lists_whole_folder, unreadable, why_no_file
 
-# What a data set with img_suffix=None looks for.
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
-# What reads labels.
-LABEL_LOADERS = (MMCVLoadAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation)
+SPLITS = ('train', 'val', 'test')
+# What a data set with img_suffix=None looks for, in capitals or not.
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 _PREPARE = 'Fix: prepare the data as data/README.md says, or set data_root and data_prefix in the config.'
-
-
-def is_local(path: str, backend_args: dict | None = None) -> bool:
-    """Whether a path lies on the local disk, where looking for files is cheap."""
-    return isinstance(fileio.get_file_backend(path, backend_args=backend_args), LocalBackend)
 
 
 def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: str = 'data') -> None:
@@ -51,11 +44,16 @@ def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: s
         )
     endings = (suffix,) if isinstance(suffix, str) else suffix
     files = fileio.list_dir_or_file(folder, list_dir=False, suffix=tuple(endings) if endings else None, recursive=True)
-    if next(iter(files), None) is None:
+    if next(iter(files), None) is not None:
+        return
+    files = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)
+    alike = next((name for name in files if endings and name.lower().endswith(tuple(map(str.lower, endings)))), None)
+    if alike is None or endings is not IMAGE_SUFFIXES:  # which capitals do not matter to
         names = ' or '.join(f'*{ending}' for ending in endings) if endings else 'any file'
         raise ValueError(
             f'The {what} folder {folder} holds no {names} (looked up as {osp.abspath(folder)}). '
-            f'A data set needs at least one. {_PREPARE}'
+            + (f'It holds {alike}, and capitals count. ' if alike else '')
+            + f'A data set needs at least one. {_PREPARE}'
         )
 
 
@@ -72,18 +70,7 @@ def value_of(config: Mapping, name: str) -> Any:
     return None
 
 
-def leaf_configs(config: dict) -> Iterator[dict]:
-    """The configs of the data sets inside those of wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
-    if 'datasets' in config:
-        for inner in config['datasets']:
-            yield from leaf_configs(inner)
-    elif 'dataset' in config:
-        yield from leaf_configs(config['dataset'])
-    else:
-        yield config
-
-
-def check_data_folders(cfg: dict, splits: Sequence[str] = ('train', 'val', 'test')) -> None:
+def check_data_folders(cfg: dict, splits: Sequence[str] = SPLITS) -> None:
     """Check the data folders of a config before anything is built from it.
 
     Args:
@@ -124,49 +111,9 @@ def _check_prefix_names(prefix: dict, split: str) -> None:
             )
 
 
-def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
-    """The data sets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
-    if hasattr(dataset, 'datasets'):
-        for inner in dataset.datasets:
-            yield from leaf_datasets(inner)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    elif isinstance(dataset, BaseDataset):
-        yield dataset
-
-
-def image_root(dataset: object) -> str | None:
-    """The folder below which all images of a data set lie, those of several data sets too; None: not known."""
-    roots = [osp.abspath(leaf.data_prefix.get('img_path') or leaf.data_root or '.') for leaf in leaf_datasets(dataset)]
-    return osp.commonpath(roots) if roots else None
-
-
-def pipelines(pipeline: Compose) -> Iterator[Compose]:
-    """A pipeline and those inside its transforms, as in ``TestTimeAug``."""
-    yield pipeline
-    for transform in pipeline.transforms:
-        for inner in getattr(transform, 'subroutines', ()):  # TestTimeAug
-            yield from pipelines(inner)
-
-
-def loads_labels(transform: object) -> bool:
-    """Whether a transform, or the class of one, reads a label file."""
-    kind = transform if inspect.isclass(transform) else type(transform)
-    return issubclass(kind, LABEL_LOADERS)
-
-
-def needs_labels(leaf: BaseDataset) -> bool:
-    """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
-    return any(loads_labels(transform) for pipeline in pipelines(leaf.pipeline) for transform in pipeline.transforms)
-
-
-def label_classes(leaf: BaseDataset) -> tuple[str, ...]:
-    """Names of the classes in the label files of a data set, before ``metainfo`` selects some."""
-    return tuple((type(leaf).METAINFO.get('classes') if leaf.label_map else leaf.metainfo.get('classes')) or ())
-
-
 def check_dataset_files(dataset: object) -> int:
-    """Check that a built data set is not empty and that every image has its file and its label file.
+    """Check that a built data set is not empty, that every image has its file and its label file, and that no image of
+    its folders is left out.
 
     Labels are asked for only where the pipeline loads them, so that a test split without labels can be predicted on.
     Files on remote storage are left to the loading transforms.
@@ -178,8 +125,9 @@ def check_dataset_files(dataset: object) -> int:
         Number of images looked at.
 
     Raises:
-        ValueError: A data set without images.
+        ValueError: A data set without images, or a file in its folder that is meant to be an image and is not read.
         FileNotFoundError: An image or a label file is missing.
+        PermissionError: The permissions of a file keep this user from reading it.
     """
     count = 0
     for leaf in leaf_datasets(dataset):
@@ -188,22 +136,30 @@ def check_dataset_files(dataset: object) -> int:
             raise ValueError(
                 f'{type(leaf).__name__} on {folder} has no images. A data set needs at least one. {_PREPARE}'
             )
-        labelled = needs_labels(leaf)
-        if not is_local(folder, getattr(leaf, 'backend_args', None)):
+        if not lies_here(leaf):
             continue
+        if lists_whole_folder(leaf):
+            check_all_are_read(folder, leaf.img_suffix)
+        labelled = needs_labels(leaf)
         for index in range(len(leaf)):
             info = leaf.get_data_info(index)
             image, label = info['img_path'], info.get('seg_map_path')
             if not osp.isfile(image):
                 raise FileNotFoundError(
-                    f'The image file {image} does not exist. Every image that {leaf.ann_file!r} '
+                    f'The image file {image} does not exist{_because(image)}. Every image that {leaf.ann_file!r} '
                     f'(ann_file) lists needs its file. {_PREPARE}'
                 )
             if labelled and (label is None or not osp.isfile(label)):
                 raise FileNotFoundError(
-                    f'The image {image} has no label: {label} does not exist. Every image needs a '
+                    f'The image {image} has no label: {label} does not exist{_because(label)}. Every image needs a '
                     'label file of the same name. Fix: add the label, or remove the image.'
                 )
+            for path in (image, label) if labelled else (image,):
+                if unreadable(path):
+                    raise PermissionError(
+                        f'The file {path} cannot be read: its permissions do not allow it to this user. '
+                        f'Fix: chmod a+r {path}'
+                    )
         count += len(leaf)
     return count
 
@@ -215,6 +171,30 @@ def strict_image_loader(transform: object) -> object:
     return StrictLoadImageFromFile(
         transform.to_float32, transform.color_type, transform.imdecode_backend, backend_args=transform.backend_args
     )
+
+
+def _because(path: str | None) -> str:
+    why = why_no_file(path) if path else ''
+    return f' ({why})' if why else ''
+
+
+def shared_label_folders(cfg: dict, splits: Sequence[str]) -> set[str]:
+    """Folders of labels, absolute, that data sets of other splits of a config use for images of their own."""
+    mine, others = _label_folders(cfg, splits), _label_folders(cfg, [s for s in SPLITS if s not in splits])
+    return {folder for folder, images in others.items() if images - mine.get(folder, set())}
+
+
+def _label_folders(cfg: dict, splits: Sequence[str]) -> dict[str, set[str]]:
+    """Folders of labels, and the folders of images that go with each."""
+    found: dict[str, set[str]] = {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
+            root, prefix = config.get('data_root') or '', config.get('data_prefix') or {}
+            if prefix.get('seg_map_path') is not None:
+                folder = osp.abspath(osp.join(root, prefix['seg_map_path']))
+                found.setdefault(folder, set()).add(osp.abspath(osp.join(root, prefix.get('img_path') or '')))
+    return found
 
 
 def make_loading_strict(dataset: object) -> None:

@@ -1,15 +1,21 @@
 """Decoding images and labels so that a broken file ends in an error that names it.
 
-OpenCV hands back the readable part of a cut-off JPEG or PNG (older releases without a word), and a label map cast to
-uint8 turns class 257 into class 1. Both spoil a training run silently, hence the checks on the raw bytes and values.
+OpenCV hands back the readable part of a cut-off JPEG or PNG, noise behind damaged bytes of a JPEG, and a label map cast
+to uint8 turns class 257 into class 1. All spoil a training run silently, hence the checks on the raw bytes, on what the
+decoder prints, and on the values.
 """
 
+import io
+import warnings
 import zlib
 
+import cv2
 import mmcv
 import numpy as np
+from PIL import Image
 
 from ..wording import counted
+from .decoder_messages import decoder_messages
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 JPEG_SIGNATURE = b'\xff\xd8'
@@ -50,8 +56,8 @@ def _jpeg_fault(data: bytes) -> str | None:
 def ensure_whole(data: bytes, path: str) -> None:
     """Refuse the bytes of a truncated PNG or JPEG, and of a PNG whose checksums disagree.
 
-    The cost is one pass over the compressed bytes, a few per cent of the decoding. Other formats are left to their
-    decoder.
+    The cost is one pass over the compressed bytes, a few per cent of the decoding. Other formats, and what is inside a
+    JPEG's scan, are left to their decoder.
 
     Args:
         data: Content of the file.
@@ -84,19 +90,55 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
         Array of shape (H, W) or (H, W, channels).
 
     Raises:
-        ValueError: The file is not a whole, readable image.
+        ValueError: The file is not a whole, readable image, or its decoder printed that its data are damaged. A change
+            that a decoder cannot notice, as in the pixels of a BMP, stays unnoticed.
     """
     ensure_whole(data, path)
-    try:
-        array = mmcv.imfrombytes(data, flag=flag, backend=backend)
-    except Exception as error:
-        raise ValueError(f'Cannot read the image file {path}: {error}. Image files must be whole. {_REPAIR}') from error
-    if array is None:
+    array, fault = None, None
+    with decoder_messages() as messages:
+        try:
+            array = mmcv.imfrombytes(data, flag=flag, backend=backend)
+        except Exception as error:
+            fault = error
+        else:
+            if data.startswith(JPEG_SIGNATURE) and backend != 'cv2':
+                # the others drop the warnings of libjpeg; an eighth of the size needs the whole scan as well
+                cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    damage = messages.damage()
+    if damage and array is not None:
         raise ValueError(
-            f'Cannot read the image file {path}: the decoder {backend!r} finds no image in it. '
+            f'The image file {path} is damaged: its decoder says "{damage}", and makes up the pixels behind. '
+            f'Image files must be whole. {_REPAIR}'
+        )
+    if fault is not None:
+        raise ValueError(f'Cannot read the image file {path}: {fault}. Image files must be whole. {_REPAIR}') from fault
+    if array is None:
+        said = f' ({damage})' if damage else ''
+        raise ValueError(
+            f'Cannot read the image file {path}: the decoder {backend!r} finds no image in it{said}. '
             f'Image files must be whole. {_REPAIR}'
         )
     return array
+
+
+def orientation(data: bytes) -> int:
+    """How EXIF says that the pixels are to be turned: 1 as they are stored, 2 to 4 turned or mirrored within the same
+    size, 5 to 8 height and width swapped. Only the head of the file is read.
+    """
+    if data.startswith(PNG_SIGNATURE) and b'eXIf' not in data:  # Pillow would decode the pixels to look behind them
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of faulty EXIF data
+            value = Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)
+    except Exception:  # no image, or EXIF that cannot be read: decoding says so, or ignores it likewise
+        return 1
+    return value if value in range(2, 9) else 1
+
+
+def follows_exif(flag: str) -> bool:
+    """Whether mmcv's colour flag has images turned as EXIF says; labels are loaded as they are stored."""
+    return flag in ('color', 'grayscale')
 
 
 def label_values(num_classes: int, ignore_index: int, reduce_zero_label: bool) -> tuple[int, int, set[int]]:
@@ -136,6 +178,17 @@ def training_labels(label: np.ndarray, reduce_zero_label: bool, label_map: dict[
     return label
 
 
+def size_advice(label_size: tuple[int, ...], image_size: tuple[int, int], image_orientation: int) -> str:
+    """What to do about a label of another size than its image, which may have been turned by EXIF."""
+    if image_orientation >= 5 and tuple(label_size) == tuple(image_size)[::-1]:
+        return (
+            f'The EXIF data of the image (orientation {image_orientation}) turn it by 90 degrees when it is loaded, '
+            'and the label follows its stored pixels. Fix: store the images turned and without that entry, or load '
+            "them with color_type='color_ignore_orientation'."
+        )
+    return 'Fix: check that image and label belong together; resize labels by nearest neighbour only.'
+
+
 def check_label(
     label: np.ndarray,
     path: str,
@@ -143,6 +196,7 @@ def check_label(
     ignore_index: int = 255,
     reduce_zero_label: bool = False,
     image_size: tuple[int, int] | None = None,
+    image_orientation: int = 1,
 ) -> None:
     """Refuse a label map that does not fit its image or holds values that are no class.
 
@@ -152,7 +206,8 @@ def check_label(
         num_classes: Number of classes in the label files.
         ignore_index: Value of the pixels that count neither in the loss nor in the metric.
         reduce_zero_label: The file counts classes from 1, and 0 means ignored.
-        image_size: (height, width) of the image as it stands in its file.
+        image_size: (height, width) of the image as it was loaded.
+        image_orientation: Of EXIF, where the image was turned by it; see :func:`orientation`.
 
     Raises:
         ValueError: Several channels, another size than the image, or a value outside the classes.
@@ -165,8 +220,8 @@ def check_label(
     if image_size is not None and label.shape != tuple(image_size):
         raise ValueError(
             f'The label file {path} is {label.shape[0]}x{label.shape[1]} pixels (height x width), its '
-            f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. Fix: check that '
-            'image and label belong together; resize labels by nearest neighbour only.'
+            f'image is {image_size[0]}x{image_size[1]}. Both must have the same size. '
+            + size_advice(label.shape, image_size, image_orientation)
         )
     first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
     bad = outside_classes(label, num_classes, ignore_index, reduce_zero_label)

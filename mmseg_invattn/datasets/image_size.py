@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mmengine.config import Config
 
 from ..compat import type_name
-from .checks import leaf_configs
+from .leaves import leaf_configs
 
 # Transforms that set the size of an image -> their argument, and whether it names the width first.
 CROPS = {'RandomCrop': ('crop_size', False), 'CenterCrop': ('crop_size', True), 'Pad': ('size', True)}

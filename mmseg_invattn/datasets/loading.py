@@ -6,7 +6,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from .image_files import check_label, decode, training_labels
+from .image_files import check_label, decode, orientation, training_labels
 
 
 def _read(path: str, backend_args: dict | None, what: str) -> bytes:
@@ -98,7 +98,11 @@ class StrictLoadAnnotations(LoadAnnotations):
         label = decode(_read(path, self.backend_args, 'label'), path, 'unchanged', self.imdecode_backend)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']
-        check_label(label, path, self.num_classes, self.ignore_index, self.reduce_zero_label, results.get('ori_shape'))
+        size = results.get('ori_shape')
+        turned = 1
+        if size is not None and label.shape[:2] != tuple(size) and results.get('img_path'):
+            turned = orientation(_read(results['img_path'], self.backend_args, 'image'))
+        check_label(label, path, self.num_classes, self.ignore_index, self.reduce_zero_label, size, turned)
         results['gt_seg_map'] = training_labels(label, self.reduce_zero_label, results.get('label_map'))
         results['seg_fields'].append('gt_seg_map')
 

@@ -8,6 +8,7 @@ was interrupted. Rank ``r`` of ``W`` takes the positions ``r, r + W, r + 2 W, ..
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sized
 
 import numpy as np
@@ -33,7 +34,8 @@ class SampleIndex(int):
     """Index of a sample that also carries the seed of its augmentation.
 
     It is an ``int`` everywhere else. The seed survives pickling (to the workers) and the two operations by which
-    MMEngine's ``ConcatDataset`` and ``RepeatDataset`` turn an outer index into an inner one, ``-`` and ``%``.
+    MMEngine's ``ConcatDataset`` and ``RepeatDataset`` turn an outer index into an inner one, ``-`` and ``%``. Where
+    a wrapper looks the index up instead, :class:`SeededSamples` has applied the seed before.
 
     Args:
         index: Position of the sample in the dataset.
@@ -57,12 +59,45 @@ class SampleIndex(int):
         return SampleIndex(int(self) % other, self.seed)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed ``random``, ``numpy`` and torch's CPU generator."""
+    random.seed(seed)
+    np.random.seed(seed)
+    # not torch.manual_seed: it would reach for CUDA in a forked worker
+    torch.default_generator.manual_seed(seed)
+
+
+class SeededSamples:
+    """The samples of a batch, each drawn from a data set after the generators got the seed of its index.
+
+    As ``__getitems__`` of a data set it is what loaders of torch call: a seed then holds for all that is random in any
+    wrapper around the data, whatever that does with the index.
+
+    Args:
+        dataset: The outermost data set; one that draws a batch at a time is asked for batches of one.
+    """
+
+    def __init__(self, dataset: object) -> None:
+        self.dataset = dataset
+
+    def __call__(self, indices: list[int]) -> list:
+        batch = getattr(type(self.dataset), '__getitems__', None)
+        samples = []
+        for index in indices:
+            if isinstance(index, SampleIndex):
+                seed_generators(index.seed)
+            samples.append(batch(self.dataset, [index])[0] if batch else self.dataset[index])
+        return samples
+
+
 @DATA_SAMPLERS.register_module()
 class ResumableInfiniteSampler(Sampler):
     """Infinite sampler whose stream does not depend on workers, ranks or interruptions.
 
-    A drop-in for MMEngine's ``InfiniteSampler``. Use it with :class:`SeedTransforms` at the head of the training
-    pipeline, which turns the seeds carried by the indices into the state of the random generators.
+    A drop-in for MMEngine's ``InfiniteSampler``. The seeds carried by the indices become the state of the random
+    generators before a loader asks the data set for the sample (:class:`SeededSamples`, which this sampler sets as
+    ``dataset.__getitems__``), and by :class:`SeedTransforms` at the head of the training pipeline where a sample is
+    taken without a loader.
 
     Args:
         dataset: The dataset.
@@ -85,6 +120,8 @@ class ResumableInfiniteSampler(Sampler):
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self._skipped = 0
+        if hasattr(dataset, '__dict__'):  # not a list
+            dataset.__getitems__ = SeededSamples(dataset)
 
     def __iter__(self) -> Iterator[SampleIndex]:
         """Yield the indices of this rank, starting behind those that were skipped."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
-import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from .samplers import SampleIndex
+from .samplers import SampleIndex, seed_generators
 
 
 @TRANSFORMS.register_module()
@@ -34,10 +30,7 @@ class SeedTransforms(BaseTransform):
         """
         index = results.get('sample_idx')
         if isinstance(index, SampleIndex):
-            random.seed(index.seed)
-            np.random.seed(index.seed)
-            # not torch.manual_seed: it would reach for CUDA in a forked worker
-            torch.default_generator.manual_seed(index.seed)
+            seed_generators(index.seed)
         return results
 
     def __repr__(self) -> str:

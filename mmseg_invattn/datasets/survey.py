@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import mmengine.fileio as fileio
@@ -12,12 +11,15 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from ..wording import counted
-from .checks import is_local, label_classes, leaf_datasets, needs_labels
-from .image_files import decode, outside_classes, training_labels
+from .image_files import decode, follows_exif, orientation, outside_classes, size_advice, training_labels
+from .leaves import label_classes, leaf_datasets, loader_of, needs_labels
+from .pairing import labels_without_image, lies_here, lists_whole_folder, skipped_files, why_no_file
 
 MISSING_IMAGE, MISSING_LABEL, MISSING_PARTNER = 'missing image', 'missing label', 'label without image'
+SKIPPED = 'image that is left out'
 UNREADABLE, SIZE, CHANNELS = 'unreadable', 'size differs', 'several channels'
 VALUE, FOLDER = 'value that is no class', 'folder or list'
+FEW_CLASSES = 10  # so few that 255 may have been meant for one of them, as in a mask of black and white
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Survey:
         pixels: (K + 1, ) int64, pixels of each class; the last entry counts those that are ignored.
         images_with: (K + 1, ) int64, images in which each occurs.
         values: pixels of each value that is no class, and the number of files that hold it.
+        held: values that labels hold as they stand in the files, those that are no class apart.
+        ignore_index: value of the pixels that are ignored.
+        of: images that there are, where not all were looked at.
+        turned: images by their EXIF orientation, those that loading turns.
     """
 
     classes: tuple[str, ...] = ()
@@ -53,14 +59,57 @@ class Survey:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     values: dict[int, tuple[int, int]] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+    ignore_index: int = 255
+    of: int | None = None
+    turned: Counter[int] = field(default_factory=Counter)
 
-    def count(self, labels: np.ndarray) -> None:
-        """Add a label map of training values."""
-        counts = np.bincount(labels.ravel(), minlength=256).astype(np.int64)
+    def count(self, label: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> None:
+        """Add a label map as it stands in its file; all its values are classes or ignored."""
+        in_file = np.bincount(label.astype(np.uint8).ravel(), minlength=256).astype(np.int64)
+        self.held.update(np.flatnonzero(in_file).tolist())
+        trained = training_labels(np.arange(256, dtype=np.uint8), reduce_zero_label, label_map)
+        counts = np.bincount(trained, in_file, 256).astype(np.int64)
         known = len(self.classes)
         counts = np.append(counts[:known], counts[known:].sum())
         self.pixels += counts
         self.images_with += counts > 0
+
+    def count_orientation(self, value: int) -> None:
+        """Add the EXIF orientation of an image that is loaded as EXIF says."""
+        if value > 1:
+            self.turned[value] += 1
+
+    def remarks(self) -> list[str]:
+        """What about sound files is probably not meant, a sentence or two each."""
+        found, few = [], len(self.classes) <= FEW_CLASSES
+        absent = [name for name, pixels in zip(self.classes, self.pixels, strict=False) if not pixels]
+        if absent and self.images:
+            whole = self.of is None or self.images >= self.of
+            have, them = ('has', 'it') if len(absent) == 1 else ('have', 'them')
+            text = (
+                f'{", ".join(absent[:8])}{", ..." * (len(absent) > 8)} ({len(absent)} of '
+                f'{counted(len(self.classes), "class")}) {have} no pixel in the {counted(self.images, "label")} '
+            ) + (
+                f'that there are, so that nothing is learned or measured of {them} there'
+                if whole
+                else f'looked at, of {self.of} (check-dataset reads all)'
+            )
+            if self.ignore_index in self.held and few:
+                held = ', '.join(map(str, sorted(self.held)))
+                text += (
+                    f'. The labels hold {held}, and {self.ignore_index} is ignored (ignore_index): if it stands for a '
+                    'class there, convert it to the number of the class'
+                )
+            found.append(text)
+        if self.turned:
+            listed = ', '.join(f'orientation {value} in {count}' for value, count in sorted(self.turned.items()))
+            found.append(
+                f'EXIF turns or mirrors {counted(self.turned.total(), "image")} of {self.images} when they are loaded '
+                f'({listed}), and no label: labels must follow the image as it is shown, not as it is stored. If they '
+                "follow the stored pixels, load with color_type='color_ignore_orientation'"
+            )
+        return found
 
     def count_values(self, values: np.ndarray) -> str:
         """Add the values of one file that are no classes, and describe them."""
@@ -71,51 +120,74 @@ class Survey:
         return ', '.join(f'{value} in {counted(counts[value], "pixel")}' for value in sorted(counts))
 
 
-def survey_dataset(dataset: object, progress: Callable[[Iterable], Iterable] = iter) -> Survey:
+def empty_survey(leaves: Sequence[BaseDataset]) -> Survey:
+    """A survey of data sets before anything has been looked at."""
+    names = max((tuple(leaf.metainfo.get('classes') or ()) for leaf in leaves), key=len, default=())
+    return Survey(
+        names,
+        pixels=np.zeros(len(names) + 1, np.int64),
+        images_with=np.zeros(len(names) + 1, np.int64),
+        ignore_index=next((leaf.ignore_index for leaf in leaves), 255),
+    )
+
+
+def survey_dataset(
+    dataset: object, progress: Callable[[Iterable], Iterable] = iter, shared: Iterable[str] = ()
+) -> Survey:
     """Look at every image and every label of a data set.
 
     Args:
         dataset: A built data set or a wrapper of data sets.
         progress: Wraps what is walked over, for a progress bar.
+        shared: Folders of labels that other data sets use as well, in which a label may have no image here.
 
     Returns:
         What was found; nothing is raised for a fault of the data.
     """
     leaves = list(leaf_datasets(dataset))
-    names = max((tuple(leaf.metainfo.get('classes') or ()) for leaf in leaves), key=len, default=())
-    survey = Survey(names, pixels=np.zeros(len(names) + 1, np.int64), images_with=np.zeros(len(names) + 1, np.int64))
+    survey = empty_survey(leaves)
+    local = []
     for leaf in leaves:
+        folder = leaf.data_prefix.get('img_path', '')
         if len(leaf) == 0:
-            survey.faults.append(Fault(FOLDER, str(leaf.data_prefix.get('img_path')), 'the data set has no images'))
+            survey.faults.append(Fault(FOLDER, str(folder), 'the data set has no images'))
+        if lies_here(leaf):
+            local.append(leaf)
+            if lists_whole_folder(leaf):
+                survey.faults += [Fault(SKIPPED, *found) for found in skipped_files(folder, leaf.img_suffix)]
     for place, index in progress([(place, index) for place, leaf in enumerate(leaves) for index in range(len(leaf))]):
         survey.images += 1
         _look_at(leaves[place], leaves[place].get_data_info(index), survey)
-    for leaf in leaves:
-        survey.faults += [Fault(MISSING_PARTNER, file) for file in _labels_without_image(leaf)]
+    survey.faults += [Fault(MISSING_PARTNER, file) for file in labels_without_image(local, set(shared))]
     return survey
 
 
 def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
     """Count an image and its label, or add their faults."""
     backend_args = getattr(leaf, 'backend_args', None)
-    image = _read(info['img_path'], 'color', 'cv2', MISSING_IMAGE, backend_args, survey)
+    flag, backend = loader_of(leaf)
+    image, turned = _read(info['img_path'], flag, backend, MISSING_IMAGE, backend_args, survey)
+    turned = turned if follows_exif(flag) else 1
+    survey.count_orientation(turned)
     path = info.get('seg_map_path')
     if path is None:
         if needs_labels(leaf):
             survey.faults.append(Fault(MISSING_LABEL, info['img_path'], 'the data set names no label for this image'))
         return
-    label = _read(path, 'unchanged', 'pillow', MISSING_LABEL, backend_args, survey)
+    label, _ = _read(path, 'unchanged', 'pillow', MISSING_LABEL, backend_args, survey)
     if label is None:
         return
     if label.ndim != 2:
         survey.faults.append(Fault(CHANNELS, path, f'it decodes to the shape {label.shape}, a label map has 1 channel'))
         return
     if image is not None and label.shape != image.shape[:2]:
+        advice = size_advice(label.shape, image.shape[:2], turned)
         survey.faults.append(
             Fault(
                 SIZE,
                 path,
-                f'{label.shape[0]}x{label.shape[1]} (height x width), its image {image.shape[0]}x{image.shape[1]}',
+                f'{label.shape[0]}x{label.shape[1]} (height x width), its image {image.shape[0]}x{image.shape[1]}'
+                + f'. {advice}' * (turned > 4),
             )
         )
     reduce_zero, ignored = bool(info.get('reduce_zero_label')), leaf.ignore_index
@@ -123,35 +195,18 @@ def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
     if outside.any():
         survey.faults.append(Fault(VALUE, path, survey.count_values(label[outside])))
         label = np.where(outside, ignored, label)
-    survey.count(training_labels(label, reduce_zero, info.get('label_map')))
+    survey.count(label, reduce_zero, info.get('label_map'))
 
 
 def _read(
     path: str, flag: str, backend: str, missing: str, backend_args: dict | None, survey: Survey
-) -> np.ndarray | None:
-    """The decoded file; None where there is a fault, which is added."""
+) -> tuple[np.ndarray | None, int]:
+    """The decoded file and its EXIF orientation; None where there is a fault, which is added."""
     try:
-        return decode(fileio.get(path, backend_args=backend_args), path, flag, backend)
+        data = fileio.get(path, backend_args=backend_args)
+        return decode(data, path, flag, backend), orientation(data)
     except FileNotFoundError:
-        survey.faults.append(Fault(missing, path))
+        survey.faults.append(Fault(missing, path, why_no_file(path)))
     except (OSError, ValueError) as error:
         survey.faults.append(Fault(UNREADABLE, path, str(error)))
-    return None
-
-
-def _labels_without_image(leaf: BaseDataset) -> list[str]:
-    """Label files that no image of the data set has; a data set with a list of images may leave some out."""
-    folder = leaf.data_prefix.get('seg_map_path')
-    backend_args = getattr(leaf, 'backend_args', None)
-    # indices take a part of the data set
-    if (
-        not folder
-        or leaf.ann_file
-        or leaf._indices is not None
-        or not is_local(folder, backend_args)
-        or not osp.isdir(folder)
-    ):
-        return []
-    used = {osp.normpath(leaf.get_data_info(index)['seg_map_path']) for index in range(len(leaf))}
-    found = fileio.list_dir_or_file(folder, list_dir=False, suffix=leaf.seg_map_suffix, recursive=True)
-    return sorted(path for path in (osp.normpath(osp.join(folder, name)) for name in found) if path not in used)
+    return None, 1

@@ -17,8 +17,8 @@ from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from ..datasets.checks import leaf_configs
 from ..datasets.image_size import image_size
+from ..datasets.leaves import leaf_configs
 from ..wording import counted
 from .checkpoints import read_checkpoint
 from .config_checks import check_config, explained

@@ -14,6 +14,7 @@ from ..stop_request import stop_request
 from .brief_runner import BriefRunner, introduce
 from .checkpoint_reading import check_is_file
 from .config_checks import check_config, explained
+from .config_checks.loaders import allow_open_files, patience_explained, set_patience
 from .forgiving_logs import forgive
 from .hooks import (
     ConfigCheckHook,
@@ -21,8 +22,18 @@ from .hooks import (
     MatchingCheckpointHook,
     MissedValidationHook,
     PredictionFilesHook,
+    ResumedDataHook,
     ResumedSettingsHook,
     StopHook,
+)
+
+ADDED_TO_RUNS = (  # hooks that every Runner gets, whatever its config says
+    ConfigCheckHook,
+    FiniteOutputHook,
+    MissedValidationHook,
+    PredictionFilesHook,
+    ResumedDataHook,
+    ResumedSettingsHook,
 )
 
 # The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
@@ -48,18 +59,20 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
     for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
         del hooks[name]
     check_config(cfg)
+    allow_open_files(cfg)
+    set_patience(cfg)
     with explained(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # another one may have spread the weights over the processes
         runner.register_hook(MatchingCheckpointHook(evaluation))
-        for kind in (ConfigCheckHook, FiniteOutputHook, MissedValidationHook, PredictionFilesHook, ResumedSettingsHook):
+        for kind in ADDED_TO_RUNS:
             if not any(isinstance(hook, kind) for hook in runner.hooks):
                 runner.register_hook(kind())
     silence_log(runner.logger)
     forgive(runner, pictures=what == 'training')
     introduce(runner, what)
     for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
-        setattr(runner, name, explained(cfg)(getattr(runner, name)))
+        setattr(runner, name, patience_explained(runner)(explained(cfg)(getattr(runner, name))))
     return runner
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmseg.registry import MODELS, TRANSFORMS
 
-from ..datasets.checks import leaf_configs
+from ..datasets.leaves import leaf_configs
 from ..layers import FORMS
 from .config_checks.signatures import signature_of
 from .config_checks.tree import shown

@@ -16,7 +16,8 @@ from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ..datasets.checks import leaf_configs, loads_labels, strict_image_loader, value_of
+from ..datasets.checks import strict_image_loader, value_of
+from ..datasets.leaves import leaf_configs, loads_labels
 from .config_checks import explained
 from .config_checks.building import what
 

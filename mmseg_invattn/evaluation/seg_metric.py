@@ -10,6 +10,7 @@ from mmengine.dist import broadcast_object_list
 from mmseg.registry import METRICS
 from torch import Tensor
 
+from ..engine.means import tell_means
 from .confusion import add_pairs, check_suffix, class_iou, count_pairs, write_confusion
 from .writing_iou_metric import WritingIoUMetric
 
@@ -19,7 +20,8 @@ class SegMetric(WritingIoUMetric):
     """``IoUMetric`` that also returns ``IoU/<class>`` and keeps the confusion matrix.
 
     It returns what ``IoUMetric`` does (aAcc, mIoU, mAcc, ... in per cent with two decimals) and prints the same table;
-    a class that is neither there nor predicted is NaN and left out of the means. All of it follows from one confusion
+    a class that is neither there nor predicted is NaN and left out of the means, and a warning says over how many
+    classes they are. All of it follows from one confusion
     matrix in int64. A label or a prediction that is no class is an error, where ``IoUMetric`` drops it silently.
 
     Each sample is one result of its own, so that MMEngine can drop the samples that a distributed sampler repeats.
@@ -57,6 +59,7 @@ class SegMetric(WritingIoUMetric):
         )
         self.confusion_file = confusion_file and str(check_suffix(confusion_file))
         self.confusion_matrix: np.ndarray | None = None
+        tell_means(self)
 
     intersect_and_union = staticmethod(count_pairs)  # what IoUMetric.process keeps of a sample
 

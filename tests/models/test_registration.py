@@ -189,7 +189,8 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize('imports', some(IMPORTS, ('the package',)))
+@pytest.mark.cases(1)
+@pytest.mark.parametrize('imports', IMPORTS)
 def test_the_loaders_of_mmengine_run_nothing(imports, tmp_path):
     names = f'TRACE, FILE, CONFIG = {str(tmp_path / "trace")!r}, {str(tmp_path / "bad.pth")!r}, {str(DEMO)!r}\n'
     python(IMPORTS[imports] + names + REFUSED + INFERENCE)

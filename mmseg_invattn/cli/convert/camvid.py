@@ -64,8 +64,8 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     """
     from ...datasets.checks import IMAGE_SUFFIXES
 
-    image_files = sorted(path for path in images.iterdir() if path.suffix in IMAGE_SUFFIXES)
-    label_files = {path.stem: path for path in sorted(labels.glob('*.png'))}
+    image_files = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    label_files = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() == '.png'}
     if not image_files:
         raise ValueError(
             f'The folder {images} holds no image ({", ".join(IMAGE_SUFFIXES)}). A split needs at least '
@@ -145,7 +145,7 @@ def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
             labels.mkdir(parents=True)
             for image_file, label_file in tqdm(files, desc=f'camvid {split}', unit='image'):
                 content, label = convert_label(image_file, label_file)
-                (images / image_file.name).write_bytes(content)
+                (images / f'{image_file.stem}{image_file.suffix.lower()}').write_bytes(content)
                 encoded, png = cv2.imencode('.png', label)
                 assert encoded, 'a uint8 array of two dimensions is always a PNG'
                 (labels / f'{image_file.stem}.png').write_bytes(png.tobytes())

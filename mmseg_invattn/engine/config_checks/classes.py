@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from torch import nn
 
-from ...datasets.checks import label_classes, leaf_datasets, pipelines
+from ...datasets.leaves import label_classes, leaf_datasets, pipelines
 from ...wording import counted
 from .tree import ConfigError, dicts, dotted
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.model import BaseDataPreprocessor
 
-from ...datasets.checks import leaf_datasets
+from ...datasets.leaves import leaf_datasets
 from .building import what
 from .model import random_state_kept
 from .tree import ConfigError

@@ -9,6 +9,7 @@ from .matching_checkpoint_hook import MatchingCheckpointHook
 from .missed_validation_hook import MissedValidationHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prediction_files_hook import PredictionFilesHook
+from .resumed_data_hook import ResumedDataHook
 from .resumed_settings_hook import ResumedSettingsHook
 from .stop_hook import StopHook
 from .tested_picture_hook import TestedPictureHook
@@ -25,6 +26,7 @@ __all__ = [
     'MissedValidationHook',
     'NonFiniteLossHook',
     'PredictionFilesHook',
+    'ResumedDataHook',
     'ResumedSettingsHook',
     'StopHook',
     'TestedPictureHook',

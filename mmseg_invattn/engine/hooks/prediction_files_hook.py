@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from ...datasets.checks import image_root, leaf_datasets
+from ...datasets.leaves import image_root, leaf_datasets
 
 
 @HOOKS.register_module()

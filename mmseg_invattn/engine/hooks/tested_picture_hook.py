@@ -12,7 +12,7 @@ from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
-from ...datasets.checks import leaf_datasets
+from ...datasets.leaves import leaf_datasets
 from ...datasets.pictures import to_picture
 
 
