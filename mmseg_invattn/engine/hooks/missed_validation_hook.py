@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
@@ -42,7 +44,7 @@ class MissedValidationHook(Hook):
         if not self._resumed:
             return
         self._resumed = False
-        loop = runner.train_loop
+        loop: Any = runner.train_loop
         if runner.val_loop is None or not hasattr(loop, 'val_interval'):
             return
         if runner.message_hub.runtime_info.get(VALIDATED) == runner.iter:

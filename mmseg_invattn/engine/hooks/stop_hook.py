@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
@@ -27,7 +28,7 @@ class StopHook(Hook):
 
     def __init__(self) -> None:
         self._group = None
-        self._told: tuple[torch.Tensor, torch_dist.Work] | None = None
+        self._told: tuple[torch.Tensor, Any] | None = None
         self._shared_batches = 0
         self._whole = False
 
@@ -93,7 +94,7 @@ class StopHook(Hook):
             self._stop(runner, runner.iter)
 
     def _stop(self, runner: Runner, step: int) -> None:
-        hook = _checkpoint_hook(runner)
+        hook: Any = _checkpoint_hook(runner)
         path = hook.file_backend.join_path(hook.out_dir, hook.filename_tmpl.format(step))
         if step > 0 and hook.last_ckpt != path:  # nothing is lost of a run that has not begun
             hook._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
@@ -117,7 +118,7 @@ class StopHook(Hook):
         told[1].wait()
         return bool(told[0])
 
-    def _reduced(self, number: int, operation: torch_dist.ReduceOp) -> int:
+    def _reduced(self, number: int, operation: Any) -> int:
         tensor = torch.tensor([number], dtype=torch.int32)
         torch_dist.all_reduce(tensor, operation, group=self._group)
         return int(tensor)
