@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from ..compat import mixed_precision_available, type_name
@@ -143,6 +142,8 @@ def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+
+    from mmengine.dist import is_main_process
 
     from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed, train
     from ..engine.run_files import remove
