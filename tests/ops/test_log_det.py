@@ -259,7 +259,7 @@ def test_bad_arguments(arguments, words):
 
 
 def test_exact_form_is_for_small_inputs():
-    with pytest.raises(ValueError, match='a feature map with 8192 values a sample'):
+    with pytest.raises(ValueError, match='a feature map with 8192 values per sample'):
         InvConvResidual(2).log_abs_det(torch.zeros(1, 2, 64, 64), n_terms='exact')
 
 
