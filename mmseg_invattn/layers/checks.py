@@ -36,8 +36,8 @@ def check_sharpness(sharpness: float | str) -> None:
         return
     if isinstance(sharpness, str) or not 0 < sharpness < float('inf'):
         raise ValueError(
-            f"sharpness={sharpness!r} must be a positive number, 'learned' or 'log_n': it bounds the "
-            'content logits; the default is 2.0'
+            f"sharpness={sharpness!r} must be a positive number such as 2.0, 'learned' or 'log_n': it bounds the "
+            'content logits'
         )
 
 
