@@ -220,7 +220,7 @@ def test_windows_cost_no_more_pixels_than_they_hold():
         (dict(key_pooling=2, neighbourhood='window'), "neighbourhood='window' attends to a part of it"),
         (
             dict(neighbourhood='window', window_size=4, window_shift=4),
-            r'window_shift=4 is outside \[0, window_size=4\)',
+            r'window_shift=4 must be at least 0 and less than window_size=4',
         ),
     ],
 )

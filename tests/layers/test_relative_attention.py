@@ -195,7 +195,7 @@ def test_half_precision_takes_its_softmax_in_single():
         (dict(window=0), 'window=0 is not a positive integer'),
         (dict(head_channels=-1), 'head_channels=-1 is not a positive integer'),
         (dict(groups=3), 'groups=3 must divide in_channels=4'),
-        (dict(groups=2, head_channels=4), 'head_channels=None, got 4'),
+        (dict(groups=2, head_channels=4), r'head_channels=None \(got 4'),
         (dict(padding=(1, 2, 3)), r'padding=\(1, 2, 3\)'),
         (dict(padding=1, window=4), 'padding=.* belongs to attention over the whole map'),
         (dict(window=4, window_shift=4), 'window_shift=4 is outside'),
