@@ -1,9 +1,9 @@
-"""When the registries of MMSegmentation learn of this package.
+"""Decides when this package is registered in MMSegmentation.
 
-``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in
-a program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
-package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
-as mmseg is.
+``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, but ``import mmseg_invattn.layers`` in
+a program without MMSegmentation has to import only torch. In both cases Python imports the package ``mmseg_invattn``
+first. So the package registers immediately if mmengine or mmseg is imported already, which is the case whenever a
+config is read, and otherwise as soon as mmseg is imported.
 """
 
 import importlib
@@ -20,7 +20,7 @@ PARTS = ('models', 'datasets', 'engine', 'evaluation', 'experiments')  # importe
 
 def follow_mmengine() -> None:
     """Registers now, or when mmseg is imported."""
-    # the doctor must run where importing the stack fails, and `python -m` imports the package first
+    # The doctor must run even if mmseg cannot be imported, and `python -m` imports the package first.
     if 'mmseg_invattn.doctor' in sys.orig_argv or not all(map(find_spec, NEEDED)):
         return
     if 'mmengine' in sys.modules or 'mmseg' in sys.modules:
@@ -30,7 +30,7 @@ def follow_mmengine() -> None:
 
 
 def register() -> None:
-    """Imports what registers itself, behind the quirks of the packages that it is registered with."""
+    """Imports the modules that register themselves, after the workarounds for mmcv and mmseg."""
     from .compat import quiet_import_of_mmseg
 
     _prepare()
@@ -49,7 +49,7 @@ def _prepare() -> None:
 
 
 class _AfterMmseg(MetaPathFinder):
-    """Waits for ``import mmseg``: prepares it, lets Python import it, and then registers."""
+    """Intercepts ``import mmseg``: applies the workarounds, lets Python import it, and then registers."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != 'mmseg':
@@ -62,7 +62,7 @@ class _AfterMmseg(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """The loader of mmseg, which registers afterwards."""
+    """Wraps the loader of mmseg and registers after the import."""
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -76,5 +76,5 @@ class _Registering(Loader):
             self.loader.exec_module(module)
             register()
         except BaseException:
-            sys.meta_path.insert(0, _AfterMmseg())  # for the next try to import it
+            sys.meta_path.insert(0, _AfterMmseg())  # for the next attempt to import it
             raise

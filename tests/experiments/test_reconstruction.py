@@ -209,7 +209,7 @@ def reconstruct(root: Path, out: Path, config: str, forms: list, mode: str, opti
 
 def test_another_model_is_refused_before_it_is_trained(tmp_path):
     cfg = load(ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py')
-    with pytest.raises(ValueError, match='model.type is EncoderDecoder, .* take a config of configs/reconstruction'):
+    with pytest.raises(ValueError, match='model.type is EncoderDecoder, .* use a config from configs/reconstruction'):
         run_reconstruction(cfg, tmp_path, 'demo')
     assert not any(tmp_path.iterdir())
 
