@@ -26,8 +26,8 @@ class Held:
     parameters: list[tuple[dict, str, Tensor]]  # the parameters, with the dictionary and the name of each
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
     dtype: torch.dtype = torch.float32  # the widest dtype of the parameters, at least float32
-    cast: tuple[torch.dtype, Any] | None = None  # the weights in the dtype of the last call, with that dtype
-    scaled: tuple[int, Any] | None = None  # these scaled for the last number of pixels, with that number
+    cast: tuple[torch.dtype, Any] | None = None  # dtype of the last call, and the weights in that dtype
+    scaled: tuple[int, Any] | None = None  # number of pixels of the last call, and what was scaled for it
 
 
 _HELD: dict[nn.Module, Held] = {}  # the layers for which a context is active; empty outside a context

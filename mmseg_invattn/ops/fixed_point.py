@@ -25,8 +25,8 @@ from torch import Tensor
 SLACK = 10.0
 # Rate at which plain steps are fast enough.
 PLAIN_RATE = 0.2
-# Evaluations between two checks which samples are done. On an accelerator a check waits for its queue; a sample that
-# is done in between is frozen, so the result is the same.
+# Evaluations between two checks of which samples are done. On an accelerator a check waits for its queue; a sample
+# that is done in between is frozen, so the result is the same.
 LOOK_EVERY = 4
 
 

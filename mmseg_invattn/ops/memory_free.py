@@ -24,7 +24,7 @@ from .steps import Output, Step, Streams
 class _Notes:
     """What the forward pass stores for the backward pass, besides outputs, parameters and buffers."""
 
-    drawn: list[list[Tensor] | None] = field(default_factory=list)  # generator states before each step that drew
+    drawn: list[list[Tensor] | None] = field(default_factory=list)  # generator states before each random step
     kept: list[Tensor | None] = field(default_factory=list)  # what each step keeps for its way back
     values: list[Tensor] = field(default_factory=list)  # fingerprint of parameters and buffers
     autocast: Callable[[], AbstractContextManager] = nullcontext  # autocast as in the forward pass

@@ -1,8 +1,8 @@
 """When the Triton kernels are used: on a GPU, and only after a trial on it has agreed with the torch operators.
 
-A compiled kernel can fail on a device, or with a compiler, that nobody has run it on. So the first call for a device, a
-dtype and a pair of widths runs both passes on a small input and compares them with the reference in float64. If the
-kernels raise an error or differ, torch's operators are used from then on, and one warning names the error.
+A compiled kernel can fail on a device, or with a compiler, for which it was never tested. So the first call for a
+device, a dtype and a pair of widths runs both passes on a small input and compares them with the reference in float64.
+If the kernels raise an error or differ, torch's operators are used from then on, and one warning names the error.
 
 ``torch.compile`` does not trace this code: it runs inside the custom operator, which is opaque.
 """
