@@ -73,9 +73,7 @@ def add_loading_arguments(parser: ArgumentParser) -> None:
 def add_attention_arguments(parser: ArgumentParser) -> None:
     """Adds ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
     where = 'of the attention, for configs in configs/flow and configs/reconstruction'
-    parser.add_argument(
-        '--form', choices=FORMS, help=f'form {where} ("none": no attention); default: as in the config'
-    )
+    parser.add_argument('--form', choices=FORMS, help=f'form {where} ("none": no attention); default: as in the config')
     parser.add_argument(
         '--mode', choices=MODES, help=f'mode {where}; default: as in the config, or embedded_gaussian if it has none'
     )
