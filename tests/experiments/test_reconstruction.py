@@ -94,7 +94,7 @@ def test_model_refuses_what_it_cannot_train_or_invert():
     with pytest.raises(ValueError, match="form': 'none'.*no inverse"):
         MODELS.build(dict(type='InvReconstruction', attention=dict(form='none')))
     model = MODELS.build(dict(type='InvReconstruction', attention=dict(), target_shape=(2, 12, 4, 4)))
-    with pytest.raises(ValueError, match=r'\(2, 12, 4, 8\) but the target \(2, 12, 4, 4\)'):
+    with pytest.raises(ValueError, match=r'\(2, 12, 4, 8\), but the target \(2, 12, 4, 4\)'):
         model(torch.zeros(2, 3, 8, 16), mode='loss')
     with pytest.raises(ValueError, match="mode='train'"):
         model(torch.zeros(2, 3, 8, 8), mode='train')

@@ -340,7 +340,7 @@ def test_layers_need_torch_alone():
         (dict(mode='linear'), r"mode='linear' is unknown: choose one of 'gaussian', 'embedded_gaussian'"),
         (dict(contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'),
         (dict(contraction=0.0), r'contraction=0.0 is outside \(0, 1\)'),
-        (dict(sharpness=-1.0), r'sharpness=-1.0 is not a positive number'),
+        (dict(sharpness=-1.0), r'sharpness=-1.0 must be a positive number'),
         (dict(reduction=3), r'in_channels=8 is not a multiple of num_heads \* reduction = 1 \* 3'),
         (dict(num_heads=8), r'in_channels=8 is not a multiple of num_heads \* reduction = 8 \* 2'),
         (dict(num_heads=0), r'num_heads=0 is not a positive integer'),

@@ -200,7 +200,7 @@ def test_half_precision_takes_its_softmax_in_single():
         (dict(padding=1, window=4), 'padding=.* belongs to attention over the whole map'),
         (dict(window=4, window_shift=4), 'window_shift=4 is outside'),
         (dict(window_shift=1), 'window_shift=1 is outside'),
-        (dict(dropout=1.0), r'dropout=1.0 is outside \[0, 1\)'),
+        (dict(dropout=1.0), r'dropout=1.0 must be at least 0 and less than 1'),
         (
             dict(position_size=4),
             "position_size=4 has no effect with encoding='quadratic': it belongs to encoding='learned",

