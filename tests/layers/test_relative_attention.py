@@ -198,8 +198,8 @@ def test_half_precision_takes_its_softmax_in_single():
         (dict(groups=2, head_channels=4), r'head_channels=None \(got 4'),
         (dict(padding=(1, 2, 3)), r'padding=\(1, 2, 3\)'),
         (dict(padding=1, window=4), 'padding=.* belongs to attention over the whole map'),
-        (dict(window=4, window_shift=4), 'window_shift=4 is outside'),
-        (dict(window_shift=1), 'window_shift=1 is outside'),
+        (dict(window=4, window_shift=4), 'window_shift=4 must be'),
+        (dict(window_shift=1), 'window_shift=1 must be'),
         (dict(dropout=1.0), r'dropout=1.0 must be at least 0 and less than 1'),
         (
             dict(position_size=4),
