@@ -1,8 +1,8 @@
 """Certified invertible attention for MMSegmentation.
 
-``mmseg_invattn.ops`` and ``mmseg_invattn.layers`` need torch alone, and importing them imports nothing else. In a
-program that uses MMSegmentation, importing the package also registers the heads, backbones, data sets, metrics and
-hooks, so that one line in a config is enough::
+``mmseg_invattn.ops`` and ``mmseg_invattn.layers`` need and import only torch. In a program that uses MMSegmentation,
+importing the package also registers the heads, backbones, data sets, metrics and hooks, so that one line in a config is
+enough::
 
     custom_imports = dict(imports=['mmseg_invattn'])
 """

@@ -1,13 +1,14 @@
-"""The quirks of mmcv, mmengine, mmseg and CPU data-parallel training, known here and nowhere else.
+"""Workarounds for mmcv, mmengine, mmseg and data-parallel training on CPUs. They are all in this file.
 
 - mmcv without compiled ops: ``import mmseg`` fails on a missing ``mmcv._ext`` -> :func:`provide_mmcv_ops_stub`.
-- MMEngine's launchers call ``torch.cuda.set_device`` also where there is no GPU -> :func:`prepare_distributed`.
-- MMEngine 0.10.7 loads all data of the iterations before a resume again -> :func:`skip_trained_data`.
+- MMEngine's launchers call ``torch.cuda.set_device`` even without a GPU -> :func:`prepare_distributed`.
+- MMEngine 0.10.7 loads the data of all iterations before a resume again -> :func:`skip_trained_data`.
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
 - oneDNN keeps what it compiles for 1024 sizes of images -> :func:`bound_primitive_cache`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
 - Configs of the new style name a class by the class itself, others by a string -> :func:`type_name`.
-- They warn of what their own code does, which no user can change -> :func:`silence_warnings`, :func:`silence_log`.
+- Warnings about code inside mmseg and mmengine, which users cannot change -> :func:`silence_warnings`,
+  :func:`silence_log`.
 - onedl-mmsegmentation prints twice that an optional package is missing -> :func:`quiet_import_of_mmseg`.
 """
 
@@ -54,7 +55,7 @@ def type_name(kind: Any) -> str:
 
 
 class _MissingOps(ModuleType):
-    """Stands in for ``mmcv._ext``: every op can be looked up, none can be called."""
+    """Replaces ``mmcv._ext``: every op can be looked up, but calling it raises an error."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
@@ -62,20 +63,20 @@ class _MissingOps(ModuleType):
 
         def missing_op(*args: Any, **kwargs: Any) -> None:
             raise RuntimeError(
-                f'the op mmcv.ops.{name} needs compiled code, which the installed mmcv does not have; '
-                'install a build of mmcv with ops, or use a model that does without'
+                f'the op mmcv.ops.{name} needs compiled code, which the installed mmcv does not have: '
+                'install a build of mmcv with compiled ops, or use a model that does not need them'
             )
 
         return missing_op
 
 
 def provide_mmcv_ops_stub() -> bool:
-    """Make ``import mmseg`` work where mmcv has no compiled ops.
+    """Makes ``import mmseg`` work if mmcv has no compiled ops.
 
-    Call it before mmseg is imported. It does nothing where mmcv has its ops, or is absent.
+    Call it before mmseg is imported. It does nothing if mmcv has its ops or is not installed.
 
     Returns:
-        Whether mmcv is running on the stub.
+        Whether mmcv uses the stub.
     """
     if isinstance(sys.modules.get('mmcv._ext'), _MissingOps):
         return True
@@ -88,7 +89,7 @@ def provide_mmcv_ops_stub() -> bool:
 
 
 def provide_in1d() -> None:
-    """Let the official Cityscapes evaluation run on NumPy 2.4 and later: ``np.in1d`` is ``np.isin`` of flat arrays."""
+    """Makes the official Cityscapes evaluation work with NumPy 2.4 and later, by adding ``np.in1d`` again."""
     import numpy as np
 
     if not hasattr(np, 'in1d'):
@@ -111,7 +112,7 @@ def bound_primitive_cache() -> None:
 
 # --------------------------------------------------------------------------------------------------------- warnings
 
-# beginnings of warnings, and the module that gives each
+# beginning of a warning, and the module that raises it
 WARNINGS = (
     ('The draw is False, it means that the hook for visualization', 'mmseg.engine.hooks.visualization_hook'),
     ('Default ``avg_non_ignore`` is False', 'mmseg.models.losses.cross_entropy_loss'),
@@ -129,19 +130,19 @@ LINES = (
 
 
 def silence_warnings() -> None:
-    """Leave out warnings of mmseg and mmengine about their own code; no others of them."""
+    """Hides warnings of mmseg and mmengine about their own code, and no other warnings."""
     for message, module in WARNINGS:
         warnings.filterwarnings('ignore', re.escape(message), module=re.escape(module))
 
 
 def silence_log(logger: logging.Logger) -> None:
-    """Leave such lines out of the log of a Runner."""
+    """Hides such lines in the log of a Runner."""
     logger.addFilter(lambda record: not str(record.msg).startswith(LINES))
 
 
 @contextmanager
 def quiet_import_of_mmseg() -> Iterator[None]:
-    """Leave out the line that mmseg prints twice where the optional package ``onedl`` is missing."""
+    """Hides the line that mmseg prints twice if the optional package ``onedl`` is missing."""
     from mmengine import logging
 
     print_log = logging.print_log
@@ -205,17 +206,17 @@ def skip_trained_data(loop: Any) -> None:
 
 
 def mixed_precision_available() -> bool:
-    """Tell whether MMEngine's ``AmpOptimWrapper`` can run here; it refuses a CPU."""
+    """Whether MMEngine's ``AmpOptimWrapper`` can be used here; it does not run on a CPU."""
     from mmengine.device import get_device
 
     return get_device() not in ('cpu', 'mps')
 
 
 def prepare_distributed(cfg: Any, launcher: str) -> None:
-    """Let MMEngine train data-parallel on CPUs; leave GPUs to MMEngine.
+    """Makes data-parallel training with MMEngine work on CPUs; on GPUs it does nothing.
 
-    Joins the gloo group before the Runner is built, wraps the model without device ids, and turns SyncBN, which
-    refuses a CPU, into BN.
+    Initialises the gloo group before the Runner is built, wraps the model without device ids, and replaces SyncBN,
+    which does not run on a CPU, by BN.
 
     Args:
         cfg: The config, changed in place.
@@ -243,11 +244,13 @@ def prepare_distributed(cfg: Any, launcher: str) -> None:
     has_sync_bn = cfg.get('sync_bn') is not None
     cfg.sync_bn = None
     if _replace_sync_bn(cfg.model) or has_sync_bn:
-        print_log('No GPU: SyncBN refuses a CPU, so batch norm takes its statistics per process.', logger='current')
+        print_log(
+            'No GPU: SyncBN does not run on a CPU, so batch norm uses the statistics of each process.', logger='current'
+        )
 
 
 def _read_ranks(launcher: str) -> None:
-    """Set what ``torch.distributed`` reads (RANK, WORLD_SIZE, ...) from the variables of the launcher."""
+    """Sets the variables of ``torch.distributed`` (RANK, WORLD_SIZE, ...) from those of the launcher."""
     names = dict(
         slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
         mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
@@ -256,7 +259,7 @@ def _read_ranks(launcher: str) -> None:
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise RuntimeError(
-            f'--launcher {launcher}: the environment lacks {", ".join(missing)}; start the processes '
+            f'--launcher {launcher}: {", ".join(missing)} missing in the environment: start the processes '
             'with tools/dist_train.sh (pytorch), tools/slurm_train.sh (slurm) or mpirun (mpi)'
         )
     for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=True):
@@ -271,7 +274,7 @@ def _read_ranks(launcher: str) -> None:
 
 
 def _replace_sync_bn(node: Any) -> int:
-    """Turn every SyncBN below a config node into BN; tell how many there were."""
+    """Replaces every ``type='SyncBN'`` below a config node by BN and returns their number."""
     if isinstance(node, dict):
         found = int(type_name(node) in ('SyncBN', 'SyncBatchNorm'))
         if found:

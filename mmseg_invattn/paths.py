@@ -1,4 +1,4 @@
-"""Where the configs lie: beside the package in a checkout, inside of it (``.mim``) in an installation."""
+"""Finds the configs: next to the package in a checkout, inside it (``.mim``) in an installation."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parent  # of a checkout, and what PYTHONPATH needs
+ROOT = PACKAGE.parent  # root of a checkout; the folder to put on PYTHONPATH
 
 
 def config_folder() -> Path:
     """The folder ``configs``.
 
     Raises:
-        FileNotFoundError: neither a checkout nor an installation with configs.
+        FileNotFoundError: there are no configs.
     """
     for folder in (ROOT / 'configs', PACKAGE / '.mim' / 'configs'):
         if (folder / '_base_').is_dir():
             return folder
-    raise FileNotFoundError(f'{PACKAGE} has no configs beside it and none in .mim: the installation is not whole')
+    raise FileNotFoundError(
+        f'there are no configs next to {PACKAGE} or in its folder .mim: the installation is incomplete; install '
+        'mmseg_invattn again'
+    )
 
 
 def find_config(name: str | Path) -> Path:
-    """The config file of that name: a path, or one of the project's own, named below ``configs``.
+    """The path of a config, given as a path or as the name of one of the project's configs, relative to ``configs``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such config.
     """
     path = Path(name)
     if path.is_file():
@@ -37,6 +40,6 @@ def find_config(name: str | Path) -> Path:
     names = [str(file.relative_to(own)) for file in own.rglob('*.py')]
     near = difflib.get_close_matches(str(inside), names, 1)
     raise FileNotFoundError(
-        f'{name}: there is no such config file here ({Path.cwd()}), and none of that name in {own}'
+        f'{name}: there is no such config file in {Path.cwd()}, and none of that name in {own}'
         + (f'; did you mean {near[0]}?' if near else '')
     )

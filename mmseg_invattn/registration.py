@@ -1,12 +1,13 @@
-"""When the registries of MMSegmentation learn of this package, and when MMEngine's loading of checkpoints gets safe.
+"""Decides when this package is registered in MMSegmentation, and makes MMEngine's loading of checkpoints safe.
 
-``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, and ``import mmseg_invattn.layers`` in
-a program without MMSegmentation has to load torch alone, although Python imports the package first in both. So the
-package registers at once where mmengine or mmseg is loaded, as one is wherever a config is read, and otherwise as soon
-as mmseg is.
+``custom_imports = dict(imports=['mmseg_invattn'])`` has to register everything, but ``import mmseg_invattn.layers`` in
+a program without MMSegmentation has to import only torch. In both cases Python imports the package ``mmseg_invattn``
+first. So the package registers immediately if mmengine or mmseg is imported already, which is the case whenever a
+config is read, and otherwise as soon as mmseg is imported.
 
-MMEngine unpickles whatever a checkpoint holds. From the import of this package on it does so no more, whichever of the
-two comes first; a checkpoint that is loaded before mmseg is imported brings the imports that this needs.
+MMEngine unpickles whatever a checkpoint contains, which can run code. After the import of this package it no longer
+does, whichever of the two is imported first. Loading a checkpoint before mmseg is imported imports what the safe
+loading needs.
 """
 
 import importlib
@@ -24,8 +25,8 @@ PARTS = ('models', 'datasets', 'engine', 'evaluation', 'experiments')  # importe
 
 
 def follow_mmengine() -> None:
-    """Registers now, or when mmseg is imported; makes loading safe."""
-    # the doctor must run where importing the stack fails, and `python -m` imports the package first
+    """Registers now, or when mmseg is imported, and makes loading safe."""
+    # The doctor must run even if mmseg cannot be imported, and `python -m` imports the package first.
     if 'mmseg_invattn.doctor' in sys.orig_argv or not all(map(find_spec, NEEDED)):
         return
     if LOADING in sys.modules:
@@ -39,7 +40,7 @@ def follow_mmengine() -> None:
 
 
 def register() -> None:
-    """Imports what registers itself, behind the quirks of the packages that it is registered with."""
+    """Imports the modules that register themselves, after the workarounds for mmcv and mmseg."""
     from .compat import quiet_import_of_mmseg
 
     _prepare()
@@ -58,7 +59,7 @@ def _prepare() -> None:
 
 
 def _make_safe(loading: ModuleType) -> None:
-    """Has each loader of MMEngine put in place the safe ones, and then ask one of them."""
+    """Replaces each loader of MMEngine by one that first installs the safe loaders, and then calls one of them."""
 
     def load_from_safe(filename: str, map_location: Any = None) -> Any:
         from .engine.checkpoints import use_safe_checkpoint_loading
@@ -71,12 +72,12 @@ def _make_safe(loading: ModuleType) -> None:
 
 
 class _After(MetaPathFinder):
-    """Waits for the import of a module, lets Python import it, and then acts.
+    """Intercepts the import of a module: lets Python import it, and then calls a function.
 
     Args:
-        name: Of the module.
-        act: Called with it.
-        prepare: Called before it is imported.
+        name: Name of the module.
+        act: Called with the module after the import.
+        prepare: Called before the import.
     """
 
     def __init__(self, name: str, act: Callable[[ModuleType], None], prepare: Callable[[], None] = lambda: None):
@@ -93,7 +94,7 @@ class _After(MetaPathFinder):
 
 
 class _Acting(Loader):
-    """The loader of that module, which acts afterwards."""
+    """Wraps the loader of the module and calls the function after the import."""
 
     def __init__(self, loader: Loader, after: _After):
         self.loader, self.after = loader, after
@@ -107,5 +108,5 @@ class _Acting(Loader):
             self.loader.exec_module(module)
             self.after.act(module)
         except BaseException:
-            sys.meta_path.insert(0, self.after)  # for the next try to import it
+            sys.meta_path.insert(0, self.after)  # for the next attempt to import it
             raise

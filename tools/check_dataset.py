@@ -1,4 +1,4 @@
-"""Look through the data sets of a config: every file, every label value.
+"""Check the data sets of a config: every file and every label value.
 
 The command ``mmseg-invattn check-dataset`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""The whole story on demo data: train three models, evaluate them, invert the attention of one, and show it all.
+"""Train three models on demo data, evaluate them, invert the attention of one, and write a table and pictures.
 
 The command ``mmseg-invattn demo`` under the name that users of MMSegmentation type.
 """

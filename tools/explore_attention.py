@@ -1,4 +1,4 @@
-"""A page that shows where every head of every attention block looks in an image.
+"""Write a page that shows the attention of every head of every attention block in an image.
 
 The command ``mmseg-invattn explore`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair.
+"""Interpolate between pairs of test images in the latent space of a trained flow; each pair is a row of the picture.
 
 The command ``mmseg-invattn interpolate`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
+"""Show what the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve.
 
 The command ``mmseg-invattn invert`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""Paint what a model sees over an image, the images of a folder, or a video.
+"""Draw the predicted classes over an image, the images of a folder, or a video.
 
 The command ``mmseg-invattn predict`` under the name that users of MMSegmentation type.
 """

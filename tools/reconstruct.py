@@ -1,4 +1,4 @@
-"""Train one attention block and see whether test images come back through it: the paper's check of invertibility.
+"""Train one attention block and test whether its inverse recovers test images: the paper's check of invertibility.
 
 The command ``mmseg-invattn reconstruct`` under the name that users of MMSegmentation type.
 """

@@ -1,6 +1,7 @@
-# What every config shares. A leaf config changes single entries, for example
+# Settings that all configs share. A config can change single entries, for example
 #   default_hooks = dict(checkpoint=dict(interval=8000), certificate=dict(interval=1000))
-# The project's own hooks stand there too, since these entries merge: custom_hooks = [...] in a config adds to them.
+# The hooks of this project are in default_hooks too, because its entries are merged. So custom_hooks = [...] in a
+# config does not replace them.
 custom_imports = dict(imports=['mmseg_invattn'], allow_failed_imports=False)
 default_scope = 'mmseg'
 env_cfg = dict(
@@ -12,9 +13,9 @@ log_processor = dict(type='SignificantLogProcessor', by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
-# a run is a function of (config, seed); another run: --cfg-options randomness.seed=1
+# a run is determined by its config and seed; for another seed: --cfg-options randomness.seed=1
 randomness = dict(seed=0)
-# BN becomes SyncBN where training is distributed over GPUs, and only there
+# BN becomes SyncBN only if training is distributed over GPUs
 sync_bn = 'torch'
 
 tta_model = dict(type='SegTTAModel')

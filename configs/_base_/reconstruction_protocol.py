@@ -1,5 +1,5 @@
 # The protocol of the first experiment of Invertible Attention (https://arxiv.org/abs/2106.09003), for images of 32 x 32
-# pixels: 100 epochs of 15 whole batches of 64, from 1000 images. --form and --mode of the command choose the attention.
+# pixels: 100 epochs of 15 full batches of 64, from 1000 images. The options --form and --mode choose the attention.
 _base_ = './default_runtime.py'
 model = dict(
     type='InvReconstruction', attention=dict(form='certified', mode='embedded_gaussian'), target_shape=(64, 12, 16, 16)

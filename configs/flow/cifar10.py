@@ -1,6 +1,6 @@
 # The generative experiment of Invertible Attention (https://arxiv.org/abs/2106.09003) on CIFAR-10: the i-ResNet of
-# Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781 batches. --form and
-# --mode of the command put attention behind the blocks of the first scale.
+# Behrmann et al. (https://arxiv.org/abs/1811.00995) with 3 scales of 16 blocks, 200 epochs of 781 batches. The options
+# --form and --mode put attention after the blocks of the first scale.
 _base_ = '../_base_/default_runtime.py'
 model = dict(
     type='InvResNetFlow',
@@ -43,8 +43,8 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=156200, val_interval=7810)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adamax', lr=3e-3))
-# one epoch of warm-up, then the rate stays
+# one epoch of warm-up, then a constant learning rate
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=781, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=7810), logger=dict(interval=100), certificate=dict(interval=1000))
-# validation, test and checkpoints have the averaged weights
+# validation, test and checkpoints use the averaged weights
 custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-3)]

@@ -1,4 +1,4 @@
-# Whole CIFAR-10 images on a core or two in about an hour: 3 scales of 4 blocks, 64 hidden channels.
+# Whole CIFAR-10 images, for one or two CPU cores, in about an hour: 3 scales of 4 blocks, 64 hidden channels.
 _base_ = './cifar10.py'
 model = dict(
     backbone=dict(stage_blocks=(4, 4, 4), hidden_channels=(64, 64, 64), contraction=0.9, memory_free=False),

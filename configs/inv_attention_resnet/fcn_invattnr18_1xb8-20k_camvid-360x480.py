@@ -1,4 +1,4 @@
-# attention behind the last two stages of a network whose blocks take no plugins
+# attention after the last two stages of a network whose blocks do not support plugins
 _base_ = '../fcn/fcn_r18-d8_1xb8-20k_camvid-360x480.py'
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# attention behind the last two stages
+# attention after the last two stages
 _base_ = '../fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# attention inside every bottleneck of the third stage, where MMSegmentation's plugins act
+# attention inside every bottleneck of the third stage, as a plugin of MMSegmentation's ResNet
 _base_ = '../fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 model = dict(
     backbone=dict(

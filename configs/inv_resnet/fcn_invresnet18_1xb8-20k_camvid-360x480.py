@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/schedules/schedule_20k.py',
 ]
-# the next multiple of 32
+# the crop size rounded up to multiples of 32
 data_preprocessor = dict(size=(384, 480))
 model = dict(
     data_preprocessor=data_preprocessor,

@@ -1,17 +1,17 @@
-# Your own data, see docs/datasets.md. Copy this file:
+# A config for your own data, see docs/datasets.md. Copy this file with:
 #   mmseg-invattn print-config own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py
 _base_ = ['../_base_/models/nonlocal_r50-d8.py', '../_base_/datasets/own_data.py', '../_base_/default_runtime.py']
 
-# What you edit. Everything below follows from it.
+# Edit these settings. Everything below is derived from them.
 data_root = 'data/own'
-classes = ('background', 'first', 'second')  # label 0, 1, 2, ...
-palette = [[0, 0, 0], [220, 40, 40], [40, 90, 230]]  # the colour of each, RGB
-size = (256, 256)  # height and width, in pixels, of the crops that the model trains on
+classes = ('background', 'first', 'second')  # the classes with labels 0, 1, 2, ...
+palette = [[0, 0, 0], [220, 40, 40], [40, 90, 230]]  # the colour of each class, RGB
+size = (256, 256)  # height and width of the training crops in pixels
 batch_size = 8
 max_iters = 2000
-lr = 1e-3  # from scratch; 1e-4 from published weights
+lr = 1e-3  # for training from scratch; use 1e-4 for training from published weights
 
-# The model: non-local attention with an inverse. Other attention: docs/configs.md.
+# The model: non-local attention with an inverse. For other attention see docs/configs.md.
 data_preprocessor = dict(size=size)
 model = dict(
     data_preprocessor=data_preprocessor,
@@ -20,7 +20,8 @@ model = dict(
     ),
     auxiliary_head=dict(num_classes=len(classes)),
 )
-# A quarter of ResNet-18 from scratch, for a CPU. Without these four lines it is ResNet-50 from published weights.
+# For a CPU: ResNet-18 with 1/4 of its channels, trained from scratch. Without these four lines the backbone is
+# ResNet-50 with published weights.
 model['pretrained'] = None
 model['backbone'] = dict(depth=18, base_channels=16)
 model['decode_head'].update(in_channels=128, channels=64)
@@ -50,7 +51,7 @@ test_dataloader = val_dataloader
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=lr, weight_decay=1e-4))
 auto_scale_lr = dict(enable=False, base_batch_size=batch_size)
 tenth = max(max_iters // 10, 1)
-# a tenth of the iterations to warm up; ten validations, each with a checkpoint; a hundred lines in the log
+# 1/10 of the iterations is warm-up; there are 10 validations, each with a checkpoint, and 100 lines in the log
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=tenth, by_epoch=False),
     dict(type='PolyLR', eta_min=lr / 100, power=0.9, begin=0, end=max_iters, by_epoch=False),
@@ -60,5 +61,5 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(interval=tenth), logger=dict(interval=max(max_iters // 100, 1)))
 
-# they have done their work: --cfg-options max_iters=... would change nothing that follows from it
+# Delete the helper variables, because --cfg-options max_iters=... could not change what was derived from them.
 del data_root, classes, palette, size, batch_size, max_iters, lr, tenth, data

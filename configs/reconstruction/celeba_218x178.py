@@ -1,4 +1,4 @@
-# Full scale: one epoch of batches of one image.
+# Full image size: one epoch with batches of one image.
 _base_ = './celeba.py'
 model = dict(target_shape=(1, 12, 109, 89))
 train_dataloader = dict(batch_size=1, dataset=dict(size=None))

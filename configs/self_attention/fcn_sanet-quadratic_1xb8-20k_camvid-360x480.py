@@ -6,7 +6,7 @@ _base_ = [
 ]
 data_preprocessor = dict(size=_base_.crop_size)
 model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=_base_.num_classes))
-# attention centres and widths are not decayed
+# no weight decay for the centres and widths of attention
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'encoding.centre': dict(decay_mult=0.0), 'encoding.root': dict(decay_mult=0.0)})
 )

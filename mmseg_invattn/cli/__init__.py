@@ -1,1 +1,1 @@
-"""The command ``mmseg-invattn``, one file a subcommand."""
+"""The command ``mmseg-invattn``, with one file per subcommand."""

@@ -1,4 +1,4 @@
-"""What subcommands share: arguments, and the config and the model that they stand for."""
+"""Arguments that several subcommands share, and the functions that read the config and the model they name."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 class OptionsAction(DictAction):
-    """MMEngine's ``KEY=VALUE``; what is none of these ends with the usage."""
+    """MMEngine's ``KEY=VALUE`` options; anything else is an error that shows the usage."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None):
         for text in values:
             if not text.partition('=')[0] or '=' not in text:
-                raise ArgumentError(self, f'{text!r} is no KEY=VALUE, such as train_cfg.max_iters=100')
+                raise ArgumentError(self, f'{text!r} is not of the form KEY=VALUE, such as train_cfg.max_iters=100')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # of brackets
+        except AssertionError as error:  # unbalanced brackets
             raise ArgumentError(self, f'{" ".join(values)}: {error}') from error
 
 
@@ -39,9 +39,9 @@ def add_cfg_options(parser: ArgumentParser) -> None:
         nargs='+',
         action=OptionsAction,
         metavar='KEY=VALUE',
-        help='change settings of the config: train_cfg.max_iters=100, in a list train_pipeline.0.type=X, a whole list '
-        'key="[a,b]", nested key="[(a,b),(c,d)]" without blanks. The config must have the key; a new one takes a '
-        'plus: +model.backbone.with_cp=True; default: none',
+        help='change settings of the config: train_cfg.max_iters=100; an element of a list: train_pipeline.0.type=X; a '
+        'whole list: key="[a,b]" or, nested, key="[(a,b),(c,d)]", without spaces. The key must exist; for a new key, '
+        'put a plus before it: +model.backbone.with_cp=True; default: none',
     )
 
 
@@ -49,28 +49,31 @@ def _add_config(parser: ArgumentParser, more: str = '', **settings: Any) -> None
     parser.add_argument(
         'config',
         metavar='CONFIG',
-        help=f"config file, or one of the project's own, named below configs{more}",
+        help=f"config file, or one of the project's configs, with its path below configs/{more}",
         **settings,
     )
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
-    """Add ``config`` and ``--cfg-options``, for :func:`read_config`."""
+    """Adds ``config`` and ``--cfg-options``, for :func:`read_config`."""
     _add_config(parser)
     add_cfg_options(parser)
 
 
 def add_model_arguments(parser: ArgumentParser, alone: bool = False) -> None:
-    """Add ``config``, ``checkpoint`` and ``--cfg-options``: a trained model.
+    """Adds ``config``, ``checkpoint`` and ``--cfg-options``, for a trained model.
 
     Args:
         parser: Gets them.
-        alone: Whether the checkpoint may stand alone, with the config that it carries.
+        alone: Whether the config may be left out; then the one in the checkpoint is used.
     """
     _add_config(
         parser,
         **(
-            dict(more='; without it, the one in the checkpoint, whose values are read and not run', nargs='?')
+            dict(
+                more='; without it, the config in the checkpoint is used: its values are read, nothing is run',
+                nargs='?',
+            )
             if alone
             else {}
         ),
@@ -80,66 +83,64 @@ def add_model_arguments(parser: ArgumentParser, alone: bool = False) -> None:
 
 
 def add_loading_arguments(parser: ArgumentParser) -> None:
-    """Add ``--device`` and ``--trust-checkpoint``: the arguments of tools that load a model and train none."""
-    parser.add_argument('--device', metavar='DEVICE', help='cpu, cuda or cuda:1; default: the GPU where there is one')
+    """Adds ``--device`` and ``--trust-checkpoint``, for tools that load a model but do not train."""
+    parser.add_argument('--device', metavar='DEVICE', help='cpu, cuda or cuda:1; default: the GPU if there is one')
     add_trust_argument(parser)
 
 
 def add_attention_arguments(parser: ArgumentParser) -> None:
-    """Add ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
-    where = 'of the attention, in a config of configs/flow or configs/reconstruction'
+    """Adds ``--form`` and ``--mode``, for :func:`read_config`: the attention of a flow or a reconstruction."""
+    where = 'of the attention, for configs in configs/flow and configs/reconstruction'
+    parser.add_argument('--form', choices=FORMS, help=f'form {where} ("none": no attention); default: as in the config')
     parser.add_argument(
-        '--form', choices=FORMS, help=f"form {where}, where none is without attention; default: the config's"
-    )
-    parser.add_argument(
-        '--mode', choices=MODES, help=f"mode {where}; default: the config's, embedded_gaussian where it has none"
+        '--mode', choices=MODES, help=f'mode {where}; default: as in the config, or embedded_gaussian if it has none'
     )
 
 
 def add_trust_argument(parser: ArgumentParser) -> None:
-    """Add ``--trust-checkpoint``."""
+    """Adds ``--trust-checkpoint``."""
     parser.add_argument(
-        '--trust-checkpoint', action='store_true', help='load a checkpoint even where that runs code which it contains'
+        '--trust-checkpoint', action='store_true', help='load a checkpoint even if that runs code which it contains'
     )
 
 
 def add_shape_argument(parser: ArgumentParser, what: str) -> None:
-    """Add ``--shape H W``; ``what`` is its help."""
+    """Adds ``--shape H W``; ``what`` is its help."""
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help=what)
 
 
 def add_run_arguments(parser: ArgumentParser, *, work_dir: bool = True) -> None:
-    """Add the arguments that training and testing share, named as in MMSegmentation, for :func:`load_config`.
+    """Adds the arguments that training and testing share, named as in MMSegmentation, for :func:`load_config`.
 
     Args:
-        parser: Gets them.
-        work_dir: Whether the user chooses the work directory.
+        parser: The parser to extend.
+        work_dir: Whether the user can choose the work directory.
     """
     if work_dir:
         parser.add_argument(
-            '--work-dir', metavar='DIR', help='folder of logs and checkpoints; default: work_dirs/<name of the config>'
+            '--work-dir', metavar='DIR', help='folder for logs and checkpoints; default: work_dirs/<name of the config>'
         )
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default='none', help='how the processes of a distributed run were started'
     )
     add_trust_argument(parser)
-    # some launchers still pass it; torchrun sets LOCAL_RANK itself
+    # some launchers still pass this argument; torchrun sets LOCAL_RANK instead
     parser.add_argument(
         '--local_rank',
         '--local-rank',
         type=int,
         default=0,
         metavar='N',
-        help='number of the process on its machine, set by the launcher',
+        help='index of the process on its machine, set by the launcher',
     )
 
 
 def read_config(args: Namespace) -> Config:
-    """Read ``args.config`` and apply ``args.form``, ``args.mode`` (where the tool has them) and ``args.cfg_options``.
+    """Reads ``args.config`` and applies ``args.form``, ``args.mode`` (if the tool has them) and ``args.cfg_options``.
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: It cannot be read, or an option is refused.
+        ValueError: The config cannot be read, or an option is not possible.
     """
     from ..engine import config_file
     from ..experiments.attention_choice import choose_attention
@@ -168,7 +169,7 @@ def load_model(args: Namespace, device: str | None = None) -> nn.Module:
 
     Args:
         args: Parsed arguments.
-        device: Where it goes; None: where the arguments say.
+        device: Device for the model; None means that of the arguments.
     """
     from ..engine.inference import init_model
 
@@ -181,18 +182,18 @@ def _attention_chosen(args: Namespace) -> bool:
 
 
 def load_config(args: Namespace, splits: Sequence[str]) -> Config:
-    """Read the config and apply the command line to it; from here on checkpoints load safely.
+    """Reads the config, applies the command line to it, and makes checkpoints load safely from now on.
 
     Args:
         args: Parsed arguments, ``config`` and those of :func:`add_run_arguments`.
-        splits: The dataloaders that the tool will use, of ``train``, ``val`` and ``test``.
+        splits: The dataloaders that the tool will use, out of ``train``, ``val`` and ``test``.
 
     Returns:
-        The config, its data folders checked, ready for a Runner.
+        The config, with its data folders checked, ready for a Runner.
 
     Raises:
-        FileNotFoundError: If there is no such config, or its data are missing.
-        ValueError: The config cannot be read, or an option is refused.
+        FileNotFoundError: There is no such config, or its data are missing.
+        ValueError: The config cannot be read, or an option is not possible.
     """
     from ..datasets.checks import check_data_folders
     from ..engine.checkpoints import use_safe_checkpoint_loading
@@ -212,7 +213,7 @@ def load_config(args: Namespace, splits: Sequence[str]) -> Config:
 
 
 def work_folder(args: Namespace, cfg: Config) -> str:
-    """The work directory: of the command line, of the config, or by the names of the config and a chosen attention."""
+    """The work directory from the command line or the config, or else named after the config and a chosen attention."""
     from ..experiments.attention_choice import attention_name
 
     name = osp.splitext(osp.basename(args.config))[0] + (f'_{attention_name(cfg)}' if _attention_chosen(args) else '')

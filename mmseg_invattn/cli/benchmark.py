@@ -1,8 +1,8 @@
-"""Measures time, memory and evaluations against their peers, in one process and by turns.
+"""Measure time, memory and evaluations in comparison with peers, in one process and alternately.
 
-It prints a table and writes benchmark.md and benchmark.json. Every ratio is ours over the peer's: the median of the
-rounds, or the worst of the samples where the line says so, with the quartiles in brackets. Memory is what a step
-needs beyond its inputs. OMP_NUM_THREADS sets the threads.
+It prints a table and writes benchmark.md and benchmark.json. Every ratio is ours divided by the peer's: the median of
+the rounds, or the worst of the samples if the line says so, with the quartiles in brackets. Memory is what a step needs
+in addition to its inputs. OMP_NUM_THREADS sets the number of threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .parser import CommandParser
 if TYPE_CHECKING:
     from ..experiments.benchmark.session import Session
 
-GPU_PARTS = ('kernels', 'blocks', 'models', 'memory', 'inverse', 'couplings')  # what matters most comes first
+GPU_PARTS = ('kernels', 'blocks', 'models', 'memory', 'inverse', 'couplings')  # the most important first
 PARTS = (*GPU_PARTS, 'forms', 'growth')
 
 
@@ -34,16 +34,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--gpu',
         action='store_true',
-        help='run the tests of a GPU and what is to be known of one, within eight minutes: kernels against mmcv and '
-        'against the floor of the card, a ResNet-50 with its head under bfloat16 AMP, memory-free stacks, inverses of '
-        '8192 and 32768 pixels. With --quick all of it runs at tiny sizes, without a GPU too',
+        help='run all tests and measurements for a GPU, within eight minutes: kernels compared with mmcv and with the '
+        'lower limit of the GPU, a ResNet-50 with its head under bfloat16 AMP, memory-free stacks, inverses of '
+        '8192 and 32768 pixels. With --quick all of it runs at tiny sizes, also without a GPU',
     )
     parser.add_argument(
         '--what',
         nargs='+',
         choices=[*PARTS, 'all'],
         metavar='PART',
-        help=f'what is measured: {", ".join(PARTS)}; default: all, with --gpu {", ".join(GPU_PARTS)}',
+        help=f'parts to measure: {", ".join(PARTS)}; default: all, with --gpu {", ".join(GPU_PARTS)}',
     )
     parser.add_argument('--device', metavar='DEVICE', help='cpu, cuda or cuda:1; default: cpu, with --gpu cuda')
     parser.add_argument(
@@ -51,17 +51,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         metavar='DTYPE',
         choices=['float32', 'bfloat16'],
-        help='precisions: of the inputs of kernels, elsewhere of autocast, with float32 parameters (inverse and '
-        'couplings are measured in float32 alone); default: float32 on the CPU, both on a GPU and with --gpu',
+        help='precision of the inputs of kernels, and of autocast in all other parts, where parameters are float32 '
+        '(inverse and couplings are measured only in float32); default: float32 on the CPU, both on a GPU and with '
+        '--gpu',
     )
     parser.add_argument(
-        '--repeats', type=int, metavar='N', help='rounds of every comparison; default: 3 to 7 by its length'
+        '--repeats', type=int, metavar='N', help='rounds of every comparison; default: 3 to 7, depending on its length'
     )
     parser.add_argument(
         '--configs',
         nargs='+',
         metavar='CONFIG',
-        help='models to measure, the first of several being the peer of the others; default: the '
+        help='models to measure; if there are several, the first is the peer of the others; default: the '
         'Cityscapes ResNet-50 with NLHead and with InvNLHead',
     )
     parser.add_argument(
@@ -69,26 +70,28 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='size in pixels of the images of the models; default: what the first config trains on',
+        help='image size in pixels for the models; default: that of the training crops of the first config',
     )
     parser.add_argument(
         '--batch',
         type=int,
         default=2,
         metavar='N',
-        help='images in a batch of the models; 1 is taken where they do not fit',
+        help='images per batch for the models; 1 is used if they do not fit',
     )
     add_cfg_options(parser)
-    add_output_arguments(parser, 'folder of benchmark.md and benchmark.json', 'work_dirs/benchmark', folder=True)
-    parser.add_argument('--quick', action='store_true', help='tiny sizes: shows that it runs, measures nothing')
+    add_output_arguments(parser, 'folder for benchmark.md and benchmark.json', 'work_dirs/benchmark', folder=True)
+    parser.add_argument(
+        '--quick', action='store_true', help='use tiny sizes, which only show that it runs; the numbers mean nothing'
+    )
     args = parser.parse_args(arguments)
     if args.repeats is not None and args.repeats < 1:
-        raise ValueError(f'--repeats={args.repeats} is not a positive number of rounds')
+        raise ValueError(f'--repeats={args.repeats} must be a positive number of rounds')
     return args
 
 
 def measurements() -> dict[str, Callable[[Session], None]]:
-    """What measures each part."""
+    """The function that measures each part."""
     from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks
 
     found = {
@@ -120,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     on_gpu = args.device.startswith('cuda')
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(
-            f'--device={args.device}, and torch finds no GPU: leave it out, or look at `mmseg-invattn doctor`'
+            f'--device={args.device}, but torch finds no GPU: leave --device out, or run `mmseg-invattn doctor`'
         )
     if args.gpu:
         gpu.check_device(args.device, args.quick)
@@ -128,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     for config in args.configs or ():  # before anything is measured
         read_config(config, args.cfg_options)
     if on_gpu:
-        torch.cuda.set_device(torch.device(args.device).index or 0)  # which takes no 'cuda' without a number
+        torch.cuda.set_device(torch.device(args.device).index or 0)  # set_device needs a number
     report = Report(args.out, args.device, ' '.join(sys.argv))
     session = Session(
         add=report.add,

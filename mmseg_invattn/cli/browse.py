@@ -1,4 +1,4 @@
-"""Write samples as the model gets them, after augmentation, beside their painted labels."""
+"""Write samples as the model gets them, after augmentation, next to their labels in colours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .parser import CommandParser
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG --out samples --split train --num 20')
     add_config_arguments(parser)
-    add_output_arguments(parser, 'folder of the pictures', folder=True, required=True)
+    add_output_arguments(parser, 'folder for the pictures', folder=True, required=True)
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='split of the data')
     parser.add_argument('--num', type=int, default=20, metavar='N', help='number of samples')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of choice and augmentation')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of selection and augmentation')
     parser.add_argument(
         '--opacity', type=float, default=0.5, metavar='SHARE', help='opacity of the colours over the image, 0 to 1'
     )
     args = parser.parse_args(arguments)
     if args.num < 1:
-        parser.error(f'--num is {args.num}, but at least 1 sample can be written')
+        parser.error(f'--num is {args.num}, but must be at least 1')
     return args
 
 
@@ -53,14 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     names = list(dataset.metainfo['classes'])
     colours = class_colours(len(names), dataset.metainfo.get('palette'))
-    # each index brings the seed of its augmentation, as in training
+    # each index carries the seed of its augmentation, as in training
     indices = islice(ResumableInfiniteSampler(dataset, seed=args.seed), args.num)
     for file, index in tqdm(zip(files, indices, strict=True), total=args.num, desc=args.split, unit='sample'):
         sample = dataset[index]
         if not isinstance(sample['inputs'], Tensor):
             raise ValueError(
-                f'the {args.split} pipeline gives several images a sample (test-time augmentation); '
-                'browse a split without it'
+                f'the {args.split} pipeline gives several images per sample (test-time augmentation): '
+                'use a --split without it'
             )
         image = to_picture(sample['inputs'].numpy().transpose(1, 2, 0))
         picture = image

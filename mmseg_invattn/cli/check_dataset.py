@@ -1,8 +1,9 @@
-"""Look through the data sets of a config: every file, every label value.
+"""Check the data sets of a config: every file and every label value.
 
-It reports images without label, labels without image and images that would be left out, files that are damaged or
-cannot be read, sizes that differ and labels outside the classes, and prints how often each class occurs, classes that
-never do, and images that EXIF turns. It does not stop at a fault; the exit status is 1 where there was one.
+It reports images without a label, labels without an image, images that would be left out, files that are damaged or
+cannot be read, images and labels of different size, and label values that are no class, and prints how often each class
+occurs, which classes never occur, and how many images EXIF turns. It checks everything even if there are faults; the
+exit status is 1 if there was one.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=SPLITS,
         default=SPLITS,
         metavar='SPLIT',
-        help='splits to look through, as far as the config has them',
+        help='splits to check, if the config has them',
     )
     parser.add_argument(
-        '--shown', type=int, default=20, metavar='N', help='files to list of each kind of fault, 0 for all'
+        '--shown', type=int, default=20, metavar='N', help='number of files to list for each kind of fault, 0 for all'
     )
     return parser.parse_args(arguments)
 
 
 def survey_split(cfg: Config, split: str) -> Survey:
-    """What is in a split; one that cannot be built at all is a fault too."""
+    """Checks one split; if it cannot be built at all, that is a fault too."""
     from mmseg.registry import DATASETS
     from tqdm import tqdm
 
@@ -58,7 +59,7 @@ def survey_split(cfg: Config, split: str) -> Survey:
 
 
 def histogram(survey: Survey) -> PrettyTable:
-    """How often each class occurs."""
+    """A table of how often each class occurs."""
     from prettytable import PrettyTable
 
     table = PrettyTable(['class', 'pixels', 'share', 'images'], align='r')
@@ -71,7 +72,7 @@ def histogram(survey: Survey) -> PrettyTable:
 
 
 def report(survey: Survey, shown: int) -> None:
-    """Print the histogram and the faults, those of a kind together."""
+    """Prints the histogram and the faults, grouped by kind."""
     if survey.images:
         print(histogram(survey))
     for value, (pixels, files) in sorted(survey.values.items()):

@@ -1,6 +1,6 @@
 """Train segmentation heads, evaluate and compare them, and write one report.
 
-What is trained already is not trained again. docs/compare.md says what is measured and how.
+Runs that are already trained are not trained again. docs/compare.md describes what is measured and how.
 """
 
 from __future__ import annotations
@@ -18,59 +18,61 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CONFIG --seeds 0 1 2 --out work_dirs/compare')
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files; the first is the baseline')
     parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[0], metavar='N', help='one training of each config for each seed'
+        '--seeds', nargs='+', type=int, default=[0], metavar='N', help='seeds; every config is trained once per seed'
     )
-    add_output_arguments(parser, 'folder of the runs and the report', 'work_dirs/compare', folder=True)
-    parser.add_argument('--resume', action='store_true', help='go on with the comparison that --out holds')
+    add_output_arguments(parser, 'folder for the runs and the report', 'work_dirs/compare', folder=True)
+    parser.add_argument('--resume', action='store_true', help='continue the comparison in --out')
     parser.add_argument(
-        '--jobs', type=int, default=1, metavar='N', help='runs at a time, each on its share of the cores; default: 1'
+        '--jobs',
+        type=int,
+        default=1,
+        metavar='N',
+        help='number of runs at the same time, each with its share of the cores; default: 1',
     )
     parser.add_argument(
-        '--baseline', metavar='CONFIG', help='the config that the others are compared with; default: the first'
+        '--baseline', metavar='CONFIG', help='the config with which the others are compared; default: the first'
     )
     parser.add_argument(
         '--control',
         metavar='CONFIG',
-        help='the config that shows what is reached without attention; default: the first whose model has none',
+        help='the config that shows the result without attention; default: the first config without attention',
     )
     parser.add_argument(
         '--margin',
         type=float,
         metavar='MIOU',
-        help='test for every head whether it loses less than so much to the baseline; default: no test',
+        help='test for every head whether its mIoU is less than this below the baseline; default: no test',
     )
     parser.add_argument(
         '--checkpoints',
         nargs='+',
         metavar='FILE',
-        help='evaluate these instead of training: all seeds of the first config, then of the second; default: train',
+        help='evaluate these checkpoints instead of training: all seeds of the first config, then those of the second, '
+        'and so on; default: train',
     )
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch'),
         default='none',
-        help='pytorch: distribute each training over the processes of --processes',
+        help='pytorch: distribute each training over several processes, see --processes',
     )
     parser.add_argument(
         '--processes',
         type=int,
         metavar='N',
-        help='number for a distributed training; default: the GPUs of this machine',
+        help='number of processes of a distributed training; default: the number of GPUs of this machine',
     )
     parser.add_argument(
-        '--results',
-        type=Path,
-        metavar='FILE',
-        help='write the report of this results.json again, and do nothing else; default: none',
+        '--results', type=Path, metavar='FILE', help='only write the report of this results.json again; default: none'
     )
     add_cfg_options(parser)
     args = parser.parse_args(arguments)
     if args.results is None and not args.configs:
-        parser.error('give config files, or --results')
+        parser.error('give config files or --results')
     others = set(vars(args)) - {'configs', 'results', 'out', 'overwrite'}
     changed = [name for name in others if getattr(args, name) != parser.get_default(name)]
     if args.results is not None and (args.configs or changed):
-        parser.error('--results takes no config files, and nothing but --out and --overwrite')
+        parser.error('--results can be combined only with --out and --overwrite, not with config files')
     return args
 
 
@@ -83,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def resume_advice() -> str:
-    """How to go on with a comparison that was stopped."""
+    """How to continue a comparison that was stopped."""
     from ..experiments.compare.folder import run_folders
 
     args = parse_args()
     if args.results is not None or not run_folders(args.out):
-        return f'Nothing was written to {args.out} so far: start it again'
-    return f'To go on with {args.out}: {command_line()}' + ' --resume' * (not args.resume)
+        return f'Nothing was written to {args.out} so far: start the command again'
+    return f'To continue {args.out}: {command_line()}' + ' --resume' * (not args.resume)

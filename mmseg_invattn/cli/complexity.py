@@ -1,8 +1,8 @@
-"""Parameters and FLOPs of a model, and what inverting its attention or its backbone takes.
+"""Count parameters and FLOPs of a model, and the cost of inverting its attention or its backbone.
 
-FLOPs are those of matrix products, convolutions and attention, a multiply-add as two; the forward pass ends with the
-logits. The inverse is run at the features of a random image, and counted with all its iterations: their number depends
-on the weights, so give a checkpoint.
+FLOPs are those of matrix products, convolutions and attention; a multiply-add counts as two. The forward pass ends with
+the logits. The inverse is run for the features of a random image, and all its iterations are counted. Their number
+depends on the weights, so give a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG', 'CONFIG CHECKPOINT --shape 512 1024')
     add_config_arguments(parser)
     parser.add_argument(
-        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: weights as they are initialised'
+        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: the initial weights'
     )
     add_shape_argument(parser, 'image size in pixels; default: that of the training crops')
-    parser.add_argument('--tol', type=float, default=1e-6, metavar='TOL', help='tolerance of the inverse, relative')
+    parser.add_argument('--tol', type=float, default=1e-6, metavar='TOL', help='relative tolerance of the inverse')
     add_loading_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def shown(flops: int) -> str:
-    """FLOPs as people read them."""
+    """FLOPs in a readable unit."""
     for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6)):
         if flops >= size:
             return f'{flops / size:.4g} {unit}'
@@ -62,7 +62,7 @@ def parts_table(model: nn.Module, image: Tensor) -> PrettyTable:
 
 
 def inverse_table(costs: list[InverseCost]) -> PrettyTable:
-    """What inverting each part takes."""
+    """The cost of inverting each part."""
     from prettytable import PrettyTable
 
     table = PrettyTable(
@@ -108,4 +108,4 @@ def main(arguments: list[str] | None = None) -> None:
         image = random_image(model, args.shape)
         print(f'image {image.shape[2]}x{image.shape[3]}\n{parts_table(model, image)}')
         costs = inverse_costs(model, image, args.tol)
-    print(inverse_table(costs) if costs else 'nothing in this model has an inverse')
+    print(inverse_table(costs) if costs else 'no part of this model has an inverse')

@@ -1,7 +1,7 @@
-"""The whole story on demo data: train three models, evaluate them, invert the attention of one, and show it all.
+"""Train three models on demo data, evaluate them, invert the attention of one, and write a table and pictures.
 
-The class of the shapes in the demo images depends on the colour of a marker further away than the network without
-attention can see. What is trained already is reused.
+The class of the shapes in the demo images depends on the colour of a marker that is outside the receptive field of the
+network without attention. Models that are already trained are reused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--iters', type=int, metavar='N', help='training iterations of each model; default: as in the configs'
     )
-    add_output_arguments(parser, 'folder of the runs, the table and the pictures', 'work_dirs/demo', folder=True)
+    add_output_arguments(parser, 'folder for the runs, the table and the pictures', 'work_dirs/demo', folder=True)
     args = parser.parse_args(arguments)
     if args.iters is not None and args.iters < 1:
         parser.error(f'--iters is {args.iters}, but training needs at least 1 iteration')
@@ -43,7 +43,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def load_config(name: str, iters: int | None) -> Config:
     cfg = Config.fromfile(find_config(f'demo/{CONFIGS[name]}'))
     if iters is not None:
-        for scheduler in cfg.param_scheduler:  # the same course in fewer or more iterations
+        for scheduler in cfg.param_scheduler:  # the same schedule, scaled to the number of iterations
             for edge in ('begin', 'end'):
                 scheduler[edge] = iters * scheduler[edge] // cfg.train_cfg.max_iters
         cfg.param_scheduler = [s for s in cfg.param_scheduler if s.end > s.begin]
@@ -53,10 +53,10 @@ def load_config(name: str, iters: int | None) -> Config:
 
 
 def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
-    """Trains in a process of its own, or finds that this very config is trained already; returns the checkpoint.
+    """Trains in a separate process, unless exactly this config is already trained; returns the checkpoint.
 
     Raises:
-        SystemExit: the training failed, and has said why.
+        SystemExit: the training failed, and has printed the reason.
     """
     from ..engine.launched import PARENT
 
@@ -67,7 +67,7 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
         print(f'\n== {name}: reusing {checkpoint}', flush=True)
         return checkpoint
     if not same:
-        refuse_existing([work_dir], overwrite, 'another --out, or the --iters that it was made with')
+        refuse_existing([work_dir], overwrite, 'another --out, or the --iters with which it was trained')
     print(f'\n== {name}: training', flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
     trained.write_text(fingerprint)
@@ -81,8 +81,8 @@ def train(name: str, cfg: Config, work_dir: Path, overwrite: bool) -> Path:
         '--work-dir',
         str(work_dir),
     ]
-    # The network is small: on a CPU that does other things as well, threads that wait for each other cost far more
-    # than they gain.
+    # One thread, because the network is small: on a CPU with other load, threads that wait for each other cost far more
+    # time than they save.
     command += ['--resume'] if same else ['--overwrite']
     environment = {'OMP_NUM_THREADS': '1'} | os.environ | {PARENT: str(os.getpid())}  # it ends where this one is killed
     done = subprocess.run(command, env=environment)
@@ -127,5 +127,5 @@ def tell(args: argparse.Namespace) -> None:
 
 
 def resume_advice() -> str:
-    """How to go on with a demo that was stopped."""
-    return f'What is trained is reused by the same command: {command_line()}'
+    """How to continue a demo that was stopped."""
+    return f'To continue, run the same command; it reuses the models that are trained: {command_line()}'

@@ -1,4 +1,4 @@
-"""Start the processes of a distributed run: torchrun, whose last words are the cause where a process fails.
+"""Start the processes of a distributed run with torchrun; if a process fails, the last line printed names the cause.
 
 The arguments are those of torchrun. tools/dist_train.sh and tools/dist_test.sh call it.
 """
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start(parse_args(arguments))
     except ChildFailedError as error:
-        # the others fail as well, of the connection that is gone; a mistake of the user ends with status 2
+        # The other processes fail too, because their connection is lost. An error of the user has exit status 2.
         failures = sorted(error.failures.items(), key=lambda pair: (pair[1].exitcode != 2, pair[1].timestamp))
         rank, failure = failures[0]
         stopped = {failure.exitcode - 128 for _, failure in failures}
@@ -35,15 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise (KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)) from None
         print(f'\n{sys.argv[0]}: process {rank} failed: {cause(failure)}', file=sys.stderr, flush=True)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except SignalException as stop:  # the processes have ended; the first of them has said how to go on
+    except SignalException as stop:  # the processes have ended, and the first has printed how to continue
         raise (Terminated if stop.sigval == signal.SIGTERM else KeyboardInterrupt) from None
     return 0
 
 
 def cause(failure: ProcessFailure) -> str:
-    """What a process has left about its end."""
+    """The reason why a process ended, as far as it is known."""
     if failure.exitcode < 0:
-        out_of_memory = ' (perhaps for lack of memory)' if failure.exitcode == -signal.SIGKILL else ''
+        out_of_memory = ' (perhaps because memory ran out)' if failure.exitcode == -signal.SIGKILL else ''
         return f'killed by {failure.signal_name()}{out_of_memory}'
     if isinstance(failure.message, dict):
         return failure.message['message'].partition(': ')[2]
@@ -51,7 +51,7 @@ def cause(failure: ProcessFailure) -> str:
 
 
 def resume_advice() -> str:
-    """Nothing: the first process has said it."""
+    """Empty, because the first process has printed it."""
     return ''
 
 

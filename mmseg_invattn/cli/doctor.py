@@ -1,6 +1,6 @@
-"""Say what is installed, which versions were tested, what is wrong, and the line that mends it.
+"""List what is installed, which versions are tested, what is wrong, and the commands that fix it.
 
-The exit status is 1 where something that is needed is missing or broken.
+The exit status is 1 if something that is needed is missing or broken.
 """
 
 from ..doctor import main as examine

@@ -17,12 +17,18 @@ from .parser import CommandParser
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --format onnx --shape 512 1024')
     add_model_arguments(parser)
-    parser.add_argument('--format', choices=EXPORT_FORMATS, required=True, help='kind of the file')
-    add_shape_argument(parser, 'size in pixels of the images of the file; default: that of --image, else of the crops')
+    parser.add_argument('--format', choices=EXPORT_FORMATS, required=True, help='format of the file')
+    add_shape_argument(
+        parser, 'image size in pixels of the exported graph; default: that of --image, or else of the training crops'
+    )
     parser.add_argument('--image', metavar='FILE', help='image for the parity check; default: random numbers')
     add_output_arguments(parser, 'file to write; default: named after the checkpoint, in the current folder')
     parser.add_argument(
-        '--tolerance', type=float, default=1e-4, metavar='TOL', help='largest difference, relative to the largest logit'
+        '--tolerance',
+        type=float,
+        default=1e-4,
+        metavar='TOL',
+        help='largest allowed difference from PyTorch, relative to the largest logit',
     )
     add_trust_argument(parser)
     return parser.parse_args(arguments)
@@ -57,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         f'{height}, {width}), {out.stat().st_size / 2**20:.1f} MiB'
     )
     print(
-        f'parity with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} of logits up to '
-        f'{largest:.2e}, {"within" if within else "ABOVE"} the tolerance {args.tolerance:g} relative to these'
+        f'comparison with PyTorch on {args.image or "a random image"}: largest difference {error:.2e} for logits up to '
+        f'{largest:.2e}, {"within" if within else "ABOVE"} the relative tolerance {args.tolerance:g}'
     )
     if segmentor.out_channels == 1:
         heads = segmentor.decode_head

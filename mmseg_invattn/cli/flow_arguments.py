@@ -1,4 +1,4 @@
-"""What sample and interpolate share: arguments, and the trained flow."""
+"""The arguments that sample and interpolate share, and loading the trained flow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_flow_arguments(parser: ArgumentParser, out: str) -> None:
-    """Add config, checkpoint and the options of a tool that draws one picture, ``out`` by default."""
+    """Adds config, checkpoint and the options of a tool that draws one picture, ``out`` by default."""
     add_model_arguments(parser)
     add_attention_arguments(parser)
     add_output_arguments(parser, 'PNG file to write', out)
@@ -42,7 +42,7 @@ def load_flow(args: Namespace) -> InvResNetFlow:
     model = MODELS.build(cfg.model)
     if not isinstance(model, InvResNetFlow):
         raise ValueError(
-            f'{args.config} has a {type(model).__name__}: this tool takes a config with an InvResNetFlow, '
+            f'{args.config} has a {type(model).__name__}, but this tool needs a config with an InvResNetFlow, '
             'as in configs/flow'
         )
     load_file(model, str(args.checkpoint), args.trust_checkpoint)

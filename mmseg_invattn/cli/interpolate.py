@@ -1,4 +1,4 @@
-"""Walk between pairs of test images in the latent space of a trained flow; one row of the picture for each pair."""
+"""Interpolate between pairs of test images in the latent space of a trained flow; each pair is a row of the picture."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--pairs', type=int, nargs='+', default=[0, 1, 2, 3], metavar='INDEX', help='test images, two for each row'
     )
-    parser.add_argument('--steps', type=int, default=8, metavar='N', help='images in a row, both ends included')
+    parser.add_argument('--steps', type=int, default=8, metavar='N', help='images in a row, including both ends')
     args = parser.parse_args(arguments)
     if len(args.pairs) % 2:
-        parser.error(f'--pairs takes two images for each row, and got {len(args.pairs)}')
+        parser.error(f'--pairs needs two images for each row, but got {len(args.pairs)}')
     return args
 
 
@@ -40,6 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
     walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
     write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
     print(
-        f'{args.out}: {counted(len(walks), "walk")} of {counted(args.steps, "image")}; the ends come back with '
-        f'errors of up to {float(errors.max()):.1e}'
+        f'{args.out}: {counted(len(walks), "interpolation")} of {counted(args.steps, "image")}; the images at the ends '
+        f'are recovered with errors of up to {float(errors.max()):.1e}'
     )

@@ -1,7 +1,7 @@
-"""The command ``mmseg-invattn SUBCOMMAND``, and how a mistake of its user ends.
+"""The command ``mmseg-invattn SUBCOMMAND``, and how it reports errors.
 
-A wrong path, a misspelt argument or a damaged file is one paragraph and exit status 2; ``--debug`` shows where it came
-up. What nobody expected keeps its traceback.
+An error of the user (a wrong path, a misspelt argument, a damaged file) gives one paragraph and exit status 2;
+``--debug`` shows where in the code it occurred. Other errors keep their traceback.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from .interruption import report, terminable
 SUBCOMMANDS = {
     'train': 'train a model from a config',
     'test': 'evaluate a checkpoint',
-    'predict': 'paint what a model sees over images, folders or a video',
+    'predict': 'draw the predicted classes over images, folders or a video',
     'invert': 'show what the inverses of a model recover from an image',
-    'explore': 'write a page that shows where attention looks',
+    'explore': 'write a page that shows which pixels get attention',
     'compare': 'train configs, evaluate them and write one report',
-    'check-dataset': 'look for faults in a data set before training',
-    'reconstruct': 'train one attention block and see whether images come back',
-    'sample': 'draw samples of a flow',
-    'interpolate': 'walk between images in the latents of a flow',
+    'check-dataset': 'find faults in a data set before training',
+    'reconstruct': 'train one attention block and test whether its inverse recovers images',
+    'sample': 'draw samples from a flow',
+    'interpolate': 'interpolate between images in the latent space of a flow',
     'export': 'write the forward pass as ONNX or torch.export',
-    'complexity': 'count parameters and FLOPs, of the inverses too',
-    'benchmark': 'measure speed and memory against what people use',
-    'browse': 'draw samples as training sees them',
-    'print-config': 'print a config with all that it inherits',
-    'publish': 'write plain weights for others to load',
-    'convert': 'make a data set ready: camvid, context-shapes',
+    'complexity': 'count parameters and FLOPs, also for the inverses',
+    'benchmark': 'measure speed and memory in comparison with other implementations',
+    'browse': 'write samples as the model gets them in training',
+    'print-config': 'print a config with everything that it inherits',
+    'publish': 'write a checkpoint with only the weights, for others to load',
+    'convert': 'prepare a data set: camvid, context-shapes',
     'analyze': 'tables and pictures of runs and models: logs, confusion-matrix, ...',
     'demo': 'train, evaluate, invert and show three small models',
-    'doctor': 'say what is installed and what is wrong with it',
+    'doctor': 'list what is installed and what is wrong with it',
 }
 # subcommands that have subcommands
 GROUPS = {
     'convert': {'camvid': 'check and convert CamVid', 'context-shapes': 'make the data of the demo'},
     'analyze': {
-        'accuracy-table': 'a table of several runs of classification',
-        'attention-vs-conv': 'how near the heads of an attention network are to convolutions',
-        'confusion-matrix': 'which classes a model takes for which',
-        'flow-curves': 'bits per dimension of several flows over training',
-        'flow-memory': 'memory that training a flow takes',
+        'accuracy-table': 'a table of several classification runs',
+        'attention-vs-conv': 'how close the heads of an attention network are to convolutions',
+        'confusion-matrix': 'which classes a model confuses',
+        'flow-curves': 'bits per dimension of several flows during training',
+        'flow-memory': 'memory that training a flow needs',
         'inversion-grid': 'invert blocks over a grid of settings and count the failures',
-        'learning': 'after how many iterations each form and mode learns the demo',
+        'learning': 'how many iterations each form and mode needs to learn the demo',
         'logs': 'learning curves of several runs, and their last and best values',
         'plot-gain': 'the certified gain of a branch against its sharpness',
     },
@@ -56,11 +56,11 @@ COMMANDS = [f'{name} {part}'.strip() for name in SUBCOMMANDS for part in GROUPS.
 
 
 def main(arguments: list[str] | None = None, program: str = 'mmseg-invattn') -> int:
-    """Runs a subcommand; its exit status.
+    """Runs a subcommand and returns its exit status.
 
     Args:
-        arguments: of the command line; None: those that the process was started with.
-        program: the command's name, in help and messages.
+        arguments: arguments of the command line; None means those of the process.
+        program: name of the command in help and messages.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ['--version']:
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None, program: str = 'mmseg-invattn') -> 
 
 
 def usage(program: str, there: Mapping[str, str]) -> str:
-    """What there is."""
+    """The usage, with the list of subcommands."""
     width = max(map(len, there))
     return '\n'.join(
         [
@@ -95,21 +95,21 @@ def usage(program: str, there: Mapping[str, str]) -> str:
             'subcommands:',
             *(f'  {name:{width}}  {what}' for name, what in there.items()),
             '',
-            f'{program} SUBCOMMAND --help tells its arguments.',
+            f'{program} SUBCOMMAND --help shows its arguments.',
         ]
     )
 
 
 def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:
-    """Runs the subcommand of that name.
+    """Runs the subcommand of the given name.
 
     Args:
         name: one of ``COMMANDS``.
-        arguments: of the command line; None: those that the process was started with.
-        program: its name in help and messages; None: the script that Python was started with.
+        arguments: arguments of the command line; None means those of the process.
+        program: name of the program in help and messages; None means the script that Python runs.
 
     Returns:
-        The exit status: 2 where the user has made a mistake, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 2 for an error of the user, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     program = program or f'python {sys.argv[0]}'
@@ -125,17 +125,19 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
         mistake = is_mistake(error)
         said = f'{program}: {explanation(error)}'
         if lost_peer(error) and '--debug' not in arguments:
-            print(f'{program}: another process of this run has ended, and has said why', file=sys.stderr, flush=True)
+            print(
+                f'{program}: another process of this run has failed and printed the reason', file=sys.stderr, flush=True
+            )
             return 1
         _tell_launcher(said if mistake else f'{type(error).__name__}: {error}')
         if not mistake or '--debug' in arguments:
             raise
-        print(f'{said} (--debug shows where it came up)', file=sys.stderr, flush=True)
+        print(f'{said} (--debug shows where in the code this occurred)', file=sys.stderr, flush=True)
         return 2
 
 
 def _tell_launcher(said: str) -> None:
-    """Leave the cause to torch's launcher, which shows that of the process that failed first."""
+    """Passes the cause to torch's launcher, which shows the cause of the process that failed first."""
     if 'TORCHELASTIC_ERROR_FILE' in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

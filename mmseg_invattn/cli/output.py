@@ -1,4 +1,4 @@
-"""What a subcommand writes: ``--out`` and ``--overwrite``, and the refusal to replace files before any work is done."""
+"""Output of subcommands: ``--out`` and ``--overwrite``, and the check before any work that no file is replaced."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..wording import counted
 def add_output_arguments(
     parser: ArgumentParser, what: str, default: str | None = None, *, folder: bool = False, required: bool = False
 ) -> None:
-    """Add ``--out`` and ``--overwrite``.
+    """Adds ``--out`` and ``--overwrite``.
 
     Args:
-        parser: Gets them.
-        what: The subcommand writes there.
-        default: Path.
-        folder: It is the path of a folder.
-        required: It has to be given.
+        parser: The parser to extend.
+        what: Help of ``--out``: what is written there.
+        default: Default path.
+        folder: Whether the path is that of a folder.
+        required: Whether ``--out`` has to be given.
     """
     parser.add_argument(
         '--out',
@@ -34,31 +34,29 @@ def add_output_arguments(
 
 
 def add_overwrite_argument(parser: ArgumentParser) -> None:
-    """Add ``--overwrite``, for :func:`refuse_existing`."""
-    parser.add_argument('--overwrite', action='store_true', help='replace what is there already')
+    """Adds ``--overwrite``, for :func:`refuse_existing`."""
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
 
 
 def refuse_existing(paths: Iterable[str | Path], overwrite: bool, other: str = 'another --out') -> None:
-    """Refuse to write over files, before any work is done.
+    """Raises an error, before any work is done, if files would be replaced.
 
     Args:
-        paths: What is going to be written. A folder among them counts where something lies in it.
-        overwrite: The user has asked for it.
-        other: What else the user can choose.
+        paths: Paths that will be written. A folder counts as existing if it is not empty.
+        overwrite: Whether the user allows it.
+        other: What the user can choose instead.
 
     Raises:
-        FileExistsError: Some of them are there; names the first.
+        FileExistsError: Some of the paths exist. The message names the first.
     """
     there = [] if overwrite else [_shown(path) for path in paths if _holds_something(path)]
     if there:
         more = f' and {counted(len(there) - 1, "more file")}' if len(there) > 1 else ''
-        raise FileExistsError(
-            f'{there[0]}{more} would be replaced, which is done on request only: add --overwrite, or choose {other}'
-        )
+        raise FileExistsError(f'{there[0]}{more} would be replaced: add --overwrite to allow that, or choose {other}')
 
 
 def _shown(path: str | Path) -> str:
-    return f'what lies in {path}' if os.path.isdir(path) else str(path)
+    return f'the content of {path}' if os.path.isdir(path) else str(path)
 
 
 def _holds_something(path: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""The parser of every subcommand: one style of help."""
+"""The argument parser of all subcommands, with one style of help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
-    """Says choices and default of every option, and fills the paragraphs of a text that have no indented line."""
+    """Adds choices and default to the help of every option, and wraps paragraphs that have no indented line."""
 
     def _get_help_string(self, action: Action) -> str:
         text, default, given = (action.help or '').partition('; default: ')
@@ -38,8 +38,8 @@ class CommandParser(ArgumentParser):
     """Arguments of a subcommand.
 
     Args:
-        description: What it does: paragraphs, which are filled anew, and indented ones, which stay as they are.
-        examples: Command lines after the name of the command.
+        description: What the subcommand does. Paragraphs are wrapped; paragraphs with indented lines are unchanged.
+        examples: Command lines, without the name of the command.
     """
 
     def __init__(self, description: str, *examples: str):
@@ -51,10 +51,10 @@ class CommandParser(ArgumentParser):
             ),
             formatter_class=HelpFormatter,
         )
-        self.add_argument('--debug', action='store_true', help='show where in the code an error came up')
+        self.add_argument('--debug', action='store_true', help='show where in the code an error occurred')
 
     def add_argument(self, *names: str, **settings: Any) -> Action:
-        """As in ``argparse``; the place of a value that is chosen from several has a short name in capitals."""
+        """As in ``argparse``, but an argument with choices has a short name in capitals as its placeholder."""
         if 'choices' in settings:
             settings.setdefault('metavar', names[-1].lstrip('-').replace('-', '_').upper())
         return super().add_argument(*names, **settings)
@@ -70,6 +70,6 @@ class CommandParser(ArgumentParser):
         return found
 
     def check_suffix(self, out: Path | None, suffixes: Iterable[str], what: str) -> None:
-        """End with the usage where ``--out`` names a file of another kind."""
+        """Shows the usage and exits if ``--out`` has another suffix."""
         if out and out.suffix not in suffixes:
-            self.error(f'--out {out}: {what} ends in {", ".join(suffixes)}')
+            self.error(f'--out {out}: the name of {what} must end in {", ".join(suffixes)}')

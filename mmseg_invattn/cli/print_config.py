@@ -1,4 +1,4 @@
-"""Print a config with all that it inherits, and --cfg-options applied; or copy one to be edited."""
+"""Print a config with everything that it inherits, after applying --cfg-options; or copy a config to edit it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         __doc__, 'CONFIG --out whole.py', 'CONFIG --cfg-options train_cfg.max_iters=100', 'CONFIG --copy my_data.py'
     )
     add_config_arguments(parser)
-    add_output_arguments(parser, f'also write it here ({", ".join(SUFFIXES)}); default: nowhere')
+    add_output_arguments(parser, f'file to write as well ({", ".join(SUFFIXES)}); default: none')
     parser.add_argument(
         '--copy',
         type=Path,
         metavar='FILE',
-        help='copy the file as it is written, to be edited; the configs that it builds on are then named by full '
+        help='copy the config file to FILE, to edit it; in the copy, _base_ names the inherited configs by full '
         'paths; default: no copy',
     )
     args = parser.parse_args(arguments)
     parser.check_suffix(args.out, SUFFIXES, 'a config')
     if args.copy and args.copy.suffix != '.py':
-        parser.error(f'--copy {args.copy}: a config that is written in Python ends in .py')
+        parser.error(f'--copy {args.copy}: the name of a config in Python must end in .py')
     if args.copy and (args.out or args.cfg_options):
-        parser.error('--copy copies the file as it is: leave out --out and --cfg-options')
+        parser.error('--copy copies the file without changes: leave out --out and --cfg-options')
     return args
 
 
 def moved(config: Path) -> str:
-    """The text of a config for another folder: what ``_base_`` names is named by full paths."""
+    """The text of a config for use in another folder, with full paths in ``_base_``."""
     text = config.read_text(encoding='utf-8')
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '_base_':

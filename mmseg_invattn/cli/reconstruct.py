@@ -1,6 +1,6 @@
-"""Train one attention block and see whether test images come back through it: the paper's check of invertibility.
+"""Train one attention block and test whether its inverse recovers test images: the paper's check of invertibility.
 
-Every config with every form and mode gets a folder OUT/CONFIG/FORM_MODE with its config, logs, checkpoint, result.json,
+The results of each config with each form and mode go to OUT/CONFIG/FORM_MODE: config, logs, checkpoint, result.json,
 per_image.csv, grid.png and convergence.png.
 """
 
@@ -29,10 +29,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             f'--{name}',
             nargs='+',
             choices=[*choices, 'all'],
-            help=f"{name}s of the attention, each with a training of its own; default: the config's",
+            help=f'{name}s of the attention; each is trained separately; default: as in the config',
         )
-    add_output_arguments(parser, 'folder of the results', 'work_dirs/reconstruction', folder=True)
-    parser.add_argument('--epochs', type=float, metavar='N', help="epochs of the training; default: the config's")
+    add_output_arguments(parser, 'folder for the results', 'work_dirs/reconstruction', folder=True)
+    parser.add_argument('--epochs', type=float, metavar='N', help='epochs of training; default: as in the config')
     parser.add_argument(
         '--summary', type=Path, metavar='DIR', help='print one table of all results below DIR; default: none'
     )
@@ -46,7 +46,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_run_arguments(parser, work_dir=False)
     args = parser.parse_args(arguments)
     if not args.configs and args.summary is None:
-        parser.error('give a CONFIG to run, or --summary DIR to put the results of earlier runs into a table')
+        parser.error('give a CONFIG to run, or --summary DIR for a table of the results of earlier runs')
     return args
 
 

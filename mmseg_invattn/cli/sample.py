@@ -14,8 +14,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --num 64 --out samples.png')
     add_flow_arguments(parser, 'samples.png')
     parser.add_argument('--num', type=int, default=64, metavar='N', help='number of images')
-    parser.add_argument('--temperature', type=float, default=1.0, metavar='FACTOR', help="of the prior's scale")
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the draw')
+    parser.add_argument('--temperature', type=float, default=1.0, metavar='FACTOR', help="factor of the prior's scale")
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the random numbers')
     parser.add_argument('--columns', type=int, default=8, metavar='N', help='images in a row')
     return parser.parse_args(arguments)
 
@@ -32,6 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
     write_image(args.out, image_grid(images, args.columns))
     print(
         f'{args.out}: {counted(args.num, "image")} at temperature {args.temperature:g}; '
-        f'{int((~info.converged).sum())} of their inverses did not converge, '
+        f'the inverse did not converge for {int((~info.converged).sum())} of them, '
         f'largest residual {float(info.residual.max()):.1e}'
     )

@@ -1,4 +1,4 @@
-"""The attention of a reconstruction or of a flow, chosen by form and mode: their configs stand for all of them."""
+"""Chooses the attention of a reconstruction or a flow by form and mode, so that one config serves all of them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from mmengine.config import Config
 from ..choices import INVERTIBLE_FORMS
 from ..compat import type_name
 
-FLOW_STAGES = (0,)  # of the paper's flow: behind the residual blocks of the first scale
-PAPER_REDUCTION = 4  # of the channels, in the form that is kept for parity with the paper
+FLOW_STAGES = (0,)  # as in the flow of the paper: after the residual blocks of the first scale
+PAPER_REDUCTION = 4  # reduction of the channels in form 'paper'
 
 
 def choose_attention(cfg: Config, form: str | None = None, mode: str | None = None) -> None:
-    """Put the attention of this form and mode into a config, in place.
+    """Puts attention of this form and mode into a config, in place.
 
-    What is None stays as the config has it, or is ``'embedded_gaussian'`` where a flow had no attention yet. A flow
-    takes ``form='none'``, which is no attention. With the form ``'paper'`` a flow stores its activations: without a
-    certificate they cannot be recovered for sure.
+    None keeps the value of the config; if a flow has no attention yet, the default mode is ``'embedded_gaussian'``. For
+    a flow ``form='none'`` means no attention. With form ``'paper'`` a flow stores its activations, because without a
+    certificate it is not certain that they can be recovered.
 
     Args:
-        cfg: with a model ``InvReconstruction`` or ``InvResNetFlow``.
-        form: of :data:`~mmseg_invattn.layers.FORMS`.
-        mode: of :data:`~mmseg_invattn.layers.attention.modes.MODES`.
+        cfg: config with a model ``InvReconstruction`` or ``InvResNetFlow``.
+        form: one of :data:`~mmseg_invattn.layers.FORMS`.
+        mode: one of :data:`~mmseg_invattn.layers.attention.modes.MODES`.
 
     Raises:
         ValueError: another model; a mode without attention; a reconstruction without attention.
@@ -30,7 +30,7 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
     if kind not in ('InvReconstruction', 'InvResNetFlow'):
         raise ValueError(
             '--form and --mode choose the attention of a reconstruction or a flow (configs/reconstruction, '
-            f'configs/flow), and this config has the model {kind}: change what it has, for example '
+            f'configs/flow), but this config has the model {kind}: change its attention with, for example, '
             '--cfg-options model.decode_head.attention.form=coupling'
         )
     place = cfg.model if kind == 'InvReconstruction' else cfg.model.backbone
@@ -39,11 +39,11 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
     if form == 'none':
         if mode:
             raise ValueError(
-                f'--mode {mode} is the mode of an attention, and this flow has none: add --form FORM, one of '
+                f'--mode {mode} is the mode of an attention, but this flow has none: add --form FORM, one of '
                 f'{", ".join(INVERTIBLE_FORMS)}, or leave out --mode'
             )
         if kind == 'InvReconstruction':
-            raise ValueError('--form none has no inverse to reconstruct with: choose another form')
+            raise ValueError('--form none has no inverse, so it cannot reconstruct: choose another form')
         place.pop('attention', None)
         place.pop('attention_stages', None)
         return
@@ -58,7 +58,7 @@ def choose_attention(cfg: Config, form: str | None = None, mode: str | None = No
 
 
 def attention_name(cfg: Config) -> str:
-    """``'FORM_MODE'`` of the config's attention, for the names of folders; ``'none'`` without attention."""
+    """``'FORM_MODE'`` of the attention of a config, for the names of folders; ``'none'`` without attention."""
     place = cfg.model if type_name(cfg.model) == 'InvReconstruction' else cfg.model.backbone
     attention = place.get('attention')
     return f'{attention.form}_{attention.mode}' if attention else 'none'

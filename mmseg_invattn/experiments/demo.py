@@ -1,4 +1,4 @@
-"""What the demo shows of its models: predictions with their IoU, the inverse, and a table and pictures of these."""
+"""The results that the demo shows: predictions with their IoU, the inverse, a table and pictures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PICTURES = 12
 
 
 def seconds_per_iteration(work_dir: Path) -> float:
-    """Median over the log of the newest run, data loading included."""
+    """Median over the log of the newest run, including data loading."""
     newest = find_logs(work_dir)[-1:]
     return median(entry['time'] for entry in read_entries(newest) if 'loss' in entry)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, cfg: Config) -> dict:
-    """Predictions of the validation split, their IoU by ``IoUMetric``, and the inverse where there is one."""
+    """Predictions for the validation split, their IoU computed by ``IoUMetric``, and the inverse if there is one."""
     loader = Runner.build_dataloader(cfg.test_dataloader)
     classes = loader.dataset.metainfo['classes']
     areas, images, truths, predictions, inverse = [], [], [], [], []
@@ -62,7 +62,7 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
     )
     if invertible:
         values = torch.cat(inverse, 1)
-        # The worst over all images of: error, error relative to the largest token, certified bound, evaluations.
+        # Maxima over all images of: error, error relative to the largest token, certified bound, evaluations.
         error, relative, bound, iterations = values.amax(1).tolist()
         result |= dict(
             lipschitz=head.attention.lipschitz_bound(),
@@ -98,7 +98,7 @@ def make_table(results: dict[str, dict]) -> PrettyTable:
 
 
 def draw(results: dict[str, dict], folder: Path) -> None:
-    """One picture for each of the first validation images: input, ground truth, predictions."""
+    """Draws one picture for each of the first validation images: input, ground truth, predictions."""
     plt.switch_backend('agg')
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(results.values()))

@@ -1,4 +1,4 @@
-"""A table that a tool measured, in the document that shows it."""
+"""Puts a table that a tool measured into the document that shows it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ..engine.atomic_backend import AtomicLocalBackend
 
 
 def replace_table(path: Path, table: str, name: str = 'table') -> None:
-    """Puts a table between the lines ``<!-- NAME -->`` and ``<!-- end -->`` of a text file.
+    """Replaces the text between the lines ``<!-- NAME -->`` and ``<!-- end -->`` of a file by a table.
 
     Raises:
         ValueError: the file has no such lines.

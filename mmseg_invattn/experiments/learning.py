@@ -1,4 +1,4 @@
-"""After how many iterations a task is learned: the demo's, by every form and mode of attention."""
+"""The number of iterations after which the demo task is learned, for every form and mode of attention."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from torch import nn
 from ..engine.atomic_backend import AtomicLocalBackend
 from ..engine.launch import build_runner
 
-UNUSED = ('checkpoint', 'visualization', 'certificate')  # hooks that write what nobody reads here
+UNUSED = ('checkpoint', 'visualization', 'certificate')  # hooks whose output is not needed here
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training.
+    """Settings of one training.
 
     Attributes:
-        form: of the attention.
-        mode: likewise.
-        seed: of the run.
-        precision: ``'float32'``, or ``'autocast'``: all of the network under autocast in bfloat16, the branch of the
-            attention as well.
+        form: form of the attention.
+        mode: mode of the attention.
+        seed: seed of the run.
+        precision: ``'float32'``, or ``'autocast'``: the whole network under autocast in bfloat16, including the branch
+            of the attention.
     """
 
     form: str
@@ -46,7 +46,7 @@ class Setting:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Training under autocast in bfloat16, on a CPU as well: MMEngine's ``AmpOptimWrapper`` wants a GPU."""
+    """Training under autocast in bfloat16, also on a CPU; MMEngine's ``AmpOptimWrapper`` needs a GPU."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -56,7 +56,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 
 class Reached(Hook):
-    """Keeps the validation's mIoU, and ends the training once it is at a level."""
+    """Records the mIoU of each validation and stops the training when it reaches a level."""
 
     def __init__(self, level: float):
         self.level, self.curve = level, []
@@ -71,9 +71,9 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
     """Trains until the task is learned, or to the end of the config.
 
     Args:
-        cfg: with a decode head of :class:`~mmseg_invattn.models.heads.attention_head.AttentionHead`; its attention and
-            its seed are those of the setting.
-        setting: of the training.
+        cfg: config with a decode head of class :class:`~mmseg_invattn.models.heads.attention_head.AttentionHead`;
+            attention and seed are replaced by those of the setting.
+        setting: settings of the training.
         every: iterations between two evaluations.
         level: mIoU in percent that counts as learned.
 
@@ -84,12 +84,12 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
     cfg.model.decode_head.attention = dict(form=setting.form, mode=setting.mode)
     if setting.precision == 'autocast':
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
-        if setting.form != 'none':  # which follows autocast in any case
+        if setting.form != 'none':  # 'none' follows autocast in any case
             cfg.model.decode_head.attention.precision = 'autocast'
     cfg.merge_from_dict({'randomness.seed': setting.seed, 'train_cfg.val_interval': every, 'log_level': 'ERROR'})
     cfg.default_hooks.update(dict.fromkeys(UNUSED))
     cfg.experiment_name = '_'.join(str(value) for value in asdict(setting).values())
-    cfg.visualizer.update(name=cfg.experiment_name, vis_backends=None)  # MMEngine finds the one of a run by its name
+    cfg.visualizer.update(name=cfg.experiment_name, vis_backends=None)  # MMEngine looks visualizers up by name
     hook = Reached(level)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
@@ -100,7 +100,7 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
 
 
 def read_curves(path: Path) -> dict[Setting, list]:
-    """Curves of earlier runs; none where the file is not there."""
+    """Curves of earlier runs; empty if there is no file."""
     entries = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else []
     return {Setting(**{k: v for k, v in entry.items() if k != 'miou'}): entry['miou'] for entry in entries}
 
@@ -113,9 +113,9 @@ def write_curves(path: Path, curves: dict[Setting, list]) -> None:
 def table(
     curves: dict[Setting, list], forms: Sequence[str], modes: Sequence[str], level: float, precision: str = 'float32'
 ) -> str:
-    """The median over the seeds of the iterations that it took, and how many of the seeds got there.
+    """A table with the median number of iterations over the seeds, and how many of the seeds reached the level.
 
-    A seed that did not get there counts as later than all; a median that is such a seed is a dash.
+    A seed that did not reach the level counts as infinitely many iterations; an infinite median is shown as a dash.
     """
     lines = ['| mode | ' + ' | '.join(forms) + ' |', '| --- |' + ' ---: |' * len(forms)]
     for mode in modes:

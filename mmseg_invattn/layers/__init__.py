@@ -1,10 +1,10 @@
-"""Invertible layers as plain ``nn.Module``: they import torch and nothing else.
+"""Invertible layers as plain ``nn.Module``. They import only torch.
 
-contract.py    what every invertible layer promises
-residual.py    y = U (x + g(x)), once for all blocks;  explicit.py: layers with a closed inverse
-attention/     a form is a class, a mode is how pixels score each other
+contract.py    the interface and the guarantees of every invertible layer
+residual.py    y = U (x + g(x)), the base class of all residual blocks;  explicit.py: layers with a closed-form inverse
+attention/     a form is a class; a mode is the way in which pixels score each other
 flow/          building blocks of flows and reversible networks
-convolution/   attention by position alone, which is a convolution where its heads are shifts
+convolution/   attention by position alone; it is a convolution if each head selects one shift
 """
 
 from .attention import (

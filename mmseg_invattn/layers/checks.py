@@ -1,4 +1,4 @@
-"""Checks of arguments that many layers take. Errors name the value, the rule and a way out."""
+"""Checks of arguments that many layers take. Errors name the value, the rule and what to do."""
 
 from collections.abc import Collection
 
@@ -18,7 +18,7 @@ def check_count(name: str, value: object) -> None:
 def check_kernel_sizes(kernel_sizes: Collection[int]) -> None:
     if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
         raise ValueError(
-            f'kernel_sizes={kernel_sizes} are not odd numbers of at least 1: an even kernel has no '
+            f'kernel_sizes={kernel_sizes} must be odd numbers of at least 1: an even kernel has no '
             'centre, so the branch would not keep the size of the feature map'
         )
 
@@ -26,8 +26,8 @@ def check_kernel_sizes(kernel_sizes: Collection[int]) -> None:
 def check_contraction(contraction: float) -> None:
     if isinstance(contraction, str) or not 0 < contraction < 1:
         raise ValueError(
-            f'contraction={contraction!r} is outside (0, 1): the inverse exists for a branch whose '
-            'Lipschitz constant is below 1; the default is 0.9'
+            f'contraction={contraction!r} is outside (0, 1): an inverse is only guaranteed if the Lipschitz constant '
+            'of the branch is below 1; the default is 0.9'
         )
 
 
@@ -36,8 +36,8 @@ def check_sharpness(sharpness: float | str) -> None:
         return
     if isinstance(sharpness, str) or not 0 < sharpness < float('inf'):
         raise ValueError(
-            f"sharpness={sharpness!r} is not a positive number, 'learned' or 'log_n': it bounds the "
-            'content logits; the default is 2.0'
+            f"sharpness={sharpness!r} must be a positive number such as 2.0, 'learned' or 'log_n': it bounds the "
+            'content logits'
         )
 
 
@@ -46,13 +46,13 @@ def check_precision(precision: str) -> None:
 
 
 def check_takes(name: str, value: object, setting: str, where: str) -> None:
-    """Refuses an argument that is given where it has no effect.
+    """Raises ValueError if an argument is given that has no effect.
 
     Args:
-        name: of the argument.
-        value: None where it is not given.
-        setting: what it depends on, as it is.
-        where: the setting in which it counts.
+        name: name of the argument.
+        value: its value, or None if it is not given.
+        setting: the present setting, with which the argument has no effect.
+        where: the setting with which it has an effect.
     """
     if value is not None:
         raise ValueError(f'{name}={value!r} has no effect with {setting}: it belongs to {where}; leave it out')

@@ -1,8 +1,8 @@
-"""Derived weights that a caller knows to stand still: ``with constant_weights(model):``.
+"""Derives weights only once while no parameter changes: ``with constant_weights(model):``.
 
-A layer derives its normalised matrices at every call. A test loop, an inference server or an exporter runs a model
-whose parameters nobody changes: it says so, and the layers derive them once for the whole block, as
-``torch.nn.utils.parametrize.cached()`` does it for parametrisations.
+By default a layer derives its normalised matrices at every call. A test loop, an inference server or an exporter runs a
+model whose parameters do not change. Inside this context the layers derive these matrices only once, like
+``torch.nn.utils.parametrize.cached()`` for parametrisations.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,35 +20,35 @@ from .parameters import compute_dtype
 
 @dataclass
 class Held:
-    """What is constant of a layer."""
+    """The values of a layer that stay constant inside the context."""
 
     weights: Any
-    parameters: list[tuple[dict, str, Tensor]]  # that they were derived from, and where these stand
+    parameters: list[tuple[dict, str, Tensor]]  # the parameters, with the dictionary and the name of each
     bounds: dict[int | None, float | None] = field(default_factory=dict)  # lipschitz_bound by the number of pixels
-    dtype: torch.dtype = torch.float32  # the widest of the parameters, at least that
-    cast: tuple[torch.dtype, Any] | None = None  # the weights in the last dtype that was computed in
-    scaled: tuple[int, Any] | None = None  # what follows from these and the last number of pixels
+    dtype: torch.dtype = torch.float32  # the widest dtype of the parameters, at least float32
+    cast: tuple[torch.dtype, Any] | None = None  # dtype of the last call, and the weights in that dtype
+    scaled: tuple[int, Any] | None = None  # number of pixels of the last call, and what was scaled for it
 
 
-_HELD: dict[nn.Module, Held] = {}  # the layers inside of a context, and nothing outside of one
+_HELD: dict[nn.Module, Held] = {}  # the layers for which a context is active; empty outside a context
 
 
 @contextmanager
 def constant_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, the invertible layers of ``model`` derive their weights once instead of at every call.
+    """Context in which the invertible layers of ``model`` derive their weights once instead of at every call.
 
-    With gradients enabled weights that learn are derived at every call all the same: the gradient has to reach the
-    parameters.
+    Layers with trainable parameters still derive them at every call while gradients are enabled, because the gradient
+    has to reach the parameters.
 
     Args:
-        model: the layers of this module and of all its children.
+        model: the context applies to this module and all modules in it.
 
     Raises:
-        RuntimeError: at the end, where a parameter or buffer was changed inside: what ran after that used old weights.
+        RuntimeError: at the end, if a parameter or buffer was changed inside: calls after the change used old weights.
     """
     state = [*model.parameters(), *model.buffers()]
     before = fingerprint(state)
-    # children first: the weights of a composition are those of its layers
+    # children first, because a composition collects the weights of its layers
     layers = [layer for layer in reversed(list(model.modules())) if isinstance(layer, InvertibleModule)]
     with holding((layer, weights_of(layer)) for layer in layers):
         yield
@@ -56,15 +56,15 @@ def constant_weights(model: nn.Module) -> Iterator[None]:
     known = len(state) == len(now) and all(a is b for a, b in zip(state, now, strict=True))
     if not known or not same(before, fingerprint(now)):
         raise RuntimeError(
-            'a parameter or buffer was changed inside constant_weights(): what ran after that used the '
-            'old weights. Leave the context before an optimiser steps, a checkpoint is loaded or a '
-            'training batch starts a normalisation'
+            'a parameter or buffer was changed inside constant_weights(), so later calls used the old weights. '
+            'Leave the context before an optimiser step, before loading a checkpoint and before the first '
+            'training batch, which initialises normalisations'
         )
 
 
 @contextmanager
 def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
-    """Inside, these layers take these weights where they are given none: for one solve, whose weights are one."""
+    """Context in which these layers use these weights if a call gives none; it keeps them the same during a solve."""
     new = []
     try:
         with torch.no_grad():
@@ -80,25 +80,26 @@ def holding(pairs: Iterable[tuple[InvertibleModule, Any]]) -> Iterator[None]:
 
 
 def held_weights(layer: InvertibleModule) -> Held | None:
-    """What a surrounding :func:`constant_weights` holds of the layer; None where it is to be derived."""
+    """What a surrounding :func:`constant_weights` holds for the layer, or None if weights have to be derived."""
     held = _HELD.get(layer)
     if held is None:
         return None
     learns = torch.is_grad_enabled() and any(p.requires_grad for _, _, p in held.parameters)
-    # functional_call puts others in their place for a moment; so does an exporter, with stand-ins for these very ones
+    # functional_call temporarily replaces the parameters: derive the weights from the new ones. An exporter replaces
+    # them too, but by stand-ins for the same parameters.
     replaced = not torch.compiler.is_compiling() and any(place.get(name) is not p for place, name, p in held.parameters)
     return None if learns or replaced else held
 
 
 def _standing(layer: InvertibleModule) -> list[tuple[dict, str, Tensor]]:
-    """The parameters of a layer and its children, each with the dictionary and the name that it stands under."""
+    """The parameters of a layer and its children, each with the dictionary that holds it and its name there."""
     return [
         (part._parameters, name, p) for part in layer.modules() for name, p in part._parameters.items() if p is not None
     ]
 
 
 def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
-    """The weights of the layer: those given, or where there are none those of now, derived unless they are constant."""
+    """The given weights; if None, the held constant weights; if there are none, weights derived now."""
     if given is not None:
         return given
     held = held_weights(layer)
@@ -106,7 +107,7 @@ def weights_of(layer: InvertibleModule, given: Any = None) -> Any:
 
 
 def cast_weights(layer: InvertibleModule, weights: Any, dtype: torch.dtype) -> Any:
-    """The weights in that dtype, once for all calls where they are constant ones."""
+    """The weights in that dtype; constant weights are cast only once."""
     held = held_weights(layer)
     if held is None or held.weights is not weights or torch.compiler.is_compiling():
         return cast_all(weights, dtype)
@@ -117,8 +118,11 @@ def cast_weights(layer: InvertibleModule, weights: Any, dtype: torch.dtype) -> A
 
 
 def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: Callable[[Any, int], Any]) -> Any:
-    """``scale(weights, n_pixels)``, once for all calls with so many pixels where :func:`cast_weights` gave the weights
-    and they are constant ones."""
+    """``scale(weights, n_pixels)``.
+
+    For constant weights that come from :func:`cast_weights`, it is computed once for successive calls with the same
+    number of pixels.
+    """
     held = held_weights(layer)
     if held is None or held.cast is None or held.cast[1] is not weights or torch.compiler.is_compiling():
         return scale(weights, n_pixels)
@@ -130,13 +134,16 @@ def scaled_weights(layer: InvertibleModule, weights: Any, n_pixels: int, scale: 
 
 @contextmanager
 def _for_later() -> Iterator[None]:
-    """What is made inside is not of inference mode, though this call may be: a later one may differentiate."""
+    """Leaves inference mode: a later call may need gradients through tensors that are created inside."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
 def started_weights(layer: InvertibleModule, x: Tensor, given: Any = None) -> Any:
-    """As :func:`weights_of`, for a forward pass of x: where none are given, what starts from the data comes first."""
+    """As :func:`weights_of`, for a forward pass of x.
+
+    If no weights are given, :meth:`InvertibleModule.start` runs first, to initialise data-dependent parameters.
+    """
     if given is None:
         layer.start(x)
     return weights_of(layer, given)

@@ -1,4 +1,4 @@
-"""The contract that every invertible layer keeps."""
+"""The interface of every invertible layer and what it guarantees."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from ..wording import counted
 
 
 class InverseInfo(NamedTuple):
-    """What an inverse reached, for each sample; every field has shape (B,), and the measured ones are float64.
+    """The report of an inverse. Every field but ``precision`` has shape (B,), with errors and bounds in float64.
 
     Attributes:
         iterations: evaluations of the branch.
         residual: ``|y - layer(x_hat)|`` in the units of the features and in the norm of the layer
             (:meth:`InvertibleModule.error_norm`, inf2 unless the layer says otherwise), evaluated in float64.
-        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm; NaN where nothing can be certified. Of a
-            residual layer ``(residual + rounding) / (1 - lipschitz)``.
-        converged: the error bound met the tolerance, or what the precision of the dtype allows.
-        rounding: upper bound of what rounding changed in the forward pass, part of ``error_bound``; NaN without one.
-        lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 of a layer with an explicit
-            inverse, NaN where none is known.
-        precision: what the error bound takes y to have been computed in: ``'float32'`` or ``'float64'``, or
-            ``'autocast'``, which stands for bfloat16, float16, TF32 and float32, whichever it was.
+        error_bound: upper bound of ``|x_hat - x|`` in the same units and norm; NaN if nothing can be certified. For a
+            residual layer it is ``(residual + rounding) / (1 - lipschitz)``.
+        converged: whether the error bound met the tolerance, or came as close as the precision of the dtype allows.
+        rounding: upper bound of the rounding error of the forward pass, part of ``error_bound``; NaN if unknown.
+        lipschitz: upper bound of the branch's Lipschitz constant between x_hat and x; 0 for a layer with an explicit
+            inverse, NaN if unknown.
+        precision: the precision in which the error bound assumes y to be computed: ``'float32'``, ``'float64'``, or
+            ``'autocast'``, which covers bfloat16, float16, TF32 and float32.
 
-    Of a composition: the residual of the whole, in the dtype of the features; the largest rounding and Lipschitz bound
-    of a layer.
+    For a composition: the residual of the whole, evaluated in the dtype of the features; the largest rounding and the
+    largest Lipschitz bound of a layer.
     """
 
     iterations: Tensor
@@ -40,12 +40,12 @@ class InverseInfo(NamedTuple):
     precision: str = 'float32'
 
     def first(self, count: int) -> 'InverseInfo':
-        """Of the first samples."""
+        """The report of the first ``count`` samples."""
         return self._replace(**{name: field[:count] for name, field in self._asdict().items() if name != 'precision'})
 
 
 class NotConvergedError(RuntimeError):
-    """An inverse did not meet its tolerance. ``.x`` and ``.info`` hold what it reached."""
+    """An inverse did not meet its tolerance. ``.x`` and ``.info`` hold its result and its report."""
 
     def __init__(self, message: str, x: Tensor, info: InverseInfo):
         super().__init__(message)
@@ -58,32 +58,32 @@ class InvertibleModule(nn.Module, ABC):
     ``forward`` and ``inverse`` use the same weights in train and eval mode: no batch statistics, no dropout.
     ``layer.inverse(layer(x))[0]`` equals x within ``info.error_bound``.
 
-    What a layer derives from its parameters (normalised matrices, their norms) is what :meth:`weights` returns. Every
-    call derives it anew, once, and hands it down: nothing is remembered from one call to the next. Callers who need
-    the same weights in several calls pass them; callers who know that no parameter changes enter
+    :meth:`weights` returns everything that a layer derives from its parameters (normalised matrices, their norms).
+    Every call derives it again, once, and passes it on; nothing is stored between calls. To use the same weights in
+    several calls, pass them as an argument. If no parameter changes, use
     :func:`~mmseg_invattn.layers.constant_weights`.
 
     A layer with ``extra_outputs`` returns a tuple (trunk, extra outputs...) and its inverse takes that tuple; the norm
-    of such a y is the largest of its members'.
+    of such a y is the largest norm of its members.
     """
 
     extra_outputs: int = 0
     begins_at_mean = False  # whether recover_input uses the mean of x
 
     def weights(self) -> Any:
-        """All that the layer derives from its parameters, as nested tuples of tensors; () where that is nothing."""
+        """All that the layer derives from its parameters, as nested tuples of tensors; () if there is nothing."""
         return ()
 
     def start(self, x: Tensor) -> None:
-        """What changes the state of the layer before a forward pass in training mode: a start from the first batch."""
+        """Initialises data-dependent state from the first batch in training mode; called before a forward pass."""
 
     @abstractmethod
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
-        """y of x.
+        """Computes y from x.
 
         Args:
             x: shape (B, C, H, W).
-            weights: of :meth:`weights`; None: those of now, after :meth:`start`.
+            weights: from :meth:`weights`; None derives them now, after :meth:`start`.
         """
 
     @abstractmethod
@@ -103,33 +103,35 @@ class InvertibleModule(nn.Module, ABC):
             y: shape (B, C, H, W). Half precision is computed, and returned, in float32.
             tol: largest error, relative to the largest token norm of the sample.
             max_iter: largest number of evaluations of the branch.
-            strict: raise where a sample does not converge; otherwise ``info.converged`` says which did.
+            strict: raise an error if a sample does not converge; otherwise ``info.converged`` tells which ones did.
             weights: as in :meth:`forward`.
-            certify: evaluate the residual in float64 and bound the error; without it ``error_bound`` is NaN, and the
-                residual is the solver's.
-            error: bound of ``|y' - y|_inf2`` where y' is given and y is what the layer made of x, shape (B,); the
-                error bound is that of the x of y. ``converged`` is of y'.
+            certify: evaluate the residual in float64 and bound the error; otherwise ``error_bound`` is NaN, and the
+                residual is that of the solver.
+            error: bound of ``|y' - y|_inf2``, shape (B,), if the argument y is only an approximation y' of the output y
+                of the layer. Then the error bound refers to the x that gave y, and ``converged`` to the x that would
+                give y'.
 
         Raises:
-            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+            NotConvergedError: with ``strict``, if a sample does not meet ``tol`` within ``max_iter``.
             ValueError: y has the wrong shape, is empty or holds a value that is not finite.
         """
 
     def recover_input(
         self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None, mean: Tensor | None = None
     ) -> Tensor:
-        """x alone, without a report, as a backward pass wants it; otherwise as :meth:`inverse`.
+        """Returns only x, without a report, for a backward pass; otherwise as :meth:`inverse`.
 
         Args:
-            mean: of x over the pixels, (B, C, 1, 1), where it is known: a solver begins nearer to x.
+            mean: mean of x over the pixels, (B, C, 1, 1), if it is known: a solver can start closer to x.
         """
         return self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
-        """What a memory-free pass goes through, as :mod:`~mmseg_invattn.ops.steps` has it; one step of the inverse.
+        """The steps of a memory-free pass (:mod:`~mmseg_invattn.ops.steps`); by default one that uses the inverse.
 
         Args:
-            tol: as in :meth:`recover_input`, like ``max_iter``; None: the precision of the dtype.
+            tol: as in :meth:`recover_input`; None means the precision of the dtype.
+            max_iter: as in :meth:`recover_input`.
         """
         return [inverse_step(self, lambda x, weights: outputs(self(x, weights)), tol, max_iter)]
 
@@ -137,11 +139,12 @@ class InvertibleModule(nn.Module, ABC):
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         """Certified upper bound of the residual branch's Lipschitz constant in the norm inf2.
 
-        0.0 of a layer with an explicit inverse, which has no branch; None without a certificate. Of a composition: the
-        largest of its layers' branches, each of which inverts at that rate.
+        It is 0.0 for a layer with an explicit inverse, which has no branch, and None without a certificate. For a
+        composition it is the largest bound of its layers: every layer converges at that rate or faster.
 
         Args:
-            n: number of pixels; None: a bound for all of them. It counts for ``sharpness='log_n'`` and mode l2.
+            n: number of pixels; None means a bound for every number. It only matters for ``sharpness='log_n'`` and mode
+                l2.
         """
 
     @abstractmethod
@@ -150,44 +153,45 @@ class InvertibleModule(nn.Module, ABC):
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """y, and ``log|det(dy/dx)|`` of each sample in nats, from one evaluation of the layer.
 
-        The gradient of the determinant takes memory that does not depend on ``n_terms``. Layers whose determinant has a
-        closed form ignore the two numbers. With gradients enabled attention takes a path that is twice differentiable
-        and holds its N x M map; under ``torch.no_grad()`` the fused kernel serves.
+        The memory for the gradient of the determinant does not depend on ``n_terms``. Layers whose determinant has a
+        closed form ignore ``n_terms`` and ``n_samples``. With gradients enabled, attention uses operators that are
+        twice differentiable and builds its N x M map; under ``torch.no_grad()`` the fused kernel is used.
 
         Args:
             x: shape (B, C, H, W).
-            n_terms: terms of the power series (off by at most :meth:`log_abs_det_error_bound` in expectation),
-                ``'roulette'`` or :class:`~mmseg_invattn.ops.Roulette` (no bias), ``'exact'`` (small inputs).
+            n_terms: number of terms of the power series (its expectation has an error of at most
+                :meth:`log_abs_det_error_bound`), ``'roulette'`` or :class:`~mmseg_invattn.ops.Roulette` (no bias),
+                ``'exact'`` (small inputs).
             n_samples: random probes to average over.
             weights: as in :meth:`forward`.
 
         Returns:
-            y as of :meth:`forward`, and a tensor of shape (B,), float32 or higher.
+            y as from :meth:`forward`, and a tensor of shape (B,), float32 or higher.
 
         Raises:
             ValueError: an impossible ``n_terms`` or ``n_samples``, or the exact form of a large input.
         """
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
-        """The second of :meth:`forward_and_log_abs_det`."""
+        """The second result of :meth:`forward_and_log_abs_det`."""
         return self.forward_and_log_abs_det(x, n_terms, n_samples)[1]
 
     @abstractmethod
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
-        """Bound of ``|E[log_abs_det] - log|det||`` at x, in nats, shape (B,), float64; None without one."""
+        """Bound of ``|E[log_abs_det] - log|det||`` at x, in nats, shape (B,), float64; None if there is none."""
 
     @abstractmethod
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        """Upper bounds (of Lip(f), of Lip(f^-1)) in the norm inf2; ``inf`` where none is known.
+        """Upper bounds (of Lip(f), of Lip(f^-1)) in the norm inf2; ``inf`` if none is known.
 
-        y known up to e gives x up to ``Lip(f^-1) e``.
+        If y has an error of at most e, x has one of at most ``Lip(f^-1) e``.
         """
 
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
-        """How far the exact inverse moves when y does by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
+        """How far the exact inverse moves if y changes by ``error``: bound of ``|f^-1(y') - f^-1(y)|``, shape (B,).
 
-        ``Lip(f^-1) error``; layers whose inverse is not uniformly Lipschitz bound it around x instead. NaN where
-        nothing is known.
+        It is ``Lip(f^-1) error``; layers whose inverse is not uniformly Lipschitz use a bound around x instead. NaN if
+        no bound is known.
 
         Args:
             x: the inverse of y', up to ``within``.
@@ -196,20 +200,20 @@ class InvertibleModule(nn.Module, ABC):
             weights: as in :meth:`forward`.
         """
         gain = self.bi_lipschitz_bound()[1]
-        # an error of exactly 0 stays 0 even where the gain is not known
+        # an error of exactly 0 stays 0 even if the gain is not known
         return torch.where(error == 0, error, gain * error if gain < float('inf') else torch.nan)
 
     def error_norm(self, x: Tensor) -> Tensor:
-        """The norm of residuals and error bounds of x, (B, C, H, W) -> (B,)."""
+        """The norm in which residuals and error bounds of x are given, (B, C, H, W) -> (B,)."""
         return max_token_norm(x)
 
     def pixel_error(self, x: Tensor, error: Tensor) -> Tensor:
-        """Bound in the norm inf2 of an error of x that is ``error`` in :meth:`error_norm`, shape (B,)."""
+        """Bound in the norm inf2 of an error of x whose :meth:`error_norm` is at most ``error``, shape (B,)."""
         return error
 
 
 def assumed_precision(layer: nn.Module, dtype: torch.dtype) -> str:
-    """``info.precision`` of a layer that computes in the dtype."""
+    """The value of ``info.precision`` for a layer that computes in the dtype."""
     return (
         'autocast'
         if getattr(layer, 'precision', 'float32') == 'autocast' and dtype != torch.float64
@@ -228,7 +232,9 @@ def inverse_step(
 
     Args:
         evaluate: (x, weights) -> the outputs of the layer, then ``more_outputs`` that the inverse does not need.
-        tol: as in :meth:`InvertibleModule.steps`, like ``max_iter``.
+        tol: as in :meth:`InvertibleModule.steps`.
+        max_iter: as in :meth:`InvertibleModule.steps`.
+        more_outputs: how many there are.
     """
 
     def recover(y: tuple[Tensor, ...], weights: Any, mean: Tensor | None) -> Tensor:
@@ -248,14 +254,15 @@ def inverse_step(
 
 
 def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error: Tensor, weights: Any = None) -> Tensor:
-    """Error of ``x = layer.inverse(y')`` where y' is known up to ``error``: the rule of every composed inverse.
+    """Error of ``x = layer.inverse(y')`` if y' approximates y up to ``error``: the rule of every composed inverse.
 
-    With f the layer and y what y' approximates, ``|x - f^-1(y)| <= |x - f^-1(y')| + |f^-1(y') - f^-1(y)|``: the layer's
-    own bound, plus what its inverse makes of the error. For a residual layer that is ``(|r| + error) / (1 - L)``.
+    With f the layer, ``|x - f^-1(y)| <= |x - f^-1(y')| + |f^-1(y') - f^-1(y)|``: the error bound of the layer itself,
+    plus the effect of the error of y' on its exact inverse. For a residual layer this is ``(|r| + error) / (1 - L)``.
 
     Args:
         layer: f.
-        x: what its inverse returned, with ``info``.
+        x: the result of its inverse.
+        info: the report of its inverse.
         error: bound of ``|y' - y|_inf2``, shape (B,).
         weights: of the layer.
     """
@@ -263,7 +270,7 @@ def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error:
 
 
 def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
-    """Refuses what is not a non-empty feature map of the expected channels (None: any), naming what it got."""
+    """Raises ValueError unless x is a non-empty feature map with the expected number of channels (None: any)."""
     if x.dim() != 4 or channels not in (None, x.shape[1]):
         raise ValueError(
             f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = '
@@ -280,23 +287,23 @@ def check_features(x: Tensor, channels: int | None, finite: bool = False) -> Non
     if finite and not x.isfinite().all():
         bad = (~x.isfinite()).flatten(1).sum(1)
         raise ValueError(
-            f'the input of inverse holds values that are not finite (NaN or inf), counted by sample: '
-            f'{bad.tolist()}; only finite features have an inverse: find the layer that made them'
+            f'the input of inverse has values that are not finite (NaN or inf); their number per sample is '
+            f'{bad.tolist()}. Only finite features have an inverse: find the layer that produces these values'
         )
 
 
 def check_finite_weights(layer: nn.Module) -> None:
-    """Refuses a layer that is no map, since a parameter holds NaN or inf, naming it."""
+    """Raises ValueError if a parameter holds NaN or inf, and names it."""
     bad = [name for name, parameter in layer.named_parameters() if not parameter.isfinite().all()]
     if bad:
         raise ValueError(
-            f'the parameters {bad} of {type(layer).__name__} hold values that are not finite (NaN or inf), so it has '
-            'neither an inverse nor a bound: go back to a checkpoint from before, and lower the learning rate'
+            f'the parameters {bad} of {type(layer).__name__} have values that are not finite (NaN or inf), so it has '
+            'neither an inverse nor a bound: go back to an earlier checkpoint and lower the learning rate'
         )
 
 
 def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
-    """Raises :class:`NotConvergedError`, with what was reached, unless every sample converged."""
+    """Raises :class:`NotConvergedError`, with the result and the report, unless every sample converged."""
     if not info.converged.all():
         raise NotConvergedError(
             f'the inverse of {int((~info.converged).sum())} of {counted(len(x), "sample")} did not reach tol={tol} '
@@ -309,5 +316,5 @@ def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: 
 
 
 def outputs(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """(trunk, extra outputs...) of what a layer returned."""
+    """The output of a layer as a tuple (trunk, extra outputs...)."""
     return (y,) if isinstance(y, Tensor) else tuple(y)

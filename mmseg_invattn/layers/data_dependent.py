@@ -1,4 +1,4 @@
-"""Parameters that start from the data: the first training batch sets them, nothing after it does."""
+"""Parameters that are initialised from the data: only the first training batch sets them."""
 
 from abc import ABC, abstractmethod
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class DataDependentStart(nn.Module, ABC):
-    """Sets its parameters from the first batch that it sees in training mode, of all processes together.
+    """Sets its parameters from the first batch in training mode, using the batches of all processes together.
 
-    After that train and eval mode are the same map. That it happened is saved with the state, so a loaded layer keeps
-    what it has. The layer that holds it asks for :meth:`start` before a forward pass, and only there: an inverse or a
-    bound changes nothing. A subclass defines ``statistics(x)``.
+    After that, train and eval mode are the same map. Whether it is initialised is saved with the state, so a loaded
+    layer keeps its parameters. Only a forward pass of the layer that holds this module calls :meth:`start`; an inverse
+    or a bound changes nothing. A subclass defines ``statistics(x)``.
     """
 
     initialised: Tensor
@@ -20,7 +20,7 @@ class DataDependentStart(nn.Module, ABC):
     def __init__(self):
         super().__init__()
         self.register_buffer('initialised', torch.tensor(False))
-        self._settled = False  # a copy of the buffer: reading that one at every step would wait for the device
+        self._settled = False  # copy of the buffer: reading the buffer at every step would wait for the device
 
     def waits(self) -> bool:
         """Whether the next batch is the first one."""
@@ -31,19 +31,19 @@ class DataDependentStart(nn.Module, ABC):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Initialises from x where that is still to do.
+        """Initialises the parameters from x, unless that was done already.
 
         Raises:
-            ValueError: x, of any process, holds NaN or inf: nothing is set then.
+            ValueError: x holds NaN or inf in any process; then nothing is set.
         """
         if not self.waits():
             return
         values = self.statistics(x.detach())
         if not all(value.isfinite().all() for value in values.values()):
             raise ValueError(
-                f'the first training batch gives a {type(self).__name__} statistics that are not finite: it holds NaN '
-                'or inf, or overflows. Nothing was set; find the layer or the image that made them, and lower the '
-                'learning rate or switch AMP off if it is training that did'
+                f'the statistics that {type(self).__name__} takes from the first training batch are not finite: the '
+                'batch holds NaN or inf, or overflows. Nothing was set. Find the layer or the image that produces '
+                'these values; if training produced them, lower the learning rate or switch AMP off'
             )
         for name, value in values.items():
             getattr(self, name).copy_(value)
@@ -52,7 +52,7 @@ class DataDependentStart(nn.Module, ABC):
 
     @abstractmethod
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """Values of the parameters by name; called without gradients, by every process at once."""
+        """Values of the parameters by name. Called without gradients, by all processes at the same time."""
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
@@ -60,7 +60,7 @@ class DataDependentStart(nn.Module, ABC):
 
 
 def sum_of_processes(x: Tensor) -> Tensor:
-    """The sum of x over all processes, x itself in a single one."""
+    """The sum of x over all processes, or x itself if there is only one."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(x)
     return x

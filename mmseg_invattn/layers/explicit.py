@@ -23,12 +23,12 @@ from .contract import (
 
 
 class Accuracy(NamedTuple):
-    """Of an explicit inverse, each of shape (B,), float64, in the norm of the layer.
+    """The accuracy of an explicit inverse; each field has shape (B,), float64, in the norm of the layer.
 
     Attributes:
         residual: ``|y - layer(x)|``.
-        rounding: bound of what rounding changed in the forward pass, in the units of y.
-        bound: of the error of x, these included.
+        rounding: bound of the rounding error of the forward pass, in the units of y.
+        bound: bound of the error of x, including the effect of residual and rounding.
     """
 
     residual: Tensor
@@ -39,16 +39,17 @@ class Accuracy(NamedTuple):
 class ExplicitInverse(InvertibleModule):
     """An invertible layer without a solver.
 
-    A subclass defines ``transform``, ``solve`` and ``accuracy``; this class checks the input, keeps them in the same
-    precision (float32 or higher, no autocast, no TF32), and reports. The three things of :mod:`.certificate` are kept
-    apart here too: ``accuracy`` takes the residual in float64, with the very weights of the forward pass.
+    A subclass defines ``transform``, ``solve`` and ``accuracy``. This class checks the input, runs them in the same
+    precision (float32 or higher, no autocast, no TF32), and makes the report. Map, forward pass and inverse are
+    distinguished as in :mod:`.certificate`: ``accuracy`` computes the residual in float64, with exactly the weights of
+    the forward pass.
 
     Attributes:
-        channels: C, or None where any will do.
-        evaluations: of a sub-network, for one inverse.
-        precision: of sub-networks, ``'float32'``, or ``'autocast'``: solving follows autocast as the forward pass does,
-            so that under the same one it takes back what was added.
-        wide_output: y stays in float32 where x has half precision, because rounding it would lose too much.
+        channels: C, or None if any number is allowed.
+        evaluations: evaluations of sub-networks for one inverse.
+        precision: of sub-networks: ``'float32'``, or ``'autocast'``, with which the inverse follows autocast like the
+            forward pass. Under the same autocast settings it subtracts exactly what the forward pass added.
+        wide_output: whether y stays in float32 if x has half precision, because rounding y would lose too much.
     """
 
     channels: int | None = None
@@ -58,29 +59,29 @@ class ExplicitInverse(InvertibleModule):
 
     @abstractmethod
     def transform(self, x: Tensor, weights: Any) -> Tensor | tuple[Tensor, ...]:
-        """y of an x in float32 or higher."""
+        """Computes y from x, which is float32 or higher."""
 
     @abstractmethod
     def solve(self, y: Tensor | tuple[Tensor, ...], weights: Any) -> Tensor:
-        """x of a y in float32 or higher."""
+        """Computes x from y, which is float32 or higher."""
 
     @abstractmethod
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Any) -> Accuracy:
-        """How near x is to what forward was given.
+        """How close x is to the input of the forward pass.
 
         Args:
-            y: (trunk, extra outputs...), in the dtype of the forward pass.
-            x: what ``solve`` made of it.
-            stored: what storing y changed in each number at most, float64, 0 where it was not rounded.
-            weights: as ``transform`` has them.
+            y: (trunk, extra outputs...), in the dtype in which the forward pass computes.
+            x: the result of ``solve`` for y.
+            stored: bound of the error of each number of y from being stored, float64; 0 without rounding.
+            weights: as given to ``transform``.
         """
 
     def log_det(self, x: Tensor, weights: Any) -> Tensor:
-        """``log|det|`` at an x in float32 or higher, shape (B,); 0 unless the layer says otherwise."""
+        """``log|det|`` at x, which is float32 or higher, shape (B,); 0 unless a subclass overrides this."""
         return torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
     def working_dtype(self, x: Tensor) -> torch.dtype:
-        """What x or y is computed in."""
+        """The dtype in which the layer computes for this x or y."""
         return torch.promote_types(x.dtype, torch.float32)
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
@@ -101,13 +102,14 @@ class ExplicitInverse(InvertibleModule):
         certify: bool = True,
         error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
-        """As in the contract; a closed form reaches the precision of the dtype whatever ``tol`` and ``max_iter`` are.
+        """As in :class:`InvertibleModule`, but ``tol`` and ``max_iter`` have no effect: a closed form is always as
+        accurate as the dtype allows.
 
         Without ``certify`` the residual is NaN too.
 
         Raises:
-            NotConvergedError: with ``strict``, where the layer is so ill-conditioned that x overflows or is known to no
-                better than half of its size.
+            NotConvergedError: with ``strict``, if the layer is so ill-conditioned that x overflows or that its error
+                bound exceeds half of its size.
         """
         parts = outputs(y)
         if len(parts) != 1 + self.extra_outputs:
@@ -144,7 +146,7 @@ class ExplicitInverse(InvertibleModule):
             check_finite_weights(self)
         if strict and not converged.all():
             raise NotConvergedError(
-                f'the inverse of {type(self).__name__} overflows or is not known to any precision for '
+                f'the inverse of {type(self).__name__} overflows, or its error bound is too large to be useful, for '
                 f'{int((~converged).sum())} of {counted(len(x), "sample")} (Lip(f^-1) is at most '
                 f'{self.bi_lipschitz_bound()[1]:.3g}): keep its weights better conditioned (a lower learning rate, '
                 'weight decay), or pass strict=False',
@@ -160,13 +162,13 @@ class ExplicitInverse(InvertibleModule):
         self, y: Tensor | tuple[Tensor, ...], tol: float, max_iter: int, weights: Any = None, mean: Tensor | None = None
     ) -> Tensor:
         weights = weights_of(self, weights)
-        # an x that overflows is left to the gradients: to look at it would wait for the device
+        # no check for overflow, because it would wait for the device: the gradients will not be finite either
         wide = y.to(self.working_dtype(y)) if isinstance(y, Tensor) else tuple(map(at_least_float32, y))
         with branch_precision(self.precision, outputs(y)[0].device):
             return self.solve(wide, weights)
 
     def lipschitz_bound(self, n: int | None = None) -> float:
-        """0.0: there is no residual branch; :meth:`bi_lipschitz_bound` is what composes."""
+        """0.0, because there is no residual branch; for compositions use :meth:`bi_lipschitz_bound`."""
         return 0.0
 
     def forward_and_log_abs_det(
@@ -179,7 +181,7 @@ class ExplicitInverse(InvertibleModule):
         return self._stored(y, x), log_det
 
     def transform_and_log_det(self, x: Tensor, weights: Any) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
-        """Both, for layers in which they share an evaluation."""
+        """Both results; a layer overrides this if they can share an evaluation."""
         return self.transform(x, weights), self.log_det(x, weights)
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor:
@@ -192,11 +194,11 @@ class ExplicitInverse(InvertibleModule):
 
 
 def nothing_lost(like: Tensor, stored: Tensor | None = None) -> Accuracy:
-    """Of a layer that moves numbers and computes nothing: x is off by what y was, per token of x.
+    """The accuracy of a layer that only moves numbers: the error of x is that of y, measured by the tokens of x.
 
     Args:
         like: x.
-        stored: what storing changed in each number of x.
+        stored: bound of the error of each number from being stored, in the layout of x.
     """
     exact = torch.zeros(len(like), dtype=torch.float64, device=like.device)
     return Accuracy(exact, exact, exact if stored is None else max_token_norm(stored))

@@ -1,9 +1,9 @@
-"""A layer, or a function of :mod:`mmseg_invattn.ops`, as a file for programs that do not have this package.
+"""Exports a layer, or a function of :mod:`mmseg_invattn.ops`, to a file for programs that do not have this package.
 
     export_onnx(CertifiedAttention2d(64).eval(), torch.randn(1, 64, 16, 16), 'block.onnx')
 
-Exported graphs hold torch's plain operators alone: attention with its N x M map in place of this package's kernels, and
-the normalised weights in place of the normalisation (certificates are made of those same weights).
+Exported graphs contain only torch's plain operators: attention with its N x M map instead of the kernels of this
+package, and the normalised weights instead of the normalisation (certificates are computed from the same weights).
 """
 
 import io
@@ -21,7 +21,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 
 class Function(nn.Module):
-    """A function of tensors as a module, which is what torch exports."""
+    """Wraps a function of tensors as a module, because torch exports modules."""
 
     def __init__(self, function: Callable[..., Outputs]):
         super().__init__()
@@ -35,15 +35,15 @@ class Function(nn.Module):
 def export_torch(
     model: Callable[..., Outputs], inputs: Tensor | tuple[Tensor, ...], path: str | Path
 ) -> Callable[..., Outputs]:
-    """Writes a program of ``torch.export`` for inputs of these sizes and any batch size.
+    """Writes a ``torch.export`` program for inputs of these sizes and any batch size.
 
     Args:
         model: a module in evaluation mode, or a function.
         inputs: examples; their first dimension is the batch.
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        The file's program, loaded again.
+        The program, loaded from the file.
 
     Raises:
         ValueError: the module, or one in it, is in training mode.
@@ -62,27 +62,27 @@ def export_onnx(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Callable[..., Outputs]:
-    """Writes an ONNX file, as :func:`export_torch`.
+    """Writes an ONNX file for inputs of these sizes and any batch size.
 
     Args:
-        model: as there.
-        inputs: likewise.
-        path: likewise.
-        input_names: as the file calls them; torch's choice where None.
-        output_names: likewise.
+        model: as for :func:`export_torch`.
+        inputs: as for :func:`export_torch`.
+        path: as for :func:`export_torch`.
+        input_names: names of the inputs in the file; None lets torch choose.
+        output_names: names of the outputs in the file; None lets torch choose.
 
     Returns:
-        The file's program in onnxruntime, on the CPU.
+        The program, loaded from the file in onnxruntime on the CPU.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
-        ValueError: as of :func:`export_torch`.
+        ValueError: as for :func:`export_torch`.
     """
     try:
         onnxruntime, _ = import_module('onnxruntime'), import_module('onnxscript')  # torch.onnx needs the second
     except ImportError as error:
         raise ImportError(
-            f'an ONNX file takes {error.name}, which is not installed: pip install onnx onnxscript onnxruntime'
+            f'ONNX export needs {error.name}, which is not installed: pip install onnx onnxscript onnxruntime'
         ) from error
     examples = _several(inputs)
     torch.onnx.export(
@@ -116,10 +116,10 @@ def _traced(model: Callable[..., Outputs], inputs: tuple[Tensor, ...]) -> torch.
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
     if training:
         raise ValueError(
-            f'{training[0]} is in training mode, and a file computes what evaluation computes: call .eval() of the '
+            f'{training[0]} is in training mode, but only evaluation mode can be exported: call .eval() on the '
             'module first'
         )
-    # Two samples: an exporter takes a batch of one for a batch that is always one.
+    # Two samples, because with a batch of one the exporter would fix the batch size to one.
     doubled = tuple(one.repeat(2, *[1] * (one.dim() - 1)) for one in inputs)
     dims = tuple({0: torch.export.Dim('batch')} for _ in inputs)
     with twice_differentiable(), constant_weights(module):

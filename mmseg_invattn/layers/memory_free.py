@@ -12,37 +12,39 @@ from .parameters import compute_dtype
 
 
 class MemoryFree(InvertibleModule):
-    """Any invertible layer or sequence, with a backward pass that recovers the activations from the output.
+    """Wraps any invertible layer or sequence; its backward pass recovers the activations from the output.
 
-    Between forward and backward only y is held; the backward pass holds the graph of one layer of a sequence at a
-    time. Gradients are those of the plain module to the accuracy of the inverse.
+    Between forward and backward pass only y is in memory; the backward pass holds the graph of one layer of a sequence
+    at a time. Gradients are those of the plain module, up to the accuracy of the inverse.
 
-    * Couplings cost one more forward pass: their sub-networks are evaluated once in the backward pass, and that value
-      recovers x and is differentiated. In a row of them the two parts of the channels stay apart and change in place.
+    * A coupling costs one more forward pass: its sub-network is evaluated once in the backward pass, and this one
+      evaluation serves both to recover x and to compute the gradient. Through successive couplings the two parts of the
+      channels stay separate and are changed in place.
     * Other layers cost one inverse and one more forward pass, which share the derived weights. The inverse of a
-      residual layer begins at the mean of x over the pixels, C numbers of a sample that the forward pass keeps, from
-      where a few plain steps do. Where those are slow, its acceleration holds about 25 feature maps of that layer's
-      input: then the gain begins where the stored activations of the whole sequence exceed that.
+      residual layer starts at the mean of x over the pixels (C numbers per sample, which the forward pass keeps), so
+      that usually a few plain steps are enough. If plain steps are slow, the acceleration needs about 25 feature maps
+      of the size of that layer's input: then memory is saved only if the stored activations of the whole sequence
+      would exceed that.
     * Wrap the sequence, not its layers one by one: every wrapper keeps its own output.
     * Under AMP y is float32 or higher: a stream that is to be recovered must not be rounded. So is everything inside,
-      but for the branches of attention with ``precision='autocast'``: they follow autocast, that of the forward pass,
-      also when the backward pass evaluates them again.
-    * Under DistributedDataParallel gradients arrive as usual. Under ``torch.compile`` of the surrounding model the call
-      is a graph break. A second derivative through it is refused. Without gradients, in an exported program and inside
-      transforms of ``torch.func`` it is the plain module.
-    * In the replicas of DataParallel it is the plain module too.
-    * Random numbers of a sub-network (stochastic depth, dropout) are drawn again in the backward pass.
+      except the branches of attention with ``precision='autocast'``: they follow the autocast settings of the forward
+      pass, also when the backward pass evaluates them again.
+    * Under DistributedDataParallel gradients are reduced as usual. Under ``torch.compile`` of the surrounding model the
+      call is a graph break. A second derivative raises an error. Without gradients, in an exported program, inside
+      transforms of ``torch.func`` and in the replicas of DataParallel, calls run the plain module.
+    * The backward pass draws the random numbers of a sub-network (stochastic depth, dropout) again, with the same
+      values.
 
     Args:
         module: layer or sequence; its parameters stay under the name ``module``.
         tol: tolerance of the inverse in the backward pass; by default the precision of the dtype.
-        max_iter: its largest number of evaluations for each layer.
+        max_iter: largest number of evaluations of that inverse, for each layer.
 
     Raises:
-        NotConvergedError: in backward, where the inverse of a residual layer does not meet ``tol``: rather no gradient
-            than a wrong one.
-        RuntimeError: in backward, where parameters or buffers are no longer those of the forward pass, as far as
-            autograd counts their changes, or on the CPU their values say so.
+        NotConvergedError: in the backward pass, if the inverse of a residual layer does not meet ``tol``, because the
+            gradient would be wrong.
+        RuntimeError: in the backward pass, if parameters or buffers have changed since the forward pass. Autograd's
+            version counters detect that, and on the CPU a comparison of the values.
     """
 
     def __init__(self, module: InvertibleModule, tol: float | None = None, max_iter: int = 1000):
@@ -64,7 +66,7 @@ class MemoryFree(InvertibleModule):
     def _forward(self, x: Tensor, weights: Any) -> Tensor | tuple[Tensor, ...]:
         check_features(x, None)
         wide = x.to(compute_dtype(self.module, x))
-        # replicas of DataParallel have no parameters to ask for
+        # in a replica of DataParallel, module.parameters() is empty
         if (
             weights is not None
             or not torch.is_grad_enabled()
@@ -109,7 +111,7 @@ class MemoryFree(InvertibleModule):
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
-        """As the module's; its graph is stored."""
+        """As for the module itself; its graph is stored."""
         return self.module.forward_and_log_abs_det(x, n_terms, n_samples, weights)
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:

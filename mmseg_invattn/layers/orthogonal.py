@@ -1,4 +1,4 @@
-"""Orthogonal matrices of channels: they mix channel groups and keep every token's norm."""
+"""Orthogonal matrices over the channels: they mix channel groups and keep the norm of every token."""
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,16 @@ class OrthogonalMatrix(nn.Module):
         self.generator = nn.Parameter(torch.randn(channels, channels) * channels**-0.5)
 
     def forward(self) -> Tensor:
-        """U in float64, so that it is orthogonal to the last digit of float32: the inverse relies on it."""
+        """U in float64, so that it is orthogonal to the last digit of float32; the inverse relies on this."""
         generator = self.generator.double()
         skew = generator - generator.mT
         eye = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
-        # I + S is never singular, and a look whether it is would wait for the device at every training step
+        # I + S is never singular, and checking for errors would wait for the device at every training step
         return torch.linalg.solve_ex(eye + skew, eye - skew)[0]
 
 
 def rotate(x_BCHW: Tensor, u_CC: Tensor | None, transpose: bool = False) -> Tensor:
-    """``U x_i`` of every pixel, or ``U^T x_i``, in the dtype of x; x itself where U is None."""
+    """``U x_i`` for every pixel, or ``U^T x_i``, in the dtype of x; x itself if U is None."""
     if u_CC is None:
         return x_BCHW
     return torch.einsum('oc,bchw->bohw', (u_CC.mT if transpose else u_CC).to(x_BCHW.dtype), x_BCHW)

@@ -1,5 +1,4 @@
-"""Parameters: how a module gives them out when it is called, and which ones it has, and what it
-computes in."""
+"""Parameters of a module: returning them as outputs, listing them, and the dtype of the computation."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -11,16 +10,16 @@ from ..ops import at_least_float32
 
 
 def given_out(parameter: Tensor) -> Tensor:
-    """The parameter in float32 or higher, as a tensor that is no leaf.
+    """The parameter in float32 or higher, as a tensor that is not a leaf.
 
-    Flop counters and other hooks of modules ask every output that needs a gradient for the function that made it.
+    Flop counters and other module hooks read ``grad_fn`` of every output that requires a gradient.
     """
-    # without gradients a view of a leaf would still ask for one
+    # with gradients disabled, a view of a leaf would still require a gradient
     return at_least_float32(parameter.view_as(parameter) if torch.is_grad_enabled() else parameter.detach())
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
-    """The parameters of a module and its children; also of a replica of DataParallel, which hides them."""
+    """The parameters of a module and its children, also for a replica of DataParallel, which hides them."""
     for part in module.modules():
         parameters = getattr(part, '_former_parameters', None) or part._parameters
         yield from (p for p in parameters.values() if p is not None)

@@ -1,11 +1,11 @@
 """The residual layer: everything that the blocks ``y = U (x + g(x))`` share.
 
-g is the branch, with a certified ``Lip(g) <= L < 1`` in a norm of tokens, and U an orthogonal 1x1 convolution or the
-identity. So the inverse is the fixed point of ``x <- U^T y - g(x)``, and what it returned is certified by its residual
+g is the branch, with a certified ``Lip(g) <= L < 1`` in a norm of tokens, and U is an orthogonal 1x1 convolution or the
+identity. So the inverse is the fixed point of ``x <- U^T y - g(x)``, and its residual certifies the result
 (:mod:`.certificate`).
 
-A subclass says what its weights are, what the branch is, how large its Lipschitz constant is, and what it knows of the
-branch at given features: a local bound, and how it rounds.
+A subclass defines its weights, the branch, the bound of its Lipschitz constant, and what is known about the branch at
+given features: a local bound and a bound of its rounding.
 """
 
 import math
@@ -50,13 +50,13 @@ class ResidualLayer(InvertibleModule):
     """``y = U (x + g(x))``.
 
     Everything is computed in the widest dtype of features and parameters, float32 or higher, without autocast and TF32,
-    and rounded once to the dtype of x; but with ``precision='autocast'`` the branch of the forward pass follows them.
-    Weights, certificates, the sum ``x + g(x)`` and the inverse do not.
+    and rounded once to the dtype of x. With ``precision='autocast'`` the branch of the forward pass follows autocast
+    and TF32; weights, certificates, the sum ``x + g(x)`` and the inverse do not.
 
     Attributes:
         channels: C.
-        groups: tokens of a pixel: with G > 1 each channel group is one of its own.
-        memory: steps that the acceleration of the inverse combines.
+        groups: tokens per pixel: with G > 1 each channel group is a token of its own.
+        memory: number of steps that the acceleration of the inverse combines.
         precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``.
     """
 
@@ -72,28 +72,28 @@ class ResidualLayer(InvertibleModule):
 
     @abstractmethod
     def branch(self, x: Tensor, weights: Any) -> Tensor:
-        """g(x), shape (B, C, H, W); x and the weights of :meth:`for_size` have one dtype."""
+        """g(x), shape (B, C, H, W); x and the weights, which come from :meth:`for_size`, have the same dtype."""
 
     @abstractmethod
     def branch_bound(self, weights: Any, n: int | None) -> float | None:
-        """Upper bound of Lip(g) with these very weights, rounded up; None without one.
+        """Upper bound of Lip(g) for exactly these weights, rounded up; None if there is none.
 
         Args:
-            weights: of :meth:`weights`, in their own dtype.
-            n: number of pixels; None: for all of them.
+            weights: from :meth:`weights`, in their own dtype.
+            n: number of pixels; None means a bound for every number.
         """
 
     def for_size(self, weights: Any, size: tuple[int, int]) -> Any:
-        """What the branch needs on maps of (H, W); a solve asks for it once."""
+        """The weights that the branch needs for maps of size (H, W); a solve calls this once."""
         return weights
 
     def assess(self, x: Tensor, weights: Any, u: Roundoff) -> Assessment:
-        """The branch at x, and what is certain of it around there.
+        """The branch at x, and what is certain about it around x.
 
         Args:
             x: float64, shape (B, C, H, W).
-            weights: of :meth:`for_size`, the numbers of the forward pass in float64.
-            u: what the forward pass rounds with.
+            weights: from :meth:`for_size`, the numbers of the forward pass in float64.
+            u: the rounding errors of the forward pass.
         """
         return Assessment(self.branch(x, weights), lambda reach: torch.full_like(reach, torch.inf), None)
 
@@ -106,7 +106,7 @@ class ResidualLayer(InvertibleModule):
         return max_token_norm(x, groups)
 
     def token_norm(self, x: Tensor) -> Tensor:
-        """That of the tokens of this layer."""
+        """:meth:`branch_norm` with the groups of this layer."""
         return self.branch_norm(x, self.groups)
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor:
@@ -159,7 +159,12 @@ class ResidualLayer(InvertibleModule):
         return x
 
     def equation(self, y: Tensor, weights: Any) -> Equation:
-        """What the inverse of y solves; both in the dtype that is computed in, the weights of :meth:`for_size`."""
+        """The equation that the inverse of y solves.
+
+        Args:
+            y: in the dtype of the computation.
+            weights: from :meth:`for_size`, in the same dtype.
+        """
         target = rotate(y, self.rotation(weights), transpose=True)
         return Equation(lambda x, index: self.branch(x, weights), target, self.token_norm, self.memory)
 
@@ -174,7 +179,10 @@ class ResidualLayer(InvertibleModule):
         tol: float,
         solved: FixedPointResult,
     ) -> InverseInfo:
-        """The report of ``x = inverse(y)``, y known up to ``error``, with the weights that both passes used."""
+        """The report of ``x = inverse(y)`` for a y with an error of at most ``error``.
+
+        ``weights`` and ``sized`` are those that both passes used.
+        """
         exact, u = cast_all(sized, torch.float64), self.roundoff(x.dtype)
         seen = self.assess(x.double(), exact, u)
         z = x.double() + seen.branch
@@ -199,7 +207,7 @@ class ResidualLayer(InvertibleModule):
             g, log_det = branch_and_log_abs_det(
                 self.branch_of(weights), wide, n_terms, n_samples, lambda: self._bound(weights, None)
             )
-            # U is orthogonal: its logarithm is 0
+            # U is orthogonal: its log-determinant is 0
             return rotate(wide + g, self.rotation(weights)).to(x.dtype), log_det
 
     @torch.no_grad()
@@ -225,7 +233,7 @@ class ResidualLayer(InvertibleModule):
             return self.series_error(wide, sized, at_x, n_terms)
 
     def series_error(self, x: Tensor, weights: Any, lipschitz: Tensor, n_terms: int) -> Tensor:
-        """Bound of what the series of the determinant leaves out after n terms, shape (B,).
+        """Bound of the error of the series of the log-determinant after n terms, shape (B,).
 
         Args:
             x: float64.
@@ -236,21 +244,21 @@ class ResidualLayer(InvertibleModule):
 
     @property
     def rank(self) -> int:
-        """Bound of the rank of what the branch writes to a pixel."""
+        """Bound of the rank of the branch's output at a pixel."""
         return self.channels
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        """``1 + L`` and ``1 / (1 - L)``, times ``sqrt(groups)``: a pixel has so many tokens."""
+        """``1 + L`` and ``1 / (1 - L)``, times ``sqrt(groups)``, because a pixel consists of ``groups`` tokens."""
         lipschitz = self.lipschitz_bound()
         forward = float('inf') if lipschitz is None else 1 + lipschitz
-        # a contraction within a rounding error of 1 certifies nothing
+        # L may be rounded up to 1 if the contraction is very close to it; then nothing is certified
         backward = float('inf') if lipschitz is None or lipschitz >= 1 else 1 / (1 - lipschitz)
         return self.groups**0.5 * forward, self.groups**0.5 * backward
 
     def local_lipschitz(self, x: Tensor) -> Tensor:
         """Measured lower bound, at x, of the constant that :meth:`lipschitz_bound` bounds from above, shape (B,)."""
         check_features(x, self.channels)
-        # not of inference mode: it is differentiated
+        # outside inference mode, because the branch is differentiated
         with torch.inference_mode(False), full_precision(x.device):
             x, weights = self._widened(differentiable_copies(x), self.weights())
             return local_lipschitz(lambda x: self.branch(x, weights), x, self.as_tokens)
@@ -260,7 +268,7 @@ class ResidualLayer(InvertibleModule):
         return x.unflatten(1, (self.groups, -1)).flatten(3).mT.flatten(1, 2)
 
     def branch_of(self, weights: Any) -> Callable[[Tensor], Tensor]:
-        """g as a function of x, in whose derivatives the weights count where gradients are enabled now."""
+        """g as a function of x. Gradients reach the parameters if gradients are enabled when this is called."""
         learns = torch.is_grad_enabled()
 
         def branch(x: Tensor) -> Tensor:
@@ -271,17 +279,17 @@ class ResidualLayer(InvertibleModule):
         return branch
 
     def roundoff(self, dtype: torch.dtype) -> Roundoff:
-        """What a forward pass in the dtype rounds with, or may have rounded with."""
+        """The rounding errors of a forward pass in the dtype, with autocast in the worst case."""
         return Roundoff.of(dtype, autocast=self.precision == 'autocast')
 
     def _widened(self, x: Tensor, weights: Any) -> tuple[Tensor, Any]:
-        """x, and what the branch needs for maps of its size, both in the dtype that is computed in."""
+        """x, and the weights for maps of its size, both in the dtype of the computation."""
         held = held_weights(self)
         x = x.to(compute_dtype(self, x) if held is None else torch.promote_types(x.dtype, held.dtype))
         return x, self._sized(weights, x)
 
     def _sized(self, weights: Any, x: Tensor) -> Any:
-        """What the branch needs for maps of the size and dtype of x."""
+        """The weights for maps of the size and dtype of x."""
         return self.for_size(cast_weights(self, weights, x.dtype), (x.shape[2], x.shape[3]))
 
     @torch.no_grad()
@@ -294,10 +302,10 @@ class ResidualLayer(InvertibleModule):
         return held.bounds[n]
 
     def _checked(self, bound: float | None) -> float | None:
-        """The bound, if it is a number.
+        """The bound itself.
 
         Raises:
-            ValueError: weights that are not finite.
+            ValueError: the bound is NaN because a parameter is not finite.
         """
         if bound is not None and math.isnan(bound):
             check_finite_weights(self)

@@ -1,14 +1,14 @@
 """Composition of invertible layers, and the rule by which errors compose.
 
-The inverse runs from the last layer to the first. Layer k gets a y that is known up to ``e_k`` and leaves an error of
-its own, ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so x is known up to
+The inverse runs from the last layer to the first. Layer k gets a y with an error of at most ``e_k`` and adds an error
+of its own, at most ``b_k`` (for a residual layer ``(|r| + rounding) / (1 - L)``), so the error of its x is at most
 
     e_(k-1) = Lip(f_k^-1) e_k + b_k,      which for a residual layer is (e_k + |r| + rounding) / (1 - L)
 
-(:func:`~mmseg_invattn.layers.contract.composed_error`; where ``f_k^-1`` is not uniformly Lipschitz, its bound around x)
+(:func:`~mmseg_invattn.layers.contract.composed_error`; if ``f_k^-1`` is not uniformly Lipschitz, its bound around x)
 
-and the error bound of the sequence is e_0. It starts from 0, since every layer counts the rounding of its own y; where
-y was stored in half precision, it starts from what that cast away.
+and the error bound of the sequence is e_0. The recursion starts from 0, since every layer counts the rounding of its
+own y. If y was stored in half precision, it starts from the error of that cast.
 """
 
 import math
@@ -31,8 +31,8 @@ from .parameters import compute_dtype
 class InvertibleSequential(InvertibleModule):
     """``y = f_n(... f_1(x))``.
 
-    With splits among the layers y is a tuple (trunk, latents in the order in which they were split off). Between the
-    layers features have the widest dtype of x and the parameters, float32 or higher; y has the dtype of x.
+    If there are splits among the layers, y is a tuple (trunk, latents in the order in which they were split off).
+    Between the layers, features have the widest dtype of x and the parameters, float32 or higher; y has the dtype of x.
 
     Args:
         layers: one or more invertible layers.
@@ -48,7 +48,7 @@ class InvertibleSequential(InvertibleModule):
                     f'layer {i} of InvertibleSequential is a {type(layer).__name__}, which is not '
                     'invertible: every layer must be an InvertibleModule'
                 )
-        # a ModuleList does not say what it is a list of
+        # for the type checker: a ModuleList has no element type
         self.layers = cast(Sequence[InvertibleModule], nn.ModuleList(layers))
         self.extra_outputs = sum(layer.extra_outputs for layer in layers)
 
@@ -62,11 +62,11 @@ class InvertibleSequential(InvertibleModule):
         return iter(self.layers)
 
     def weights(self) -> tuple:
-        """Those of the layers, in their order."""
+        """The weights of the layers, in their order."""
         return tuple(weights_of(layer) for layer in self.layers)
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
-        """Those of the layers: two streams stay apart through all the couplings in a row."""
+        """The steps of all layers: through successive couplings the two streams stay separate."""
         return [step for layer in self.layers for step in layer.steps(tol, max_iter)]
 
     def forward(self, x: Tensor, weights: Any = None) -> Tensor | tuple[Tensor, ...]:
@@ -80,7 +80,7 @@ class InvertibleSequential(InvertibleModule):
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
-        """The determinant is the sum over the layers, each at what the ones before it made of x."""
+        """The log-determinant is the sum over the layers, each at its own input."""
         check_features(x, None)
         trunk, extra = x.to(compute_dtype(self, x)), []
         total = trunk.new_zeros(())
@@ -91,7 +91,7 @@ class InvertibleSequential(InvertibleModule):
         return self._stored((trunk, *extra), x.dtype), total
 
     def _each(self, weights: Any) -> Sequence[Any]:
-        """The weights of each layer; None lets each derive its own when its turn comes."""
+        """The weights of each layer; None lets each layer derive its own when it is called."""
         return [None] * len(self.layers) if weights is None else weights
 
     def _stored(self, y: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor | tuple[Tensor, ...]:
@@ -109,13 +109,13 @@ class InvertibleSequential(InvertibleModule):
         certify: bool = True,
         error: Tensor | None = None,
     ) -> tuple[Tensor, InverseInfo]:
-        """As in the contract, with ``max_iter`` for each layer.
+        """As in :class:`InvertibleModule`, with ``max_iter`` for each layer.
 
-        Layer k is asked for ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))`` relative to its own output, so that what the
-        layers behind it make of its error stays within the share; ``info.iterations`` is the sum over the layers and
-        ``info.converged`` says whether all of them met what they were asked for, or the precision of the dtype.
-        ``info.error_bound`` is NaN where an error met a layer that does not bound it. Residual and bound are in the
-        norm of the first layer.
+        Layer k gets the tolerance ``tol / (n Lip(f_1^-1) ... Lip(f_(k-1)^-1))``, relative to its own output, so that
+        its error causes at most ``tol / n`` in x. ``info.iterations`` is the sum over the layers, and
+        ``info.converged`` tells whether all of them met their tolerance or the precision of the dtype.
+        ``info.error_bound`` is NaN if an error passes through a layer that has no bound for it. Residual and bound are
+        in the norm of the first layer.
         """
         shapes = [tuple(part.shape) for part in outputs(y)]
         if len(shapes) != 1 + self.extra_outputs or len({shape[:1] for shape in shapes}) > 1:
@@ -126,7 +126,7 @@ class InvertibleSequential(InvertibleModule):
         for part in outputs(y):
             check_features(part, None, finite=True)
         wide = [part.to(compute_dtype(self, part)) for part in outputs(y)]
-        # what storing y in a lower precision than that of the layers changed at most
+        # bounds of the error from storing y in a lower precision than that of the layers
         kept, *stored = (
             max_token_norm(storage_error(part, computed.dtype)) for part, computed in zip(outputs(y), wide, strict=True)
         )
@@ -141,7 +141,7 @@ class InvertibleSequential(InvertibleModule):
         bound = torch.where(info.error_bound.isfinite(), info.error_bound, torch.nan)
         bound = (bound * (1 + torch.finfo(residual.dtype).eps)).to(residual.dtype)
         size = torch.stack([max_token_norm(part) for part in (x, *outputs(y))]).amax(0).clamp(min=NOTHING)
-        converged = info.converged & ~(bound > USEFUL * size)  # unknown behind a layer without a bound
+        converged = info.converged & ~(bound > USEFUL * size)  # a NaN bound, from a layer without one, does not count
         info = info._replace(residual=residual, error_bound=bound, converged=converged)
         if strict and not converged.all():
             where = f'in layers {sorted(failed)}' if failed else 'after all of its layers together'
@@ -166,16 +166,16 @@ class InvertibleSequential(InvertibleModule):
         weights: Any,
         certify: bool,
     ) -> tuple[Tensor, InverseInfo, list[int]]:
-        """x, what the layers report together, and the layers that did not converge.
+        """x, the combined report of the layers, and the indices of the layers that did not converge.
 
         Args:
             trunk: the first output.
-            extra: the others.
-            error: by how much the trunk was rounded when it was stored.
-            stored: the same of the others.
-            weights: of the layers, which hold them.
+            extra: the other outputs.
+            error: bound of the error of the trunk.
+            stored: bounds of the rounding of the other outputs when they were stored.
+            weights: of the layers; the layers already hold them.
         """
-        # what the layers before layer k make of its error
+        # factors by which the layers before layer k may enlarge its error
         spread = list(accumulate((_gain(layer) for layer in self.layers), mul, initial=1.0))
         failed, residual, known, precision = [], error, [], ''
         iterations = torch.zeros(len(trunk), dtype=torch.long, device=trunk.device)
@@ -189,7 +189,7 @@ class InvertibleSequential(InvertibleModule):
             own_tol = tol / (len(self.layers) * spread[k])
             trunk, info = layer.inverse(y_k, own_tol, max_iter, False, weights[k], certify, error)
             error = layer.pixel_error(trunk, info.error_bound) if k else info.error_bound
-            # what overflowed is lost: it goes on as zeros, known to no precision
+            # A sample that overflowed is lost: it continues as zeros, with an unknown error.
             lost = ~trunk.isfinite().flatten(1).all(1)
             trunk, error = trunk.masked_fill(lost[:, None, None, None], 0), error.masked_fill(lost, torch.nan)
             iterations, residual = iterations + info.iterations, info.residual
@@ -201,7 +201,7 @@ class InvertibleSequential(InvertibleModule):
         return trunk, InverseInfo(iterations, residual, error, converged, rounding, lipschitz, precision), failed
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
-        """The largest of the layers' bounds, of each one's branch; None where a layer has no certificate."""
+        """The largest bound of a layer's branch; None if a layer has no certificate."""
         bounds = [layer.lipschitz_bound(n) for layer in self.layers]
         known = [bound for bound in bounds if bound is not None]
         return max(known) if len(known) == len(bounds) else None
@@ -213,7 +213,7 @@ class InvertibleSequential(InvertibleModule):
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
-        """Through the layers from the last to the first, each around what the ones before it make of x."""
+        """Follows the error through the layers from the last to the first, each around its own input."""
         weights = weights_of(self, weights)
         pairs = list(zip(self.layers, weights, strict=True))
         with holding(pairs):
@@ -233,7 +233,7 @@ class InvertibleSequential(InvertibleModule):
 
     @torch.no_grad()
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
-        """The sum over the layers, each at what the ones before it make of x."""
+        """The sum over the layers, each at its own input."""
         x, total = x.to(compute_dtype(self, x)), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for layer in self.layers:
             bound = layer.log_abs_det_error_bound(x, n_terms)
@@ -244,7 +244,7 @@ class InvertibleSequential(InvertibleModule):
 
 
 def _gain(layer: InvertibleModule) -> float:
-    """What a tolerance allows for: ``Lip(f^-1)``, or ``1 / (1 - L)`` of the branch, or 1 where neither is known."""
+    """Factor for tolerances: ``Lip(f^-1)``, or ``1 / (1 - L)`` of the branch, or 1 if neither is known; at least 1."""
     gain = layer.bi_lipschitz_bound()[1]
     bound = layer.lipschitz_bound()
     if math.isinf(gain):
@@ -253,5 +253,5 @@ def _gain(layer: InvertibleModule) -> float:
 
 
 def _carried(within: Tensor, layer: InvertibleModule) -> Tensor:
-    """How far apart two inputs of the layer that are ``within`` come out; inf where that is not known."""
+    """Bound of the distance of two outputs of the layer if the inputs are ``within`` of each other; inf if unknown."""
     return torch.where(within == 0, within, layer.bi_lipschitz_bound()[0] * within)

@@ -1,4 +1,4 @@
-"""How accurate the solver of a residual layer has to be, and where rounding ends what it can do."""
+"""Sets the accuracy that the solver of a residual layer has to reach, and the floor that rounding sets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from ..ops import FixedPointResult, solve_fixed_point
 
 
 class Equation(NamedTuple):
-    """``x + branch(x) = target``, and what a solution of it makes of the features.
+    """The equation ``x + branch(x) = target``, and how x is related to the features.
 
     Attributes:
         branch: ``g(x, index)`` as in :func:`~mmseg_invattn.ops.solve_fixed_point`.
         target: shape (B, C, H, W), float32 or float64.
-        norm: in which g is a contraction, (B, C, H, W) -> (B,).
-        memory: steps that the acceleration combines.
-        part: features -> what of them is x.
-        whole: x -> the features.
+        norm: the norm in which g is a contraction, (B, C, H, W) -> (B,).
+        memory: number of steps that the acceleration combines.
+        part: features -> x, the part of them that is solved for.
+        whole: x -> features.
     """
 
     branch: Callable[[Tensor, Tensor], Tensor]
@@ -32,20 +32,23 @@ class Equation(NamedTuple):
 def solve_residual(
     equation: Equation, lipschitz: float | None, *, tol: float, max_iter: int, mean: Tensor | None = None
 ) -> tuple[Tensor, FixedPointResult]:
-    """Solves the equation to a residual that is small against the features, or that rounding explains.
+    """Solves the equation until the residual is small compared with the features, or no larger than rounding.
 
     Args:
-        lipschitz: bound of Lip(g) in the norm; None without one.
-        mean: of the features over the pixels, (B, C, 1, 1), where it is known.
+        lipschitz: bound of Lip(g) in the norm, or None.
+        tol: largest error, relative to the features.
+        max_iter: largest number of evaluations of the branch.
+        mean: mean of the features over the pixels, (B, C, 1, 1), if it is known.
 
     Returns:
-        The features, one plain step beyond the solver's where g is a contraction: its residual is known already.
+        The features, and the result of the solver. If g is a contraction, the features are one plain step further than
+        that result; the step needs no evaluation, because the residual is known.
     """
     branch, y, norm = equation.branch, equation.target, equation.norm
-    # attention of ordinary sharpness writes much the same to all pixels: with the mean of x it begins nearer
+    # Attention of ordinary sharpness adds nearly the same to all pixels, so with the mean of x the start is closer.
     start = y if mean is None else y + (equation.part(mean) - y.mean((2, 3), keepdim=True))
     first = branch(start, torch.arange(len(y), device=y.device))
-    # r = y - x - g(x) is made of terms as large as y and g: a residual below a few eps of them is rounding.
+    # r = y - x - g(x) is a sum of terms as large as y and g, so a residual below a few eps of them is rounding.
     size = torch.maximum(norm(y), norm(first).nan_to_num(0, 0, 0))
     floor = 4 * torch.finfo(y.dtype).eps * size
     contraction = lipschitz if lipschitz is not None and lipschitz < 1 else None

@@ -1,4 +1,4 @@
-"""What MMSegmentation sees: registered heads, plugins and backbones, wiring only."""
+"""Heads, plugins and backbones that are registered in MMSegmentation; thin wrappers around the layers."""
 
 from . import plugins  # noqa: F401  (imported for its registrations)
 from .attention import AttentionInverse

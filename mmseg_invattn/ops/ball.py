@@ -1,4 +1,4 @@
-"""The token-wise map into the unit ball: attention reads a bounded copy of its input, the skip path keeps the input."""
+"""The token-wise map into the unit ball. Attention reads the mapped tokens; the skip path keeps the input unchanged."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .second_derivative import recorded, transformed
 
 
 def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Maps every token into the open unit ball, smoothly and without expanding distances in units of the scale a.
+    """Maps every token into the open unit ball, smoothly, and without expanding distances measured in units of a.
 
     ``b = B(x / a) = x / sqrt(a^2 + |x|^2)``. The Jacobian of B has the eigenvalues ``(1 + r^2)^(-1/2)`` (tangential)
     and ``(1 + r^2)^(-3/2)`` (radial) with ``r = |x| / a``: both at most 1.
@@ -26,7 +26,7 @@ def to_ball(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
 
 def _ball(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """b and ``1 / sqrt(a^2 + |x|^2)``, shape (..., 1)."""
-    # hypot-like scaling: |x|^2 would overflow float32 beyond 1e19, and a token of that size must still map to the rim.
+    # Scaling as in hypot: |x|^2 overflows float32 beyond |x| = 1e19, and such a token must still map close to norm 1.
     size = torch.maximum(x.detach().abs().amax(-1, keepdim=True), scale.detach())
     scaled = x / size
     inverse = ((scale / size).square() + scaled.square().sum(-1, keepdim=True)).rsqrt()
@@ -38,7 +38,7 @@ class _Ball(torch.autograd.Function):
 
         dL/dx = (G - b (b . G)) / h,        dL/da = -a / h^2 sum (b . G)
 
-    in a third of the passes over the features that differentiating the formula takes.
+    This takes a third of the passes over the features that differentiating the formula takes.
     """
 
     @staticmethod
@@ -50,7 +50,7 @@ class _Ball(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         x, scale, b, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
+        if torch.is_grad_enabled():  # a second derivative is wanted: the saved tensors have no graph
             b, inverse = _ball(x, scale)
         inner = (grad * b).sum(-1, keepdim=True)
         d_scale = None

@@ -4,16 +4,17 @@ For one P and one W the powers factorise, ``tr((W (x) P)^k) = tr(W^k) tr(P^k)``,
 
     log det(I + W (x) P) = sum_k (-1)^(k+1) / k tr(W^k) tr(P^k)
 
-with tr(W^k) exact and tr(P^k) by Hutchinson's estimator, ``E v^T P^k v`` over random signs v; it converges as |W| < 1
-whatever P. Cut off after n terms it is off by at most ``C N sum_(k>n) |W|^k / k``. Heads that add up do not factorise:
-their powers act on random (C, N) signs.
+tr(W^k) is exact and tr(P^k) is estimated by Hutchinson's method, ``E v^T P^k v`` over random signs v. The series
+converges for every P because |W| < 1. Truncated after n terms, its error is at most ``C N sum_(k>n) |W|^k / k``. For
+heads whose outputs are added, the powers do not factorise; they are applied to random signs of shape (C, N).
 
-The gradient is taken from one application of P and one of W, so that its memory does not depend on the number of terms:
+The gradient needs one application of P and one of W, so its memory does not depend on the number of terms:
 
     d log det = E v^T dP u + tr(G^T dW),    u = sum_k (-1)^(k+1) tr(W^k) P^(k-1) v,
                                             G^T = sum_k (-1)^(k+1) tr(P^k) W^(k-1)
 
-and for heads that add up, with ``M = sum_h W_h (x) P_h``,  ``E v^T dM u``,  ``u = sum_k (-1)^(k+1) M^(k-1) v``.
+and for heads whose outputs are added, with ``M = sum_h W_h (x) P_h``:  ``E v^T dM u``,
+``u = sum_k (-1)^(k+1) M^(k-1) v``.
 
 Shape suffixes: B batch, H heads, N pixels, C channels of a head, S samples.
 """
@@ -29,7 +30,7 @@ def _signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _identity(size: int, like: Tensor) -> Tensor:
-    """Made where it is used: a copy from the CPU would wait for the device."""
+    """Created on the device itself, because a copy from the CPU would wait for the device."""
     return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
@@ -44,14 +45,14 @@ def factorised_log_det(
     coefficients: Sequence[float],
     n_samples: int,
 ) -> Tensor:
-    """Heads on channel groups of their own: the sum of their log-determinants, shape (B,).
+    """For heads that each have their own channel group: the sum of their log-determinants, shape (B,).
 
     Args:
         mix: values (B, H, N, E) -> ``P_h v``.
         weight_HCC: W_h.
         shape: (B, H, N).
-        coefficients: c_k of the terms of the series: 1, or for roulette 1 over their probability.
-        n_samples: random probes; from N on the traces of P are computed exactly instead.
+        coefficients: c_k of the terms of the series: 1, or for roulette 1 divided by the probability of the term.
+        n_samples: random probes; if N or more, the traces of P are computed exactly instead.
     """
     batch, heads, pixels = shape
     if n_samples >= pixels:
@@ -85,7 +86,10 @@ def joint_log_det(
     coefficients: Sequence[float],
     n_samples: int,
 ) -> Tensor:
-    """Heads on the same tokens, shape (B,). Arguments as in :func:`factorised_log_det`; exact from C N samples on."""
+    """For heads that share all channels, shape (B,). Exact if ``n_samples`` is C N or more.
+
+    Arguments as in :func:`factorised_log_det`.
+    """
     batch, heads, pixels = shape
     channels = weight_HCC.shape[1]
     dim = channels * pixels

@@ -1,12 +1,12 @@
-"""Whether tensors still hold the values that they held.
+"""Detects whether the values of tensors have changed.
 
-Version counters do not tell: fused optimisers, ``.data``, views and another process's shared memory change a tensor
-without raising them. So the values are hashed,
+Version counters are not enough: fused optimisers, ``.data``, views and another process with shared memory change a
+tensor without increasing its counter. So the values are hashed,
 
     sum_i bits_i h_i  mod 2^64,      h_i odd and different for every place i
 
-which any change of a single number changes, and two changes at once leave alone with a chance of about 2^-64. A sum
-without h_i would not see a tensor that is multiplied by 2, or by -1.
+Any change of a single number changes the hash. Two changes at once leave it the same with a probability of about 2^-64.
+A sum without h_i would miss a tensor multiplied by 2, or by -1.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-CHUNK = 2**18  # numbers hashed at a time: the integers beside them take 4 MiB
+CHUNK = 2**18  # numbers hashed at a time; their temporary integers take 4 MiB
 MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed integer
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
 def fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """One int64 number for each tensor, on its device, without waiting for it."""
+    """One int64 number for each tensor, on its device, without waiting for that device."""
     bits = [_bits(tensor) for tensor in tensors]
     most = min(max((b.numel() for b in bits), default=0), CHUNK)
     places = {device: _places(most, device) for device in {b.device for b in bits}}
@@ -29,19 +29,19 @@ def fingerprint(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether two fingerprints of the same tensors agree; on an accelerator this waits for its queue."""
+    """Whether two fingerprints of the same tensors agree. On an accelerator this waits for its queue."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    tensor = getattr(tensor, '_local_tensor', tensor)  # of a DTensor: this process's share
+    tensor = getattr(tensor, '_local_tensor', tensor)  # of a DTensor: the part that this process holds
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).flatten()
 
 
 def _places(count: int, device: torch.device) -> Tensor:
-    """h of the first places."""
+    """h_i of the first ``count`` places."""
     return torch.arange(count, device=device).mul_(MULTIPLIER).mul_(2).add_(1)
 
 

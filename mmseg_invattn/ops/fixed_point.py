@@ -4,13 +4,13 @@ With ``r = y - x - g(x)`` and ``Lip(g) <= L < 1`` in the given norm, the solutio
 
     |x - x*| <= |r| / (1 - L)                                                                     (a-posteriori bound)
 
-Plain steps ``x + r`` shrink ``|r|`` by L or better. An Anderson step is kept where it shrinks |r| as much, or where
-the whole iteration is still no more than a constant behind that guarantee, ``|r_k| <= SLACK L^k |r_0|``; elsewhere the
-plain step from the same point is taken and the memory of that sample is cleared. So the accelerated iteration
-converges, at the guaranteed rate or faster, whenever the plain one does.
+A plain step ``x + r`` multiplies ``|r|`` by at most L. An Anderson step is kept if it shrinks |r| as much, or if the
+whole iteration is still within a constant factor of that guarantee, ``|r_k| <= SLACK L^k |r_0|``. Otherwise the plain
+step from the same point is taken and the memory of that sample is cleared. So the accelerated iteration converges, at
+the guaranteed rate or faster, whenever the plain one does.
 
-Where plain steps shrink |r| by PLAIN_RATE or better they are all that is done: what an Anderson step costs beside its
-evaluation is more than the evaluations that it saves.
+If plain steps multiply |r| by PLAIN_RATE or less, only plain steps are taken: an Anderson step would then cost more
+time than the evaluations that it saves.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# How far the accelerated iteration may fall behind: it minimises |r| in another norm, over all pixels together, so
-# its steps are uneven.
+# Factor by which the accelerated iteration may fall behind the guarantee. It minimises |r| in another norm, over all
+# pixels together, so |r| does not shrink evenly.
 SLACK = 10.0
 # Rate at which plain steps are fast enough.
 PLAIN_RATE = 0.2
-# Evaluations between two looks at which samples are done. On an accelerator a look waits for the queue to drain; a
-# sample that is done in between is frozen, so the result is the same.
+# Evaluations between two checks of which samples are done. On an accelerator a check waits for its queue; a sample
+# that is done in between is frozen, so the result is the same.
 LOOK_EVERY = 4
 
 
 class FixedPointResult(NamedTuple):
-    """What the solver reached, for each sample.
+    """The result of the solver, for each sample.
 
     Attributes:
         x: the iterate with the smallest residual, shape (B, ...).
@@ -64,21 +64,21 @@ def solve_fixed_point(
 ) -> FixedPointResult:
     """Solves ``x + g(x) = y`` for each sample of a batch; finished samples leave the batch.
 
-    Holds ``2 memory + 7`` tensors of the size of y, beside what g takes, or 7 where plain steps are fast.
+    Needs memory for ``2 memory + 7`` tensors of the size of y, or 7 if plain steps are fast, besides that of g.
 
     Args:
-        branch: ``g(x, index)`` with x of shape (A, ...) and ``index`` (A,), the samples of the batch that are left.
+        branch: ``g(x, index)`` with x of shape (A, ...) and ``index`` (A,), the remaining samples of the batch.
         y: shape (B, ...).
         norm: maps (A, ...) to (A,).
         tol: residual at which a sample is done, shape (B,).
-        floor: residual that rounding alone explains, shape (B,): a sample whose residual stays below it without
-            improving for ``patience`` evaluations is done as well.
-        contraction: L, a bound of Lip(g) in ``norm``; None where there is none (then any decrease is accepted).
+        floor: residual that rounding alone may cause, shape (B,): a sample is also done if its residual is at most
+            this and has not improved for ``patience`` evaluations.
+        contraction: L, a bound of Lip(g) in ``norm``; None if no bound is known (then any decrease is accepted).
         max_iter: largest number of evaluations of g.
-        memory: earlier steps that the acceleration combines; 0 is the plain iteration.
-        patience: see ``floor``; without progress for that long above the floor a sample goes on to ``max_iter``.
-        start: where to begin; y by default.
-        first: g of the start, where the caller has it already; it counts as an evaluation.
+        memory: number of earlier steps that the acceleration combines; 0 is the plain iteration.
+        patience: see ``floor``. A sample above the floor continues up to ``max_iter``, also without progress.
+        start: initial x; y by default.
+        first: g of the start, if the caller has it already; it counts as an evaluation.
     """
     result = FixedPointResult(
         torch.empty_like(y),
@@ -119,7 +119,7 @@ def solve_fixed_point(
 
         done = (s.best_size <= s.tol) | ((s.best_size <= s.floor) & (s.stalled >= patience))
         s.converged = s.converged | (done & s.active)
-        # After a plain step that is not finite there is nothing left to try.
+        # If even the plain step gives a residual that is not finite, there is nothing left to try.
         s.active = s.active & ~done & (s.keep | ~s.plain)
         if (k + 1) % look_every == 0 and not s.active.all():
             s.write(result)
@@ -136,32 +136,32 @@ def solve_fixed_point(
 
 @dataclass
 class _Samples:
-    """The samples that are left; every field has them first."""
+    """The remaining samples; they are the first dimension of every field."""
 
-    index: Tensor  # their places in the batch
+    index: Tensor  # their indices in the batch
     target: Tensor  # y
     tol: Tensor
     floor: Tensor
     trial: Tensor  # the point to evaluate next
-    plain: Tensor  # whether a plain step led there
+    plain: Tensor  # whether `trial` comes from a plain step
     keep: Tensor  # whether the last trial was accepted
-    slow: Tensor  # whether plain steps were too slow once
-    point: Tensor  # last accepted x, its r and |r|
+    slow: Tensor  # whether a plain step was ever too slow
+    point: Tensor  # last accepted x; below, its r and |r|
     step: Tensor
     size: Tensor
     start: Tensor  # the first |r|
     accepted: Tensor  # accepted points
-    best: Tensor  # the iterate with the smallest |r|, its r and that
+    best: Tensor  # the iterate with the smallest |r|; below, its r and |r|
     best_step: Tensor
     best_size: Tensor
     stalled: Tensor  # evaluations since |r| was smallest
     iterations: Tensor
     active: Tensor  # not done
     converged: Tensor
-    # differences of r between accepted points that followed each other, (A, memory, numbers), from when it accelerates
-    d_step: Tensor
+    # Differences between successive accepted points, (A, memory, numbers); empty until acceleration starts.
+    d_step: Tensor  # of r
     d_next: Tensor  # of x + r
-    valid: Tensor  # which of them count, (A, memory)
+    valid: Tensor  # which of the differences are used, (A, memory)
 
     @classmethod
     def at(cls, y: Tensor, start: Tensor, tol: Tensor, floor: Tensor) -> '_Samples':
@@ -199,7 +199,7 @@ class _Samples:
         return self.valid.shape[1] > 0
 
     def accelerate(self, memory: int) -> None:
-        """From here on steps are combined, of the samples that are slow."""
+        """Starts to combine steps for the samples that are slow."""
         past = self.step.new_zeros(len(self.step), memory, self.step[0].numel())
         self.d_step, self.d_next = past, past.clone()
         self.valid = self.keep.new_zeros(len(self.keep), memory)
@@ -214,8 +214,8 @@ class _Samples:
             whole[self.index] = part
 
     def remember(self, slot: int, trial_step: Tensor) -> None:
-        """The difference of the trial to the last accepted point; a trial that was not accepted clears the memory."""
-        # zeros rather than what is not finite: 0 times that is not 0
+        """Stores the difference between the trial and the last accepted point; a rejected trial clears the memory."""
+        # For rejected trials zeros are stored: they may not be finite, and 0 times inf is not 0.
         d_step = _where(self.keep, trial_step - self.step, torch.zeros_like(self.step))
         self.d_step[:, slot] = d_step.flatten(1)
         self.d_next[:, slot] = _where(self.keep, self.trial - self.point + d_step, d_step).flatten(1)
@@ -225,7 +225,7 @@ class _Samples:
     def correction(self) -> Tensor:
         """``(dX + dR) gamma`` with ``gamma = argmin |r - dR gamma|_2``, to subtract from ``x + r``: Anderson, type II.
 
-        Columns that do not count get a gamma of 0; a small ridge keeps the normal equations solvable where columns are
+        Columns that are not used get a gamma of 0. A small ridge keeps the normal equations solvable if columns are
         parallel.
         """
         gram = (self.d_step @ self.d_step.mT).double()
@@ -239,13 +239,13 @@ class _Samples:
             + ridge * eye
         )
         right = torch.where(counts, (self.d_step @ self.step.flatten(1)[..., None])[..., 0].double() * inverse, 0)
-        gamma = torch.linalg.solve_ex(gram, right)[0] * inverse  # without a look at the result, which would wait for it
+        gamma = torch.linalg.solve_ex(gram, right)[0] * inverse  # no check of errors, which would wait
         return (gamma.to(self.step.dtype)[:, None] @ self.d_next).reshape(self.step.shape)
 
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``torch.where`` with one flag a sample."""
-    if mask.device.type == 'cpu':  # where a look is free and a copy is not
+    """``torch.where`` with one flag per sample."""
+    if mask.device.type == 'cpu':  # reading the mask costs nothing there, and may save a copy
         if mask.all():
             return a
         if not mask.any():

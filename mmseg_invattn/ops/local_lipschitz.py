@@ -1,8 +1,9 @@
-"""How steep a map really is at a point: a measured lower bound of its Lipschitz constant in the norm inf2.
+"""A measured lower bound of the Lipschitz constant of a map at a point, in the norm inf2.
 
-For an output token i and a unit vector u,  ``sum_j |J_ij^T u|_2 = max { <u, (J dx)_i> : |dx_j|_2 <= 1 }``,  so it never
-exceeds ``|J|_inf2``. A power iteration improves u:  ``dx_j = J_ij^T u / |J_ij^T u|``,  then ``(i, u)`` from the largest
-token of ``J dx``. It is a lower bound and never a certificate; beside one it says how tight that is.
+For an output token i and a unit vector u,  ``sum_j |J_ij^T u|_2 = max { <u, (J dx)_i> : |dx_j|_2 <= 1 }``,  so this sum
+never exceeds ``|J|_inf2``. A power iteration improves u:  ``dx_j = J_ij^T u / |J_ij^T u|``,  then ``(i, u)`` from the
+largest token of ``J dx``. The result is a lower bound and cannot serve as a certificate; compared with a certificate it
+shows how tight that is.
 """
 
 from collections.abc import Callable
@@ -23,17 +24,17 @@ def local_lipschitz(
     """Lower bound of the Jacobian's norm at x, for each sample, shape (B,), float64 or the dtype of x.
 
     Args:
-        function: maps (B, ...) to the same shape, each sample on its own.
+        function: maps (B, ...) to the same shape, each sample independently.
         x: the point, shape (B, ...).
         to_tokens: arranges a tensor of that shape as tokens, (B, T, C), linearly and without changing any number.
         n_iter: steps of the power iteration; each costs two passes forwards and backwards.
-        n_starts: random starting directions. The result is reproducible: the directions come from a generator of
-            their own.
+        n_starts: random starting directions. The result is reproducible: the directions come from a separate
+            generator with a fixed seed.
 
-    In inference mode too, where ``function`` uses no tensor made in it: x alone may be one.
+    This works in inference mode too. x may be an inference tensor, but ``function`` must not use any other one.
     """
     generator = torch.Generator().manual_seed(0)
-    # J dx is taken as a second derivative, which the fused attention kernels do not have.
+    # J dx is computed as a second derivative, which the fused attention kernels do not have.
     with torch.inference_mode(False), torch.enable_grad(), twice_differentiable():
         best = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
@@ -57,6 +58,6 @@ def local_lipschitz(
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Every token at norm 1; a token of zeros stays."""
+    """Scales every token to norm 1; a token of zeros is unchanged."""
     size = x.norm(dim=-1, keepdim=True)
     return x / torch.where(size > 0, size, 1)

@@ -2,16 +2,17 @@
 
     log|det(I + J)| = sum_k (-1)^(k+1) / k tr(J^k),    tr(J^k) = E v^T J^k v   (Hutchinson, v of random signs)
 
-Truncated after n terms the expectation is off by at most ``rank(J) sum_(k > n) L^k / k``, because every eigenvalue of J
-is at most L in size. Russian roulette draws n at random and divides term k by P(n >= k): no bias.
+Truncated after n terms, the expectation has an error of at most ``rank(J) sum_(k > n) L^k / k``, because every
+eigenvalue of J is at most L in absolute value. Russian roulette draws n at random and divides term k by P(n >= k), so
+it has no bias.
 
 The gradient (Chen et al., Residual Flows, https://arxiv.org/abs/1906.02735) is not the derivative of that sum, whose
 graph would hold every term. With the same probes and ``w^T = sum_j (-1)^j v^T J^j``, j = 0 .. n-1,
 
     d log|det(I + J)| = tr((I + J)^-1 dJ) = E w^T dJ v
 
-needs one product ``w^T J v`` with a graph; w is a constant. Its memory does not depend on n. Its expectation is the
-derivative of the truncated sum's expectation, and with roulette it has no bias either.
+needs a graph only for one product ``w^T J v``, in which w is a constant. So its memory does not depend on n. Its
+expectation is the derivative of the truncated sum's expectation, and with roulette it has no bias either.
 """
 
 from collections.abc import Callable
@@ -25,20 +26,20 @@ from torch import Tensor
 from .precision import at_least_float32, full_precision
 from .second_derivative import twice_differentiable
 
-# The exact form takes one backward pass for every dimension and a matrix of dim^2 numbers a sample.
+# The exact form takes one backward pass for every dimension and a matrix of dim^2 numbers for every sample.
 EXACT_LIMIT = 4096
-TAIL = 1000  # terms of a bound that are added up one by one
+TAIL = 1000  # terms of a bound that are summed one by one; the rest is bounded by a geometric series
 
 
 class Roulette(NamedTuple):
-    """Russian roulette: ``exact_terms`` terms always, then another one with probability ``keep`` each.
+    """Russian roulette: always ``exact_terms`` terms, then each further term with probability ``keep``.
 
-    The number is drawn once for a batch.
+    The number of terms is drawn once per batch.
 
     Attributes:
         exact_terms: more of them mean less variance.
-        keep: in (0, 1); None takes ``max(0.5, L)``. The variance is finite only for ``keep > rho(J)^2``, which a fixed
-            0.5 misses for spectral radii above 0.7.
+        keep: in (0, 1); None means ``max(0.5, L)``. The variance is finite only if ``keep > rho(J)^2``, so a fixed 0.5
+            is not enough for spectral radii above 0.7.
     """
 
     exact_terms: int = 4
@@ -55,16 +56,16 @@ def branch_and_log_abs_det(
     """``g(x)`` and ``log|det(I + dg/dx)|`` of each sample, from one evaluation of g.
 
     With gradients enabled the branch is evaluated inside :func:`~mmseg_invattn.ops.twice_differentiable`, because the
-    gradient needs the derivative of a vector-Jacobian product; under ``torch.no_grad()`` the fused kernels serve.
+    gradient needs the derivative of a vector-Jacobian product; under ``torch.no_grad()`` the fused kernels are used.
 
     Args:
-        branch: g, from (B, ...) to the same shape; a sample's output depends on that sample alone. Called once.
+        branch: g, from (B, ...) to the same shape; the output of a sample depends on that sample alone. Called once.
         x: shape (B, ...).
-        n_terms: terms of the power series; ``'roulette'`` or a :class:`Roulette` for the estimate without bias;
+        n_terms: number of terms of the power series; ``'roulette'`` or a :class:`Roulette` for an unbiased estimate;
             ``'exact'`` for the determinant of the Jacobian.
-        n_samples: probes to average over, of no effect on the exact form. The memory of the gradient is proportional
+        n_samples: probes to average over; without effect on the exact form. The memory of the gradient is proportional
             to it.
-        lipschitz: returns L; asked where the roulette depends on it. Without an L below 1 the series may diverge.
+        lipschitz: returns L; called only if the roulette depends on it. Without an L below 1 the series may diverge.
 
     Returns:
         g(x), and a tensor of shape (B,), float32 or higher; differentiable in x and in what ``branch`` uses.
@@ -79,7 +80,7 @@ def branch_and_log_abs_det(
     dim = x[0].numel()
     if exact and dim > EXACT_LIMIT:
         raise ValueError(
-            f"n_terms='exact' of a feature map with {dim} values a sample: the exact determinant is for "
+            f"n_terms='exact' of a feature map with {dim} values per sample: the exact determinant is for "
             f"at most {EXACT_LIMIT}; use a number of terms or n_terms='roulette'"
         )
     differentiable = torch.is_grad_enabled()
@@ -102,10 +103,10 @@ def branch_and_log_abs_det(
 
 
 def truncation_bound(rank: float, lipschitz: Tensor, n_terms: int) -> Tensor:
-    """``rank(J) sum_(k > n) L^k / k``: how far the expectation of the series cut after n terms is off, at most.
+    """``rank(J) sum_(k > n) L^k / k``: the largest error of the expectation of the series truncated after n terms.
 
-    J^k has no more than rank(J) eigenvalues that are not 0, each of at most L^k. In nats a sample; the scatter of the
-    probes comes on top.
+    J^k has at most rank(J) eigenvalues that are not 0, each of at most L^k in absolute value. The bound is in nats per
+    sample; it does not include the random error of the probes.
 
     Args:
         rank: bound of the rank of J.
@@ -119,15 +120,17 @@ def truncation_bound(rank: float, lipschitz: Tensor, n_terms: int) -> Tensor:
 
 
 def check_samples(n_samples: int) -> None:
-    """Refuses what does not count probes."""
+    """Raises ValueError unless ``n_samples`` is a positive integer."""
     if not isinstance(n_samples, int) or n_samples < 1:
-        raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it counts the random probes')
+        raise ValueError(f'n_samples={n_samples!r} is not a positive integer: it is the number of random probes')
 
 
 def series_coefficients(
     n_terms: int | str | Roulette, n_samples: int, lipschitz: Callable[[], float | None]
 ) -> tuple[float, ...]:
-    """What divides term k by its probability: (c_1, ..., c_n), for roulette with n drawn here.
+    """Factors of the terms, (c_1, ..., c_n): 1, or for roulette 1 divided by the probability of the term.
+
+    For roulette, n is drawn here.
 
     Raises:
         ValueError: an impossible ``n_terms`` or ``n_samples``.
@@ -139,7 +142,7 @@ def series_coefficients(
         exact_terms, keep = n_terms
         keep = max(0.5, min(lipschitz() or 0.0, 0.999)) if keep is None else keep
         if exact_terms < 0 or not 0 < keep < 1:
-            raise ValueError(f'{n_terms} is impossible: exact_terms is at least 0 and keep lies inside (0, 1)')
+            raise ValueError(f'{n_terms} is not possible: exact_terms must be at least 0 and keep between 0 and 1')
         draw = 1 - torch.rand((), dtype=torch.float64)
         extra = int(draw.log() / torch.tensor(keep, dtype=torch.float64).log())  # P(extra >= j) = keep^j
         return (1.0,) * exact_terms + tuple(keep**-j for j in range(1, extra + 1))
@@ -165,7 +168,7 @@ def _one_probe(g: Tensor, x: Tensor, coefficients: tuple[float, ...], differenti
 
 def _exact(g: Tensor, x: Tensor, differentiable: bool) -> Tensor:
     """``slogdet(I + J)`` in float64."""
-    # Samples do not see each other: one backward pass gives the same row of every sample's Jacobian.
+    # Samples are independent: one backward pass gives the same row of the Jacobian of every sample.
     basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
     rows = [_vjp(g, x, unit.expand_as(x), create_graph=differentiable).flatten(1) for unit in basis]
     jacobian = torch.stack(rows, 1).double()

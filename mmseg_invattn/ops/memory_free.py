@@ -1,10 +1,10 @@
-"""Backpropagation through invertible steps that keeps the output and recovers the activations.
+"""Backpropagation through invertible steps that keeps only the output and recovers the activations from it.
 
-The backward pass goes through the steps from the last to the first (:mod:`.steps`). What is held at any time is the
-graph of one step. The gradient is that of ordinary backpropagation, to the accuracy of the recovered x.
+The backward pass goes through the steps from the last to the first (:mod:`.steps`). At any time only the graph of one
+step is in memory. The gradient is that of ordinary backpropagation, up to the accuracy of the recovered x.
 
-A step that draws random numbers draws the same ones again, and one that follows autocast is evaluated under that of the
-forward pass: both are restored around every evaluation, as checkpointing does.
+The random numbers and the autocast settings of the forward pass are restored around every evaluation, as checkpointing
+does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,26 +22,26 @@ from .steps import Output, Step, Streams
 
 @dataclass
 class _Notes:
-    """What the forward pass leaves for the backward pass beside tensors."""
+    """What the forward pass stores for the backward pass, besides outputs, parameters and buffers."""
 
-    drawn: list[list[Tensor] | None] = field(default_factory=list)  # states of the generators before each step
-    kept: list[Tensor | None] = field(default_factory=list)  # by each step
+    drawn: list[list[Tensor] | None] = field(default_factory=list)  # generator states before each random step
+    kept: list[Tensor | None] = field(default_factory=list)  # what each step keeps for its way back
     values: list[Tensor] = field(default_factory=list)  # fingerprint of parameters and buffers
-    autocast: Callable[[], AbstractContextManager] = nullcontext  # that of the forward pass
+    autocast: Callable[[], AbstractContextManager] = nullcontext  # autocast as in the forward pass
 
 
 def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
-    """The steps one after the other on the trunk, without keeping their activations.
+    """Applies the steps one after the other to the trunk, without keeping their activations.
 
-    Outputs are (trunk, further outputs in the order of the steps). The streams have the dtype of x; whether a step
-    follows autocast is its own affair.
+    Outputs are (trunk, further outputs in the order of the steps). The streams have the dtype of x; each step decides
+    itself whether it follows autocast.
 
     Raises:
-        ValueError: the channels of x are not those of a coupling.
-        RuntimeError: in backward, where a parameter or a buffer no longer is what it was in the forward pass (x cannot
-            be recovered then), or where the gradient is to be differentiated again. Autograd's own count of changes
-            says so. It does not count those of fused optimisers and of ``.data``; on the CPU the values are compared
-            as well, on other devices that would have to wait for their queue.
+        ValueError: x does not have the number of channels that a coupling needs.
+        RuntimeError: in the backward pass, if a parameter or a buffer has changed since the forward pass (x cannot be
+            recovered then), or if the gradient is to be differentiated again. Autograd's version counters detect a
+            change, except those made by fused optimisers and through ``.data``. On the CPU the values are compared as
+            well; on other devices that would have to wait for the queue.
     """
     parameters = tuple({id(p): p for step in steps for p in step.parameters() if p.requires_grad}.values())
     return _MemoryFree.apply(tuple(steps), _Notes(), x, *parameters)
@@ -61,7 +61,7 @@ class _MemoryFree(torch.autograd.Function):
             before = after
         if x.device.type == 'cpu':
             notes.values = fingerprint(_state(steps))
-        # An output that shares its storage with x would be an alias that autograd does not know of.
+        # If an output shared its storage with x, autograd would not know about it.
         storage = x.untyped_storage()._cdata
         outputs = (_joined(streams), *extra)
         return tuple(y.clone() if y.untyped_storage()._cdata == storage else y for y in outputs)
@@ -74,10 +74,10 @@ class _MemoryFree(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            # The recovered x hangs on no graph: a second derivative would silently lack its terms.
+            # The recovered x is not part of a graph: a second derivative would silently lack its terms.
             raise RuntimeError(
-                'create_graph=True through a memory-free module: its gradient cannot be differentiated '
-                'again; use the plain module where a second derivative is wanted'
+                'the gradient of a memory-free module cannot be differentiated again (create_graph=True): use the '
+                'plain module where you need a second derivative'
             )
         notes = ctx.notes
         _check_state(ctx.steps, ctx.parameters, notes.values)
@@ -106,10 +106,10 @@ def _joined(streams: Streams) -> Tensor:
 
 
 def _split(streams: Streams, halves: tuple[int, int] | None) -> Streams:
-    """The streams that a step takes, views where they were whole.
+    """The streams that a step takes; views if the map has to be split.
 
     Raises:
-        ValueError: there are not as many channels.
+        ValueError: the map has another number of channels than the step.
     """
     if halves == (tuple(part.shape[1] for part in streams) if len(streams) > 1 else None):
         return streams
@@ -118,13 +118,14 @@ def _split(streams: Streams, halves: tuple[int, int] | None) -> Streams:
         return (whole,)
     if whole.shape[1] != sum(halves):
         raise ValueError(
-            f'got features of {whole.shape[1]} channels for a coupling of {sum(halves)}: build it for as many'
+            f'got features with {whole.shape[1]} channels, but the coupling was built for {sum(halves)}: build it for '
+            f'the channels of the features'
         )
     return whole.split(halves, 1)
 
 
 def _owned(streams: Streams, halves: tuple[int, int] | None) -> Streams:
-    """As :func:`_split`, of values that may change in place where they are two streams."""
+    """As :func:`_split`, but two streams are copies that the step may change in place."""
     parts = _split(streams, halves)
     return parts if halves is None or parts is streams else tuple(part.clone() for part in parts)
 
@@ -136,21 +137,21 @@ def _state(steps: Sequence[Step]) -> Iterator[Tensor]:
 
 
 def _check_state(steps: Sequence[Step], parameters: Sequence[Tensor], values: list[Tensor]) -> None:
-    """Refuses a backward pass through another map than that of the forward pass."""
+    """Raises RuntimeError if the map has changed since the forward pass."""
     current = {id(p) for step in steps for p in step.parameters()}
     if not all(id(p) in current for p in parameters):
         raise RuntimeError(
             'the parameters of a memory-free module were replaced between forward and backward '
-            '(functional_call, load_state_dict with assign=True): the activations cannot be recovered; '
-            'call backward() inside, or use the plain module there'
+            '(functional_call, load_state_dict with assign=True), so the activations cannot be recovered: '
+            'call backward() before they are replaced, or use the plain module'
         )
     if not values:
         return
     now = fingerprint(_state(steps))
     if len(now) != len(values) or not same(now, values):
         raise RuntimeError(
-            'a parameter or buffer was changed between forward and backward: the activations cannot be '
-            'recovered; call backward() before optimizer.step() and before another forward pass that '
+            'a parameter or buffer was changed between forward and backward, so the activations cannot be '
+            'recovered: call backward() before optimizer.step() and before another forward pass that '
             'changes buffers (power iteration)'
         )
 
@@ -167,14 +168,14 @@ def _generators(device: torch.device) -> list[Tensor]:
 def _replayed(
     autocast: Callable[[], AbstractContextManager], states: list[Tensor] | None, device: torch.device
 ) -> Iterator[None]:
-    """Inside, autocast is that of the forward pass, and random numbers are, if it drew some."""
+    """Restores autocast as in the forward pass, and the random numbers if the forward pass drew any."""
     with autocast(), nullcontext() if states is None else _drawn_again(states, device):
         yield
 
 
 @contextmanager
 def _drawn_again(states: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Inside, the generators begin where they began then; afterwards they are where they were."""
+    """Sets the generators to the given states inside, and back to their present states afterwards."""
     saved = _generators(device)
     _set_generators(states, device)
     try:
@@ -185,7 +186,7 @@ def _drawn_again(states: list[Tensor], device: torch.device) -> Iterator[None]:
 
 def _autocast_of_now(device: torch.device) -> Callable[[], AbstractContextManager]:
     enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    # nothing is kept from one evaluation to the next: what was cast without gradients has none
+    # No cache across evaluations: a weight that was cast without gradients would be used where gradients are needed.
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
 
 

@@ -1,8 +1,8 @@
 """Precision of an invertible map.
 
-Autocast and TF32 round the branch to 8 to 11 bits, and an error bound in float32 would not hold. So forward and inverse
-compute in float32 whatever the caller's settings are; or, with ``precision='autocast'``, the forward pass of the branch
-follows them, and the error bound counts what that may have rounded.
+Autocast and TF32 round the branch to 8 to 11 bits, so an error bound for float32 would not hold. Therefore forward pass
+and inverse compute in float32 whatever the caller's settings are. With ``precision='autocast'`` the forward pass of the
+branch follows these settings, and the error bound includes the additional rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ PRECISIONS = ('float32', 'autocast')  # of a branch in the forward pass
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Matrix products and convolutions in the dtype of their inputs: no autocast, no TF32 on CUDA."""
-    # entered where there is one to switch off: torch.export cannot write a switch into a file
+    # only if autocast is on: torch.export cannot save a graph that switches autocast
     with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext():
         if device.type != 'cuda':
             yield
@@ -39,25 +39,32 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def branch_precision(precision: str, device: torch.device) -> AbstractContextManager:
-    """What a branch of that precision is evaluated in: :func:`full_precision`, or whatever the caller has set."""
+    """The context in which to evaluate a branch: :func:`full_precision`, or none, so that the caller's settings hold.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+    """
     return full_precision(device) if precision == 'float32' else nullcontext()
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
-    """The function as ``torch.compile`` runs it behind a graph break, itself elsewhere.
+    """The function, excluded from ``torch.compile`` by a graph break while compiling; otherwise unchanged.
 
-    As a decorator ``torch.compiler.disable`` would load dynamo with the file, which takes as long as torch itself.
+    ``torch.compiler.disable`` as a decorator would import dynamo, which takes as long as importing torch.
     """
     return cast(Any, torch.compiler.disable(function)) if torch.compiler.is_dynamo_compiling() else function
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x itself, or in float32 where it has half precision."""
+    """x itself, or a float32 copy if x has half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], weights: Any) -> Any:
-    """The function of every tensor in nested tuples; what is no tensor stays, and so does what it leaves as it is."""
+    """Applies the function to every tensor in nested tuples.
+
+    Other values are unchanged, and a tuple in which nothing changes is returned itself.
+    """
     if isinstance(weights, Tensor):
         return function(weights)
     if isinstance(weights, tuple):
@@ -69,12 +76,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], weights: Any) -> Any:
 
 
 def cast_all(weights: Weights, dtype: torch.dtype) -> Weights:
-    """Every tensor of nested tuples in the dtype."""
+    """Casts every tensor in nested tuples to the dtype."""
     return map_tensors(lambda tensor: tensor.to(dtype), weights)
 
 
 def differentiable_copies(weights: Weights) -> Weights:
-    """Tensors made in inference mode, which autograd refuses, as copies of it; the others stay. Call it outside."""
+    """Replaces tensors made in inference mode, which autograd refuses, by copies. Call it outside inference mode."""
     return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, weights)
 
 

@@ -1,4 +1,4 @@
-"""Which attention kernel runs: the fused one with its first derivative, or plain operators with every derivative."""
+"""Chooses the attention kernel: fused with a first derivative only, or plain operators with every derivative."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ _WANTED = ContextVar('twice_differentiable', default=False)
 
 @contextmanager
 def twice_differentiable(wanted: bool = True) -> Iterator[None]:
-    """Inside, attention is made of plain operators and can be differentiated twice, at the price of the N x M map.
+    """Context in which attention uses plain operators: it can be differentiated twice, but builds the N x M map.
 
     The fused kernels of ``scaled_dot_product_attention`` (CPU flash, CUDA flash and memory-efficient) have a first
-    derivative only. Where the backward pass itself is differentiated (gradient penalties, ``gradgradcheck``, the
-    gradient of a log-determinant) the forward pass runs inside this context, which selects the MATH backend.
-    Kernels of this package with a hand-written backward ask :func:`plain_operators_wanted`. Exporters, which know no
-    operators but torch's, trace inside this context too. Forward mode and ``torch.func`` need no context.
+    derivative only. If the backward pass itself is differentiated (gradient penalties, ``gradgradcheck``, the
+    gradient of a log-determinant), run the forward pass inside this context, which selects the MATH backend.
+    Kernels of this package with a hand-written backward pass check :func:`plain_operators_wanted`. Exporters support
+    only torch's own operators, so they trace inside this context too. Forward mode and ``torch.func`` need no context.
 
     Args:
-        wanted: False leaves the choice of the surroundings as it is.
+        wanted: False makes this context do nothing.
     """
     if not wanted:
         yield
@@ -37,32 +37,32 @@ def twice_differentiable(wanted: bool = True) -> Iterator[None]:
 
 
 def plain_operators_wanted() -> bool:
-    """Whether the caller is inside :func:`twice_differentiable`, or :func:`transformed`.
+    """Whether the caller is inside :func:`twice_differentiable`, or :func:`transformed` is true.
 
-    Dynamo cannot read a context variable: what it compiles has no second derivative, except what it transforms.
+    Dynamo cannot read a context variable: compiled code ignores :func:`twice_differentiable`.
     """
     return transformed() or (not torch.compiler.is_dynamo_compiling() and _WANTED.get())
 
 
 def transformed() -> bool:
-    """Whether forward mode or a transform of ``torch.func`` is active: there plain operators alone are right.
+    """Whether forward mode or a transform of ``torch.func`` is active: then only plain operators are correct.
 
-    Torch's fused kernels refuse a tangent, and custom operators drop it without a word. An ``autograd.Function`` with a
-    ``jvp`` does so too where forward mode is nested in forward mode.
+    Torch's fused kernels raise an error for a tangent, and custom operators silently drop it. An ``autograd.Function``
+    with a ``jvp`` also drops it if forward mode is nested in forward mode.
     """
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def recorded(*tensors: Tensor) -> bool:
-    """Whether autograd records what is made of them."""
+    """Whether autograd records operations on these tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def once_differentiable(out: Tensor) -> Tensor:
-    """The output of a fused kernel, made to refuse to have its gradient differentiated.
+    """Makes the output of a fused kernel raise an error if its gradient is to be differentiated.
 
-    Torch would name one of its own operators, and only in the second pass. A hook takes neither a copy nor a view. A
-    compiled graph refuses by itself.
+    Without this, the error comes only in the second backward pass and names an internal operator of torch. A hook needs
+    neither a copy nor a view. A compiled graph raises its own error.
     """
     if out.requires_grad and not torch.compiler.is_compiling():
         out.register_hook(_refuse)

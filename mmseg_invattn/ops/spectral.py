@@ -2,8 +2,8 @@
 
 ``G_0 = W^T W``, ``G_{k+1} = G_k^T G_k``:  ``|W|_2 <= |G_k|_F^(1 / 2^(k+1)) <= rank^(1 / 2^(k+2)) |W|_2``.
 
-It is an upper bound at every k, made of matrix products, so it may carry a certificate. A power iteration is a lower
-bound and never may.
+It is an upper bound for every k and needs only matrix products, so a certificate can be based on it. A power iteration
+gives a lower bound, on which no certificate can be based.
 """
 
 import math
@@ -14,18 +14,19 @@ from torch import Tensor
 
 from .second_derivative import recorded, transformed
 
-# Up to this size the products of float64 take no longer than starting them, and their range makes most steps of
-# rescaling needless.
+# Up to this size, products in float64 take no longer than the start of the operation, and the range of float64 makes
+# most rescaling unnecessary.
 SMALL = 64
 
 
 def gram_norm(*factors: Tensor) -> Tensor:
-    """Differentiable upper bound of the spectral norm, within ``rank^(1/256)`` of it, 2.5 % at rank 512, rounding
-    included.
+    """Differentiable upper bound of the spectral norm, rounding included.
+
+    It is within a factor ``rank^(1/256)`` of the norm: 2.5% at rank 512.
 
     Args:
-        factors: matrices of shape (..., M, K), or two of them, (..., M, J) and (..., J, K), whose product is meant.
-            Half precision is computed in float32 or higher.
+        factors: matrices of shape (..., M, K), or two tensors (..., M, J) and (..., J, K), for the norm of their
+            product. Half precision is computed in float32 or higher.
 
     Returns:
         Tensor of shape (...,), at least ``|W|_2`` of the matrices as stored, or ``|L R|_2`` of the exact product. Zero
@@ -36,7 +37,7 @@ def gram_norm(*factors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def spectral_norm_bound(*factors: Tensor) -> Tensor:
-    """Upper bound of the spectral norm for a certificate: float64, tight to 0.2 % at rank 512, rounded up.
+    """Upper bound of the spectral norm for a certificate: float64, tight to 0.2% at rank 512, rounded up.
 
     Args:
         factors: as for :func:`gram_norm`, of any floating dtype.
@@ -59,14 +60,14 @@ def _gram_norm(factors: tuple[Tensor, ...], n_iter: int) -> Tensor:
 
 
 class _Bound(NamedTuple):
-    """Of B products ``P = L R``, or of B matrices, in the dtype that was computed in.
+    """The bound of B products ``P = L R``, or of B matrices, in the dtype of the computation.
 
     Attributes:
         norm: shape (B, 1, 1), in the dtype of the factors or float32.
-        parts: L and R, each in some scale, so that the squares of its numbers neither overflow nor vanish.
-        scales: of these, shape (B, 1, 1), or None where it is 1.
-        product: P of the parts.
-        grams: the ``G_k``, each in some scale, of P or of its transpose, whichever has fewer columns.
+        parts: L and R, each divided by a scale, so that the squares of its numbers neither overflow nor underflow.
+        scales: the scales of the parts, shape (B, 1, 1), or None for 1.
+        product: P, computed from the parts.
+        grams: the ``G_k``, each up to a factor, of P or of its transpose, whichever has fewer columns.
     """
 
     norm: Tensor
@@ -86,12 +87,12 @@ def _bound(factors: tuple[Tensor, ...], n_iter: int) -> _Bound:
     scales = tuple(_largest(part) if dtype == given else None for part in parts)
     parts = tuple(part if scale is None else part / scale for part, scale in zip(parts, scales, strict=True))
     product = parts[0] if len(parts) == 1 else parts[0].bmm(parts[1])
-    n_iter = n_iter if rank > 1 else -1  # the norm of a vector is that of Frobenius
+    n_iter = n_iter if rank > 1 else -1  # at rank 1 the spectral norm is the Frobenius norm
     norm, grams = _iterate(_upright(product), n_iter)
 
-    # Rounding. A product of n terms is off by at most n eps |G|_F^2 in the Frobenius norm, which is at most
-    # n^1.5 eps of the next |G|_F; the root 1 / 2^(k+1) makes the errors of all steps add up to no more than that.
-    # The norm is carried as a product of roots, each of them off by less than 4 eps.
+    # Rounding. A product of n terms has an error of at most n eps |G|_F^2 in the Frobenius norm, which is at most
+    # n^1.5 eps times the next |G|_F. Because of the roots 1 / 2^(k+1), the errors of all steps add up to no more than
+    # that. The norm is stored as a product of roots, each with a relative error of less than 4 eps.
     rows, eps = max(product.shape[1:]), torch.finfo(dtype).eps
     relative = 2 * eps * ((rows + 2) * cols**0.5 + 4 * (len(grams) + 1))
     if dtype != given:
@@ -106,7 +107,7 @@ def _bound(factors: tuple[Tensor, ...], n_iter: int) -> _Bound:
 
 
 def _iterate(matrix: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
-    """``|G_n|_F^(1 / 2^(n+1))``, shape (B, 1, 1), and the ``G_k``, each in some scale."""
+    """``|G_n|_F^(1 / 2^(n+1))``, shape (B, 1, 1), and the ``G_k``, each up to a factor."""
     gram, grams, steps, norm = matrix, [], _steps(matrix), None
     for k in range(n_iter + 1):
         if k % steps == 0:
@@ -120,18 +121,22 @@ def _iterate(matrix: Tensor, n_iter: int) -> tuple[Tensor, list[Tensor]]:
 
 
 def _steps(matrix: Tensor) -> int:
-    """How many products follow each other without rescaling: from Frobenius norm 1 the k-th of them has one of
-    ``C^(-2^(k-1))`` or more, and that stays far above what vanishes."""
+    """How many products may follow each other without rescaling.
+
+    From a matrix of Frobenius norm 1, the k-th product has a Frobenius norm of at least ``C^(-2^(k-1))``; this has to
+    stay far above the smallest number of the dtype.
+    """
     exponent = 900 if matrix.dtype == torch.float64 else 90
     return int(math.log2(exponent / math.log2(max(matrix.shape[-1], 2))))
 
 
 class _GramNorm(torch.autograd.Function):
-    """The norm is ``(sum_i sigma_i^(2m))^(1/2m)`` with ``m = 2^(n+1)``, of degree 1 in W, so with D along its gradient
+    """The norm is ``(sum_i sigma_i^(2m))^(1/2m)`` with ``m = 2^(n+1)``. Its gradient is a multiple of D:
 
         D = W (W^T W)^(m-1) = W G_n ... G_1 G_0,        d norm / dW = norm D / <D, W>
 
-    in half the products that differentiating the iteration takes.
+    The factor follows because the norm is homogeneous of degree 1 in W. This takes half the products that
+    differentiating the iteration takes.
     """
 
     @staticmethod
@@ -146,7 +151,7 @@ class _GramNorm(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         n, saved = ctx.count, ctx.saved_tensors
         factors = saved[:n]
-        if torch.is_grad_enabled():  # to be differentiated again: what was saved hangs on no graph
+        if torch.is_grad_enabled():  # a second derivative is wanted: the saved tensors have no graph
             bound = _bound(factors, ctx.n_iter)
         else:
             parts, rest = saved[n : 2 * n], saved[2 * n :]
@@ -154,7 +159,7 @@ class _GramNorm(torch.autograd.Function):
             bound = _Bound(rest[0], parts, scales, rest[1], list(rest[2:]))
         product, parts = bound.product, bound.parts
         upright = along = _upright(product)
-        rescaled = len(bound.grams) > _steps(upright)  # else all of them together do not vanish either
+        rescaled = len(bound.grams) > _steps(upright)  # otherwise the product of all of them does not underflow
         for gram in reversed(bound.grams):
             if rescaled:
                 along = along / _frobenius(along).detach().clamp(min=torch.finfo(along.dtype).tiny)
@@ -177,5 +182,5 @@ def _frobenius(matrix: Tensor) -> Tensor:
 
 
 def _largest(matrix: Tensor) -> Tensor:
-    """The largest number in size of each matrix, a constant, shape (B, 1, 1)."""
+    """The largest absolute value in each matrix, as a constant without gradient, shape (B, 1, 1)."""
     return matrix.detach().abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)

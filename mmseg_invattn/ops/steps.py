@@ -1,13 +1,15 @@
-"""Steps of a memory-free pass: an invertible map, and one method that goes back through it.
+"""Steps of a memory-free pass: each is an invertible map with a method that goes back through it.
 
-Going back takes y and dL/dy and gives x, dL/dx and dL/dtheta. There are two ways.
+Going back takes y and dL/dy and returns x, dL/dx and dL/dtheta. There are two ways; the cost is in addition to that of
+backpropagation with stored activations.
 
-    inverse      x = f^-1(y), then f(x) again with a graph:          one inverse and one forward pass more than stored
-    coupling     out = net(x1) once, with a graph (x1 = y1 passed):  x2 = y2 - out,
-                 dL/dx2 = dL/dy2,  dL/dx1 = dL/dy1 + J^T dL/dy2,     one forward pass more than stored
+    inverse      x = f^-1(y), then f(x) again with a graph:                 one inverse and one forward pass
+    coupling     out = net(x1) once, with a graph (x1 = y1 is unchanged):   x2 = y2 - out,
+                 dL/dx2 = dL/dy2,  dL/dx1 = dL/dy1 + J^T dL/dy2,            one forward pass
 
-A coupling reads and changes two streams, which stay apart from one coupling to the next. The values of the streams
-belong to the pass and change in place; gradients do not, since autograd may hand the same memory to a parameter.
+A coupling reads one of two streams and changes the other; the streams stay separate from one coupling to the next. The
+values of the streams belong to the pass and are changed in place. Gradients are not, because autograd may use the same
+memory for the gradient of a parameter.
 """
 
 from abc import ABC, abstractmethod
@@ -19,16 +21,16 @@ import torch
 from torch import Tensor
 
 Streams = tuple[Tensor, ...]  # the whole feature map, or its two halves
-Replay = Callable[[], AbstractContextManager]  # inside, random numbers are those of the forward pass
+Replay = Callable[[], AbstractContextManager]  # a context with the random numbers and autocast of the forward pass
 
 
 class Output(NamedTuple):
     """What a step returns, or the gradient of it.
 
     Attributes:
-        streams: that go on.
-        extra: what leaves the sequence there.
-        kept: what the step wants to have again on the way back; small against the streams.
+        streams: the input of the next step.
+        extra: outputs that leave the sequence at this step.
+        kept: what the step needs again in the backward pass; small compared with the streams.
     """
 
     streams: Streams
@@ -37,7 +39,7 @@ class Output(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What going back returns: x, dL/dx, and dL/d of each wanted parameter, None where it was not used."""
+    """What going back returns: x, dL/dx, and the gradient of each wanted parameter, or None if it was not used."""
 
     x: Streams
     d_x: Streams
@@ -49,9 +51,9 @@ class Step(ABC):
 
     Attributes:
         parameters: what the forward pass uses and the backward pass differentiates.
-        buffers: what else the map depends on.
-        halves: channels of the two streams that it takes; None: it takes the whole map.
-        extra_outputs: how many outputs there are beside the streams.
+        buffers: other tensors on which the map depends.
+        halves: channels of its two input streams, or None if its input is the whole map.
+        extra_outputs: number of outputs besides the streams.
     """
 
     parameters: Callable[[], tuple[Tensor, ...]]
@@ -61,27 +63,31 @@ class Step(ABC):
 
     @abstractmethod
     def forward(self, x: Streams) -> Output:
-        """y of x, without gradients; two streams may change in place."""
+        """Computes y from x, without gradients; two streams may be changed in place."""
 
     @abstractmethod
     def backward(self, y: Output, d_y: Output, wanted: Sequence[Tensor], replay: Replay) -> Gradients:
-        """x of y, and the gradients; called without gradients, two streams of y may change in place.
+        """Computes x and the gradients from y.
+
+        Called with gradients disabled; two streams of y may be changed in place.
 
         Args:
-            wanted: those of the parameters that need a gradient.
-            replay: to be entered around every evaluation of the map.
+            y: the output of the forward pass.
+            d_y: the gradient of the loss in that output.
+            wanted: the parameters that need a gradient.
+            replay: a context to enter around every evaluation of the map.
         """
 
 
 class InverseStep(Step):
-    """A map with an inverse of its own.
+    """A map that has an inverse function.
 
     Args:
-        evaluate: (x, weights) -> (trunk, further outputs...); weights are None in the forward pass, where the step
-            derives its own.
+        evaluate: (x, weights) -> (trunk, further outputs...). In the forward pass weights are None, and the function
+            has to derive them itself.
         inverse: ((trunk, further outputs...), weights, mean of x over the pixels, or None) -> x.
-        weights: derives from the parameters what both of them use, differentiably.
-        keeps_mean: the inverse uses that mean.
+        weights: derives the weights for both functions from the parameters, differentiably.
+        keeps_mean: whether the inverse uses the mean of x.
     """
 
     def __init__(
@@ -114,13 +120,13 @@ class InverseStep(Step):
 
 
 class CouplingStep(Step):
-    """One stream passes and tells a sub-network how to change the other.
+    """One stream stays unchanged; a sub-network reads it and determines how the other stream changes.
 
     Args:
-        net: (what passes, what is changed) -> out, of which the second says no more than shape and dtype.
+        net: (unchanged stream, changed stream) -> out. It may use only shape and dtype of the changed stream.
         change: (x2, out) -> y2.
         change_back: (y2, out) -> x2.
-        passes: which of the two streams does, 0 or 1.
+        passes: index of the stream that stays unchanged, 0 or 1.
     """
 
     def __init__(
@@ -160,7 +166,7 @@ class CouplingStep(Step):
         return d_x2, d_out
 
     def in_order(self, pair: Streams) -> Streams:
-        """The streams as (what passes, what is changed), and those as the streams."""
+        """Reorders the streams to (unchanged, changed), or such a pair to the streams."""
         return pair if self.passes == 0 else pair[::-1]
 
     @staticmethod

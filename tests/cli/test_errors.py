@@ -127,7 +127,9 @@ def test_one_paragraph_or_a_traceback(capsys, monkeypatch, tmp_path):
     assert run_command('print-config', tmp_path / 'none.py') == 2
     said = capsys.readouterr().err
     assert said.startswith('mmseg-invattn print-config: ') and said.count('\n') == 1
-    assert 'none.py: there is no such config file' in said and said.endswith('(--debug shows where it came up)\n')
+    assert 'none.py: there is no such config file' in said and said.endswith(
+        '(--debug shows where in the code this occurred)\n'
+    )
     with pytest.raises(FileNotFoundError):
         run_command('print-config', tmp_path / 'none.py', '--debug')
 

@@ -87,7 +87,7 @@ def test_a_comparison(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare_module, 'compare', stop)
     assert run_command('compare', 'a.py', '--out', tmp_path / 'out') == 143
     said = capsys.readouterr().err
-    assert f'To go on with {tmp_path / "out"}: mmseg-invattn compare a.py --out {tmp_path / "out"} --resume' in said
+    assert f'To continue {tmp_path / "out"}: mmseg-invattn compare a.py --out {tmp_path / "out"} --resume' in said
 
 
 def test_before_torch_is_imported(capsys, monkeypatch):

@@ -103,7 +103,7 @@ def test_form_paper_has_no_bound(tmp_path, capsys):
 def test_refusals(tmp_path, capsys):
     config, checkpoint, image = write_model(tmp_path, dict(FCN))
     out = tmp_path / 'out'
-    with pytest.raises(ValueError, match='runs nothing that has an inverse; looked for .*RevNet2d.*invertible layers'):
+    with pytest.raises(ValueError, match='uses no part that has an inverse.*RevNet2d.*invertible layers'):
         run_tool('invert', config, checkpoint, image, '--out', out)
     with pytest.raises(FileNotFoundError, match='no such image'):
         run_tool('invert', config, checkpoint, tmp_path / 'none.png', '--out', out)

@@ -58,7 +58,7 @@ def test_files_stay(command, case, tmp_path, capsys):
     said = capsys.readouterr()
     assert '--overwrite' in said.err and str(out) in said.err and 'Traceback' not in said.err
     if command != 'compare':
-        assert 'would be replaced, which is done on request only: add --overwrite, or choose another' in said.err
+        assert 'would be replaced: add --overwrite to allow that, or choose another' in said.err
     assert said.out == '' and file.read_text() == '{"fingerprint": ""}'
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == [file]
 
@@ -82,4 +82,4 @@ def test_painted_predictions_stay(case, tmp_path, capsys):
     (tmp_path / 'show' / 'x.png').touch()
     line = LINES['test'].format(out=tmp_path / 'out', **case).split()
     assert run_command('test', *line, '--show-dir', tmp_path / 'show') == 2
-    assert 'what lies in' in capsys.readouterr().err
+    assert 'the content of' in capsys.readouterr().err

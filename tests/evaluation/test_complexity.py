@@ -110,7 +110,7 @@ def test_the_tool(base, tmp_path, capsys):
     said = capsys.readouterr().out
     model = init_model(config, str(weights), 'cpu')
     assert f'{sum(p.numel() for p in model.parameters()):,}' in said and 'image 24x24' in said
-    assert 'nothing in this model has an inverse' in said
+    assert 'no part of this model has an inverse' in said
     head = 2 * 24 * 24 * (9 * 8 * 8 + 8 * 3)  # a 3x3 convolution and the classifier, at stride 1
     assert count_flops(lambda: model.decode_head(model.extract_feat(torch.zeros(1, 3, 24, 24)))) - count_flops(
         lambda: model.extract_feat(torch.zeros(1, 3, 24, 24))

@@ -242,8 +242,8 @@ def test_only_what_is_asked_for_runs(tmp_path, monkeypatch):
 
 
 def test_options_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match='--repeats=0 is not a positive number of rounds'):
+    with pytest.raises(ValueError, match='--repeats=0 must be a positive number of rounds'):
         tool.parse_args(['--repeats', '0'])
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match='--device=cuda:0, and torch finds no GPU'):
+        with pytest.raises(ValueError, match='--device=cuda:0, but torch finds no GPU'):
             tool.main(['--device', 'cuda:0'])

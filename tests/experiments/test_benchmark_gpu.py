@@ -31,7 +31,7 @@ def test_an_installation_without_tests_says_so_and_goes_on(tmp_path, monkeypatch
     lines = []
     monkeypatch.setattr(gpu, 'TESTS', tmp_path / 'absent')
     assert gpu.run(session_of(lines), dict(part=lambda session: session.add('measured'))) == 0
-    assert 'not run: they are in a checkout' in lines[0].note and lines[1] == 'measured'
+    assert 'not run: they need a checkout' in lines[0].note and lines[1] == 'measured'
 
 
 def test_tests_that_hang_are_stopped(tmp_path, monkeypatch):
@@ -81,13 +81,13 @@ def test_what_it_measures_are_parts(monkeypatch, tmp_path):
 
 @without_gpu
 def test_without_a_gpu_it_says_how_to_try():
-    with pytest.raises(ValueError, match='--gpu, and torch finds no GPU: add --quick to try all of it on the CPU'):
+    with pytest.raises(ValueError, match='--gpu, but torch finds no GPU: add --quick for a trial on the CPU'):
         tool.main(['--gpu'])
 
 
 def test_a_gpu_and_the_cpu_at_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    with pytest.raises(ValueError, match='--gpu with --device=cpu: leave out one of them'):
+    with pytest.raises(ValueError, match='--gpu with --device=cpu: leave one of them out'):
         tool.main(['--gpu', '--device', 'cpu'])
 
 

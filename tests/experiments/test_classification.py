@@ -92,7 +92,7 @@ def test_table_of_runs(run, tmp_path):
         read_run(tmp_path)
     (tmp_path / '1' / 'vis_data').mkdir(parents=True)
     (tmp_path / '1' / 'vis_data' / 'scalars.json').write_text('{"loss": 1, "step": 1}\n')
-    with pytest.raises(FileNotFoundError, match='holds no checkpoint'):
+    with pytest.raises(FileNotFoundError, match='has no checkpoint'):
         read_run(tmp_path)
     (tmp_path / 'iter_1.pth').write_text('')
     with pytest.raises(ValueError, match='no accuracy/top1'):
@@ -166,7 +166,7 @@ def test_analysis_of_several_runs(run, tmp_path, capsys):
     assert '0 of 18' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run_tool('analysis/attention_vs_conv', checkpoint, checkpoint, '--out', tmp_path / 'b', '--prune', 'x.pth')
-    assert '--prune takes one checkpoint, but 2 are given' in capsys.readouterr().err
+    assert '--prune needs exactly one checkpoint, but 2 are given' in capsys.readouterr().err
 
 
 def test_pruning(run, data, tmp_path, capsys):
@@ -179,7 +179,7 @@ def test_pruning(run, data, tmp_path, capsys):
         'analysis/attention_vs_conv', tmp_path / 'a.pth', '--out', tmp_path / 'out', '--prune', tmp_path / 'pruned.pth'
     )
     said = capsys.readouterr().out
-    assert f'17 heads left; train on with model.backbone.num_heads="[9,8]" load_from={tmp_path}/pruned.pth' in said
+    assert f'--cfg-options model.backbone.num_heads="[9,8]" load_from={tmp_path}/pruned.pth' in said
     assert not (tmp_path / 'out' / 'curves.png').exists()  # there is no file of the hook
     options = ('model.backbone.num_heads=[9,8]', f'load_from={tmp_path}/pruned.pth', 'train_cfg.max_iters=1')
     run_tool('train', folder / 'quadratic.py', '--work-dir', tmp_path / 'on', options=options)

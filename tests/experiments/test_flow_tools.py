@@ -162,7 +162,7 @@ def test_curves_and_memory_tools(trained, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if 'GiB' in line]
     assert [row.split()[1] for row in rows] == ['recovered', 'stored']
     assert extrapolate((2, 4), (10, 14), 8) == (6, 2)
-    with pytest.raises(ValueError, match='two different batches'):
+    with pytest.raises(ValueError, match='two different batch sizes'):
         extrapolate((2, 2), (10, 14), 8)
 
 
@@ -196,7 +196,7 @@ def test_sample_tool(trained, capsys):
         pictures.append(cv2.imread(str(out)))
     a, b, c, d = pictures
     assert a.shape == (18, 28, 3) and (a == b).all() and (a != c).any() and (a != d).any()
-    assert '6 images at temperature 0.5; 0 of their inverses did not converge' in capsys.readouterr().out
+    assert '6 images at temperature 0.5; the inverse did not converge for 0 of them' in capsys.readouterr().out
 
 
 def test_interpolate_tool(trained, capsys):

@@ -94,7 +94,7 @@ def test_model_refuses_what_it_cannot_train_or_invert():
     with pytest.raises(ValueError, match="form': 'none'.*no inverse"):
         MODELS.build(dict(type='InvReconstruction', attention=dict(form='none')))
     model = MODELS.build(dict(type='InvReconstruction', attention=dict(), target_shape=(2, 12, 4, 4)))
-    with pytest.raises(ValueError, match=r'\(2, 12, 4, 8\) and the target \(2, 12, 4, 4\)'):
+    with pytest.raises(ValueError, match=r'\(2, 12, 4, 8\), but the target \(2, 12, 4, 4\)'):
         model(torch.zeros(2, 3, 8, 16), mode='loss')
     with pytest.raises(ValueError, match="mode='train'"):
         model(torch.zeros(2, 3, 8, 8), mode='train')
@@ -209,7 +209,7 @@ def reconstruct(root: Path, out: Path, config: str, forms: list, mode: str, opti
 
 def test_another_model_is_refused_before_it_is_trained(tmp_path):
     cfg = load(ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py')
-    with pytest.raises(ValueError, match='model.type is EncoderDecoder, .* take a config of configs/reconstruction'):
+    with pytest.raises(ValueError, match='model.type is EncoderDecoder, .* use a config from configs/reconstruction'):
         run_reconstruction(cfg, tmp_path, 'demo')
     assert not any(tmp_path.iterdir())
 

@@ -76,7 +76,7 @@ def test_bad_features(name):
             block(torch.zeros(1, 2, 4, 4))
     y = [part.detach().clone() for part in parts(block(torch.randn(2, 4, 4, 4)))]
     y[-1][1, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r'not finite .* by sample: \[0, 1\]'):
+    with pytest.raises(ValueError, match=r'not finite .* per sample is \[0, 1\]'):
         block.inverse(tuple(y) if block.extra_outputs else y[0])
 
 
@@ -88,9 +88,9 @@ def test_bad_features(name):
         (lambda: InvConvResidual(4, contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'),
         (lambda: InvConvResidual(4, kernel_sizes=(3, 2)), 'odd numbers'),
         (lambda: InvConvResidual(4, kernel_sizes=()), 'odd numbers'),
-        (lambda: InvConvResidual(4, activation='ReLU'), r"activation='ReLU' is not one of \['LipSwish', 'ELU'\]"),
+        (lambda: InvConvResidual(4, activation='ReLU'), r"='ReLU' is unknown: choose one of \['LipSwish', 'ELU'\]"),
         (lambda: InvConvResidual(4, hidden_channels=0), 'hidden_channels=0 is not a positive integer'),
-        (lambda: AdditiveCoupling(4, nn.Identity(), lipschitz=-1.0), 'lipschitz=-1.0 is not a bound'),
+        (lambda: AdditiveCoupling(4, nn.Identity(), lipschitz=-1.0), 'lipschitz=-1.0 is not possible'),
         (lambda: AffineCoupling(4, nn.Identity(), max_log_scale=0.0), 'max_log_scale=0.0 is not a positive number'),
         (lambda: AdditiveCoupling(4, nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))), r'BatchNorm2d \(1\)'),
         (lambda: AdditiveCoupling(4, nn.Dropout(0.1)), r'Dropout \(itself\)'),
@@ -159,7 +159,7 @@ def test_conv1x1_beyond_any_precision_says_so(log_s):
     conv, y = InvConv1x1(3), torch.randn(2, 3, 2, 2)
     with torch.no_grad():
         conv.log_s[1] = log_s
-    with pytest.raises(NotConvergedError, match='InvConv1x1 overflows or is not known to any precision for 2 of 2'):
+    with pytest.raises(NotConvergedError, match='InvConv1x1 overflows, or its error bound is too large .* for 2 of 2'):
         conv.inverse(y)
     _, info = conv.inverse(y, strict=False)
     assert not info.converged.any() and info.error_bound.isnan().all()

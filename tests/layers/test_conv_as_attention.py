@@ -148,8 +148,8 @@ def test_what_attention_cannot_express(conv, words):
 
 
 def test_bad_width_and_layers_without_a_convolution():
-    with pytest.raises(ValueError, match='width=0 is not a positive number'):
+    with pytest.raises(ValueError, match='width=0 must be positive'):
         RelativeSelfAttention2d.from_conv2d(convolution(3), 0)
     for more in (dict(content='both'), dict(window=4), dict(head_channels=2)):
-        with pytest.raises(ValueError, match='not near one convolution'):
+        with pytest.raises(ValueError, match='cannot be converted to a convolution'):
             RelativeSelfAttention2d(4, **more).to_conv2d()

@@ -26,7 +26,7 @@ from mmseg_invattn.layers.orthogonal import rotate
 from mmseg_invattn.layers.residual import ResidualLayer
 from mmseg_invattn.ops import cast_all, max_token_norm
 
-TOO_LARGE = 'statistics that are not finite'  # features of 1e300: said so when a normalisation starts from them
+TOO_LARGE = 'first training batch are not finite'  # features of 1e300: said so when a normalisation starts from them
 BATTERY = dict(
     deadline=None,
     database=None,
@@ -323,7 +323,7 @@ def test_weights_that_are_no_numbers_are_named(layer):
         y = layer(x)
         for parameter in layer.parameters():
             parameter.view(-1)[0] = torch.nan
-    with pytest.raises(ValueError, match='hold values that are not finite'):
+    with pytest.raises(ValueError, match='have values that are not finite'):
         layer.inverse(y, strict=False)
 
 

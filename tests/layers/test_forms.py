@@ -233,7 +233,7 @@ def test_ordinary_block_is_mmcv_non_local(mode):
 
 @pytest.mark.parametrize('form', ['paper', 'none'])
 def test_positions_need_a_softmax_and_parts_need_a_certificate(form):
-    with pytest.raises(ValueError, match="position='learned' adds to the logits of a softmax, and mode='dot_product'"):
+    with pytest.raises(ValueError, match="position='learned' is added to the logits of a softmax, but mode="):
         FORMS[form](8, mode='dot_product', position='learned')
     with pytest.raises(TypeError, match=f"{FORMS[form].__name__} takes no argument 'neighbourhood'"):
         FORMS[form](8, neighbourhood='window')

@@ -96,7 +96,7 @@ def test_convolution_that_is_too_strong_is_refused_or_scaled():
 
 @pytest.mark.parametrize('conv', [nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, stride=2)])
 def test_convolution_that_changes_the_shape_is_refused(conv):
-    with pytest.raises(ValueError, match='as many channels out as in'):
+    with pytest.raises(ValueError, match='as many output as input channels'):
         InvRelativeAttention2d.from_conv2d(conv)
 
 

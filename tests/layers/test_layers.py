@@ -258,7 +258,7 @@ def test_a_first_batch_that_is_not_finite_sets_nothing(build, bad):
     block, x = build(8), torch.randn(2, 8, 4, 4)
     x[1, 7, 2, 2] = bad
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-    with pytest.raises(ValueError, match='the first training batch gives a .*Norm.* statistics that are not finite'):
+    with pytest.raises(ValueError, match='Norm.* takes from the first training batch are not finite'):
         block(x)
     assert all(torch.equal(before[name], tensor) for name, tensor in block.state_dict().items())
     block(x.nan_to_num(0, 0, 0))  # the next batch is the first one
@@ -340,7 +340,7 @@ def test_layers_need_torch_alone():
         (dict(mode='linear'), r"mode='linear' is unknown: choose one of 'gaussian', 'embedded_gaussian'"),
         (dict(contraction=1.0), r'contraction=1.0 is outside \(0, 1\)'),
         (dict(contraction=0.0), r'contraction=0.0 is outside \(0, 1\)'),
-        (dict(sharpness=-1.0), r'sharpness=-1.0 is not a positive number'),
+        (dict(sharpness=-1.0), r'sharpness=-1.0 must be a positive number'),
         (dict(reduction=3), r'in_channels=8 is not a multiple of num_heads \* reduction = 1 \* 3'),
         (dict(num_heads=8), r'in_channels=8 is not a multiple of num_heads \* reduction = 8 \* 2'),
         (dict(num_heads=0), r'num_heads=0 is not a positive integer'),
@@ -405,5 +405,5 @@ def test_bad_features(form):
 def test_inverse_refuses_values_that_are_not_finite():
     y = torch.zeros(2, 8, 4, 4)
     y[1, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r'not finite .* by sample: \[0, 1\]'):
+    with pytest.raises(ValueError, match=r'not finite .* per sample is \[0, 1\]'):
         CertifiedAttention2d(8).inverse(y)

@@ -216,7 +216,7 @@ def test_channel_attention_behind_other_layers_has_a_bound():
         ),
         (lambda: InvChannelAttention(0), 'in_channels=0 is not a positive integer'),
         (lambda: InvChannelAttention(8, contraction=1.5), r'contraction=1.5 is outside \(0, 1\)'),
-        (lambda: InvChannelAttention(8, sharpness='log_n'), "sharpness='log_n' follows the number of pixels"),
+        (lambda: InvChannelAttention(8, sharpness='log_n'), "sharpness='log_n' depends on the number of pixels"),
     ],
 )
 def test_bad_arguments(build, words):

@@ -161,9 +161,9 @@ def test_variants_of_resnet_by_argument():
 @pytest.mark.parametrize(
     'entry, options, message',
     [
-        (dict(stage=4), dict(), 'stage=4, and this network has the stages 0 to 3'),
-        (dict(stage=-1), dict(), 'stage=-1, and this network has the stages 0 to 3'),
-        (dict(), dict(), 'stage=None, and this network has the stages 0 to 3'),
+        (dict(stage=4), dict(), 'stage=4, but this network has the stages 0 to 3'),
+        (dict(stage=-1), dict(), 'stage=-1, but this network has the stages 0 to 3'),
+        (dict(), dict(), 'stage=None, but this network has the stages 0 to 3'),
         (dict(stage=3), dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)), 'the stages 0 to 1'),
         (dict(stage=0), dict(frozen_stages=1), 'lower frozen_stages to 0 or choose a later stage'),
         (dict(stage=0, num_blocks=0), dict(), 'num_blocks=0 is not a positive integer'),

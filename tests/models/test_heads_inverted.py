@@ -119,7 +119,7 @@ def test_ordinary_attention_has_no_inverse():
             build_head(name, form='none').invert_attention(features())
     with pytest.raises(TypeError, match='^CAM has no inverse'):
         build_head('da', form='none').invert_channel_attention(features())
-    with pytest.raises(ValueError, match="'contraction': 0.8.*takes DANet's own: leave it out"):
+    with pytest.raises(ValueError, match="'contraction': 0.8.*DANet's own is used: leave channel_attention out"):
         build_head('da', form='none', channel_attention=dict(contraction=0.8))
 
 
@@ -153,7 +153,7 @@ def test_skip_sharpens_the_logits(name):
 
 def test_skip_needs_its_channels():
     for name, wrong in (('skip', dict(c1_in_channels=0)), ('da', dict(c1_channels=2)), ('da', dict(c1_in_channels=4))):
-        with pytest.raises(ValueError, match='the skip needs the channels of inputs.0. and a positive number'):
+        with pytest.raises(ValueError, match='must both be positive: give the number of channels of inputs.0.'):
             build_head(name, **wrong)
 
 
@@ -174,9 +174,9 @@ def test_size_of_the_position_attention():
         assert head.attention.attention.mode.query.weight.shape == (1, 2, 8)
     with pytest.raises(ValueError, match='pam_channels=3 does not divide channels=8'):
         build_head('da', pam_channels=3)
-    with pytest.raises(ValueError, match='pam_channels=2 asks for reduction=4, and attention has reduction=2'):
+    with pytest.raises(ValueError, match='pam_channels=2 needs reduction=4, but attention has reduction=2'):
         build_head('da', pam_channels=2, attention=dict(reduction=2))
-    with pytest.raises(ValueError, match='give each of its configs reduction=4'):
+    with pytest.raises(ValueError, match='set reduction=4 in each of its configs'):
         build_head('da', pam_channels=2, attention=[dict()])
 
 
@@ -206,9 +206,9 @@ def test_blocks_in_a_row():
     'attention, num_blocks, message',
     [
         (dict(), -1, 'num_blocks=-1 is not a positive integer'),
-        ([], 1, 'holds no block'),
-        ([dict()], 2, 'leave num_blocks out and list the blocks'),
-        ([dict(type='InvChannelAttention'), dict()], 2, 'leave num_blocks out and list the blocks'),
+        ([], 1, 'has no block'),
+        ([dict()], 2, 'leave num_blocks out and list all blocks'),
+        ([dict(type='InvChannelAttention'), dict()], 2, 'leave num_blocks out and list all blocks'),
     ],
 )
 def test_rows_name_what_is_wrong(attention, num_blocks, message):

@@ -248,8 +248,8 @@ def test_half_precision_and_autocast_are_computed_in_float32():
         (dict(n_terms='all'), "n_terms='all' is neither"),
         (dict(n_terms=2.5), 'n_terms=2.5 is neither'),
         (dict(n_terms=True), 'n_terms=True is neither'),
-        (dict(n_terms=Roulette(keep=1.0)), 'keep lies inside'),
-        (dict(n_terms=Roulette(exact_terms=-1)), 'exact_terms is at least 0'),
+        (dict(n_terms=Roulette(keep=1.0)), 'keep between 0 and 1'),
+        (dict(n_terms=Roulette(exact_terms=-1)), 'exact_terms must be at least 0'),
         (dict(n_samples=0), 'n_samples=0 is not a positive integer'),
     ],
 )
@@ -259,7 +259,7 @@ def test_bad_arguments(arguments, words):
 
 
 def test_exact_form_is_for_small_inputs():
-    with pytest.raises(ValueError, match='a feature map with 8192 values a sample'):
+    with pytest.raises(ValueError, match='a feature map with 8192 values per sample'):
         InvConvResidual(2).log_abs_det(torch.zeros(1, 2, 64, 64), n_terms='exact')
 
 

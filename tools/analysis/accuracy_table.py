@@ -1,4 +1,4 @@
-"""Table of several runs of classification, in Markdown: accuracy, parameters and seconds an iteration.
+"""Print a Markdown table of several classification runs: accuracy, parameters and seconds per iteration.
 
 The command ``mmseg-invattn analyze accuracy-table`` as a file.
 """

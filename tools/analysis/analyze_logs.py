@@ -1,4 +1,4 @@
-"""Learning curves of one or several runs, and a table of the last and best values.
+"""Show the learning curves of one or several runs, and a table of the last and best values.
 
 The command ``mmseg-invattn analyze logs`` as a file.
 """

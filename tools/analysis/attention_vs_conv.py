@@ -1,4 +1,4 @@
-"""How near the heads of a trained attention network are to convolutions, in numbers and pictures.
+"""Show how close the heads of a trained attention network are to convolutions, in numbers and pictures.
 
 The command ``mmseg-invattn analyze attention-vs-conv`` as a file.
 """

@@ -1,4 +1,4 @@
-"""Measures time, memory and evaluations against their peers, in one process and by turns.
+"""Measure time, memory and evaluations in comparison with peers, in one process and alternately.
 
 The command ``mmseg-invattn benchmark`` under the name that users of MMSegmentation type.
 """

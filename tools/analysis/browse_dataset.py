@@ -1,4 +1,4 @@
-"""Write samples as the model gets them, after augmentation, beside their painted labels.
+"""Write samples as the model gets them, after augmentation, next to their labels in colours.
 
 The command ``mmseg-invattn browse`` under the name that users of MMSegmentation type.
 """

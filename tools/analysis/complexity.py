@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a model, and what inverting its attention or its backbone takes.
+"""Count parameters and FLOPs of a model, and the cost of inverting its attention or its backbone.
 
 The command ``mmseg-invattn complexity`` under the name that users of MMSegmentation type.
 """

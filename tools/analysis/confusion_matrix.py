@@ -1,4 +1,4 @@
-"""Which classes a model takes for which: a picture and tables.
+"""Show which classes a model confuses, as a picture and as tables.
 
 The command ``mmseg-invattn analyze confusion-matrix`` as a file.
 """

@@ -1,4 +1,4 @@
-"""Bits per dimension of several runs of a flow against the iterations, as one picture and one table.
+"""Show the bits per dimension of several runs of a flow during training, as one picture and one table.
 
 The command ``mmseg-invattn analyze flow-curves`` as a file.
 """

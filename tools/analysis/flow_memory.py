@@ -1,4 +1,4 @@
-"""Memory that training a flow takes: measured at small batches, extrapolated by a straight line to a larger one.
+"""Measure the memory for training a flow at small batch sizes, and extrapolate it linearly to a larger one.
 
 The command ``mmseg-invattn analyze flow-memory`` as a file.
 """

@@ -1,4 +1,4 @@
-"""Train the demo with every form and mode of attention, and report after how many iterations each has learned it.
+"""Train the demo with every form and mode of attention, and report how many iterations each needs to learn it.
 
 The command ``mmseg-invattn analyze learning`` as a file.
 """

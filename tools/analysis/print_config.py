@@ -1,4 +1,4 @@
-"""Print a config with all that it inherits, and --cfg-options applied.
+"""Print a config with everything that it inherits, after applying --cfg-options.
 
 The command ``mmseg-invattn print-config`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""Reduce a checkpoint to its weights and class names, under a name that ends in the hash of the file.
+"""Reduce a checkpoint to its weights and class names, in a file whose name ends in the hash of its content.
 
 The command ``mmseg-invattn publish`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-"""Make the demo data: the class of the shapes is the colour of a marker on the far side of the image.
+"""Generate the demo data: the class of the shapes depends on the colour of a marker on the far side of the image.
 
 The command ``mmseg-invattn convert context-shapes`` under the name that users of MMSegmentation type.
 """

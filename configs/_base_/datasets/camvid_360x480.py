@@ -3,7 +3,7 @@ _base_ = './segmentation.py'
 dataset_type = 'CamVidDataset'
 data_root = 'data/camvid/'
 num_classes = 11
-# for loss_decode: frequency of the class in the training labels to the power of -1/2, one in the mean
+# for loss_decode: (frequency of the class in the training labels)^(-1/2), scaled to a mean of 1
 class_weight = [0.34, 0.29, 1.42, 0.25, 0.66, 0.45, 1.3, 1.33, 0.58, 1.76, 2.61]
 crop_size = (360, 480)
 train_pipeline = [
@@ -34,7 +34,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# The 233 images of the test split: set data_prefix to images/test and labels/test in test_dataloader.
+# To use the 233 images of the test split, set data_prefix to images/test and labels/test in test_dataloader.
 val_dataloader = dict(
     dataset=dict(
         type=dataset_type,

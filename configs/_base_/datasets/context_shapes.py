@@ -2,7 +2,7 @@
 dataset_type = 'ContextShapesDataset'
 data_root = 'data/context_shapes/'
 num_classes = 3
-# No augmentation: the images are as many as are asked for, see tools/dataset_converters/context_shapes.py.
+# No augmentation: tools/dataset_converters/context_shapes.py can generate any number of images.
 train_pipeline = [
     dict(type='SeedTransforms'),
     dict(type='StrictLoadImageFromFile'),
@@ -24,7 +24,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# All images have one size, so that they can be evaluated in batches.
+# All images have the same size, so they can be evaluated in batches.
 val_dataloader = dict(
     batch_size=20,
     num_workers=2,

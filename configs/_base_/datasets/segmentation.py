@@ -1,4 +1,4 @@
-# What all data sets of segmentation share: loaders, test-time augmentation, metric.
+# Settings that all segmentation data sets share: loaders, test-time augmentation, metric.
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),

@@ -1,6 +1,6 @@
-# a backbone that can be inverted, read at strides 4, 8, 16 and 32
+# an invertible backbone, with outputs at strides 4, 8, 16 and 32
 _base_ = './segmentor_aux.py'
-# it takes images whose sides are multiples of its stride, 32
+# height and width of images must be multiples of its stride, 32
 data_preprocessor = dict(test_cfg=dict(size_divisor=32))
 model = dict(
     data_preprocessor=data_preprocessor,

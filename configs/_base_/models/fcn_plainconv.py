@@ -12,7 +12,7 @@ model = dict(
         concat_input=False,
         dropout_ratio=0,
         num_classes=3,
-        # With ReLU all 48 features may be off at the shapes: then no gradient comes through, and training stands still.
+        # With ReLU all 48 features may be 0 at the shapes; then the gradient is 0 and training makes no progress.
         act_cfg=dict(type='LeakyReLU', negative_slope=0.1),
     ),
 )

@@ -1,6 +1,6 @@
-# the attention network on patches of 4 x 4 pixels, read at strides 4, 8 and 16
+# the attention network on patches of 4 x 4 pixels, with outputs at strides 4, 8 and 16
 _base_ = './segmentor.py'
-# the patches take images whose sides are multiples of theirs
+# height and width of images must be multiples of the patch size
 data_preprocessor = dict(test_cfg=dict(size_divisor=4))
 model = dict(
     data_preprocessor=data_preprocessor,

@@ -1,4 +1,4 @@
-# ResNet-50 at stride 8; the methods differ in the head alone
+# ResNet-50 with stride 8; the methods differ only in the head
 _base_ = './segmentor_aux.py'
 model = dict(
     pretrained='open-mmlab://resnet50_v1c',

@@ -1,4 +1,4 @@
-# model settings: 6 layers of 9 heads, 400 channels, on patches of 2 x 2 pixels
+# model settings: 6 layers with 9 heads and 400 channels, on patches of 2 x 2 pixels
 data_preprocessor = dict(
     type='ImgDataPreprocessor', mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7], bgr_to_rgb=False
 )

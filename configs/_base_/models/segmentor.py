@@ -1,5 +1,5 @@
-# model settings: what all segmentors of convolutional networks share
-# BN becomes SyncBN where training is distributed, see sync_bn in default_runtime.py
+# model settings that all segmentors with convolutional networks share
+# BN becomes SyncBN if training is distributed over GPUs, see sync_bn in default_runtime.py
 norm_cfg = dict(type='BN', requires_grad=True)
 data_preprocessor = dict(
     type='SegDataPreProcessor',

@@ -1,4 +1,4 @@
-# a segmentor that learns from a second head as well, on features of an earlier stage
+# a segmentor with an auxiliary head on features of an earlier stage
 _base_ = './segmentor.py'
 model = dict(
     auxiliary_head=dict(

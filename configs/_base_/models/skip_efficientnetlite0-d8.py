@@ -1,4 +1,4 @@
-# EfficientNet-Lite0, and ordinary non-local attention on its last features, with a skip from stride 8
+# EfficientNet-Lite0 with ordinary non-local attention on its last features, and a skip from stride 8
 _base_ = './segmentor.py'
 data_preprocessor = dict(mean=[127.0] * 3, std=[128.0] * 3)
 model = dict(

@@ -1,4 +1,4 @@
-# optimizer: the backbone is trained already, the head is not
+# optimizer: the backbone is pretrained, the head is not
 optimizer = dict(type='AdamW', lr=2e-3, weight_decay=0.01)
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=optimizer, paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))

@@ -1,6 +1,6 @@
-# The recipe of https://arxiv.org/abs/1911.03584: 300 epochs of 500 iterations, the first 5 % to warm up.
+# The schedule of https://arxiv.org/abs/1911.03584: 300 epochs of 500 iterations, the first 5% for warm-up.
 optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001)
-# attention centres and widths are not decayed; other models have no parameters of these names
+# no weight decay for the centres and widths of attention; other models have no parameters with these names
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=optimizer,

@@ -5,5 +5,5 @@ _base_ = [
     '../../_base_/schedules/schedule_cifar10_150k.py',
 ]
 default_hooks = dict(checkpoint=dict(interval=5000))
-# logs centre and width of every head, for tools/analysis/attention_vs_conv.py
+# records centre and width of every head, for tools/analysis/attention_vs_conv.py
 custom_hooks = [dict(type='AttentionCentreHook', interval=500)]

@@ -1,5 +1,5 @@
 _base_ = './quadratic.py'
-# ResNet-18 with a sixteenth of its channels: as many parameters as the attention network
+# ResNet-18 with 1/16 of its channels: as many parameters as the attention network
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,11 +1,11 @@
 _base_ = '../cifar10/quadratic.py'
-# The recipe for minutes on a CPU: patches of 4 x 4 pixels (8 x 8 tokens), 32 channels, no dropout, 150 iterations.
-# Layers, heads, optimiser, batch and the shape of the schedule are those of the full one.
+# A version that takes minutes on a CPU: patches of 4 x 4 pixels (8 x 8 tokens), 32 channels, no dropout, 150
+# iterations. Layers, heads, optimiser, batch size and the shape of the schedule are as in the full version.
 model = dict(
     backbone=dict(patch_size=4, channels=32, feedforward_channels=64, attention=dict(dropout=0.0), dropout=0.0),
     in_channels=32,
 )
-# takes a part of CIFAR-10 as well as all of it
+# also works with a part of CIFAR-10
 train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(verify='warn'))
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(verify='warn'))
 test_dataloader = val_dataloader

@@ -1,5 +1,5 @@
 _base_ = './quadratic.py'
-# a quarter of the channels of ResNet-18
+# ResNet-18 with 1/4 of its channels
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,1 +1,1 @@
-"""Tables and pictures of runs and models: ``mmseg-invattn analyze NAME``, one file each."""
+"""Tables and pictures of runs and models: ``mmseg-invattn analyze NAME``, with one file for each."""

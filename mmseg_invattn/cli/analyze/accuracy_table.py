@@ -1,6 +1,6 @@
-"""Table of several runs of classification, in Markdown: accuracy, parameters and seconds an iteration.
+"""Print a Markdown table of several classification runs: accuracy, parameters and seconds per iteration.
 
-Runs whose work directories are NAME/seed_0, NAME/seed_1, ... share a line, with the mean and the range.
+Runs with work directories NAME/seed_0, NAME/seed_1, ... share a line, with the mean and the range.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How near the heads of a trained attention network are to convolutions, in numbers and pictures.
+"""Show how close the heads of a trained attention network are to convolutions, in numbers and pictures.
 
-Writes heads.json and table.txt (centre, spread, entropy and the nearest tap of every head, and the medians of
-every layer) and probabilities.png (where each head looks from one pixel). Beside a file of AttentionCentreHook
-also centres.png (centres over training), and curves.json and curves.png (share of heads near one pixel, and
-spread, by layer over training). Of several checkpoints, runs of one network with different seeds, tables and
-curves have all, the other two pictures the first.
+It writes heads.json and table.txt (centre, spread, entropy and the nearest tap of every head, and the medians of
+every layer) and probabilities.png (the attention of each head from one pixel). If a file of AttentionCentreHook
+is in the folder of the checkpoint, it also writes centres.png (centres during training), and curves.json and
+curves.png (share of heads close to one pixel, and spread, for each layer during training). Several checkpoints are
+runs of one network with different seeds: tables and curves then show all of them, the other pictures the first.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png', 'curve
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'work_dirs/run/iter_150.pth --out heads')
     parser.add_argument(
-        'checkpoints', type=Path, nargs='+', metavar='CHECKPOINT', help='checkpoint file of a training, or of several'
+        'checkpoints', type=Path, nargs='+', metavar='CHECKPOINT', help='checkpoint files of one or several trainings'
     )
-    parser.add_argument('--config', metavar='CONFIG', help='config file; default: that which the checkpoint holds')
-    add_output_arguments(parser, 'folder of the results', folder=True, required=True)
-    parser.add_argument('--images', type=int, default=4, metavar='N', help='test images that content looks at')
+    parser.add_argument('--config', metavar='CONFIG', help='config file; default: the config in the checkpoint')
+    add_output_arguments(parser, 'folder for the results', folder=True, required=True)
+    parser.add_argument(
+        '--images', type=int, default=4, metavar='N', help='test images, for attention that depends on content'
+    )
     parser.add_argument(
         '--query',
         type=int,
         nargs=2,
         metavar=('ROW', 'COLUMN'),
-        help="pixel of the first layer's feature map to look from; default: the middle",
+        help="the query: a pixel of the first layer's feature map; default: the middle",
     )
     parser.add_argument(
         '--prune',
         type=Path,
         metavar='FILE',
-        help='write the weights without degenerate heads, those that look everywhere or along a line, to this file; '
-        'default: none',
+        help='write the weights without degenerate heads, whose attention covers the whole map or a line, to this '
+        'file; default: none',
     )
     add_cfg_options(parser)
     add_trust_argument(parser)
     args = parser.parse_args(arguments)
     if args.images < 1:
-        parser.error(f'--images is {args.images}, but the network has to see at least 1')
+        parser.error(f'--images is {args.images}, but must be at least 1')
     if args.prune and len(args.checkpoints) > 1:
-        parser.error(f'--prune takes one checkpoint, but {len(args.checkpoints)} are given')
+        parser.error(f'--prune needs exactly one checkpoint, but {len(args.checkpoints)} are given')
     return args
 
 
@@ -71,7 +73,7 @@ def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]
     checkpoint = read_checkpoint(path, 'cpu', args.trust_checkpoint)
     text = checkpoint.get('meta', {}).get('cfg')
     if args.config is None and text is None:
-        raise ValueError(f'{path} holds no config: give it by --config')
+        raise ValueError(f'{path} contains no config: give it with --config')
     if args.config:
         cfg = read_config(args)
     else:
@@ -84,7 +86,7 @@ def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]
 
 
 def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
-    """The first test images, as the backbone takes them."""
+    """The first test images, preprocessed for the backbone."""
     import torch
     from mmengine.runner import Runner
 
@@ -95,12 +97,12 @@ def test_images(cfg: Config, model: nn.Module, count: int) -> Tensor:
     batches = [batch for _, batch in zip(range(count), Runner.build_dataloader(loader), strict=False)]
     images = [model.data_preprocessor(batch, training=False)['inputs'] for batch in batches]
     if len({image.shape for image in images}) > 1:
-        raise ValueError(f'the first {count} test images differ in size: look at one, --images 1')
+        raise ValueError(f'the first {count} test images differ in size: use only one, with --images 1')
     return torch.cat(images)
 
 
 def prune(model: nn.Module, target: Path) -> str:
-    """Write the weights without degenerate heads; what to tell the user."""
+    """Writes the weights without degenerate heads and returns a message for the user."""
     import torch
 
     from ...engine.atomic_backend import AtomicLocalBackend
@@ -111,7 +113,10 @@ def prune(model: nn.Module, target: Path) -> str:
     torch.save(dict(state_dict=state), stream)
     AtomicLocalBackend().put(stream.getvalue(), target)
     layers = ','.join(map(str, left))
-    return f'{target}: {sum(left)} heads left; train on with model.backbone.num_heads="[{layers}]" load_from={target}'
+    return (
+        f'{target}: {sum(left)} heads left; to continue training, use --cfg-options '
+        f'model.backbone.num_heads="[{layers}]" load_from={target}'
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

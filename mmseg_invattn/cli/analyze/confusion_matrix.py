@@ -1,9 +1,9 @@
-"""Which classes a model takes for which: a picture and tables.
+"""Show which classes a model confuses, as a picture and as tables.
 
-It evaluates a checkpoint on the test data, or takes the matrix (.npy or .csv) that SegMetric wrote.
+It evaluates a checkpoint on the test data, or reads a matrix (.npy or .csv) that SegMetric wrote.
 
-The folder gets confusion_matrix.csv with the pixels, confusion_matrix_rows.csv with the shares of each row in per
-cent (not with --counts), and the picture. Rows are the ground truth.
+It writes confusion_matrix.csv with numbers of pixels, confusion_matrix_rows.csv with the shares of each row in
+percent (not with --counts), and the picture. Rows are the ground truth.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ..parser import CommandParser
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT --out confusion', 'matrix.csv --out confusion')
-    parser.add_argument('config', metavar='CONFIG', help='config file, or the file of a matrix')
+    parser.add_argument('config', metavar='CONFIG', help='config file, or a file with a matrix')
     parser.add_argument(
-        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: none, for a matrix'
+        'checkpoint', nargs='?', metavar='CHECKPOINT', help='checkpoint file; default: none, with a matrix'
     )
-    add_output_arguments(parser, 'folder of the results', folder=True, required=True)
-    parser.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png', help='kind of the picture')
+    add_output_arguments(parser, 'folder for the results', folder=True, required=True)
+    parser.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png', help='format of the picture')
     parser.add_argument('--counts', action='store_true', help='draw pixels instead of shares of each row')
     add_cfg_options(parser)
     add_run_arguments(parser)
     args = parser.parse_args(arguments)
     if args.config.endswith(MATRIX_SUFFIXES) == bool(args.checkpoint):
-        parser.error('give CONFIG CHECKPOINT, or the file of a matrix (.npy, .csv) alone')
+        parser.error('give CONFIG CHECKPOINT, or only a file with a matrix (.npy, .csv)')
     return args
 
 
 def evaluate(args: argparse.Namespace, file: Path) -> None:
-    """Run the test data through the model; SegMetric writes the matrix."""
+    """Runs the model on the test data; SegMetric writes the matrix."""
     from ...engine.launch import build_test_runner, check_checkpoint_file, leave_distributed
 
     check_checkpoint_file(args.checkpoint)
@@ -73,4 +73,4 @@ def main(arguments: list[str] | None = None) -> None:
             )
     draw_confusion(picture, matrix, classes, args.counts)
     right, total = int(np.trace(matrix)), int(matrix.sum())
-    print(f'{picture}: {len(classes)} classes, {total:,} pixels, {right / max(total, 1):.2%} of them right')
+    print(f'{picture}: {len(classes)} classes, {total:,} pixels, {right / max(total, 1):.2%} of them correct')

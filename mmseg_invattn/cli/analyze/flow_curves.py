@@ -1,4 +1,4 @@
-"""Bits per dimension of several runs of a flow against the iterations, as one picture and one table."""
+"""Show the bits per dimension of several runs of a flow during training, as one picture and one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BITS = 'flow/bits_per_dim'
 
 
 def bits_table(runs: dict[str, Curve]) -> str:
-    """A Markdown table of the validations, one line a run; a run has no entry where it was not validated."""
+    """A Markdown table of the validations, one line per run; cells are empty if there was no validation."""
     steps = sorted({step for curve in runs.values() for step in curve.steps})
     lines = ['| run | ' + ' | '.join(f'after {step}' for step in steps) + ' |', '| --- ' * (1 + len(steps)) + '|']
     for name, curve in runs.items():
@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     for i, run in enumerate(runs):
         if 'loss' not in run.curves or BITS not in run.curves:
             raise ValueError(
-                f'{args.runs[i]}: the run has logged no loss or no {BITS}; give the work directory of '
-                'a training with a config of configs/flow'
+                f'{args.runs[i]}: the log has no loss or no {BITS}: give the work directory of '
+                'a training with a config from configs/flow'
             )
         loss, bits = run.curves['loss'], run.curves[BITS]
         axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training')

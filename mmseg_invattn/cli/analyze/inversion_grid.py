@@ -1,9 +1,10 @@
 """Invert attention blocks over a grid of settings and report which inverses failed.
 
-A cell is a block of one mode and form with a number of channels, features of a scale, before or after training towards
-random targets at a high learning rate, in float32 or float64. It counts as failed where a sample does not converge,
-where the true error exceeds the reported bound, or, without a bound, where the true error exceeds 1e-2 of the features:
-an iteration can converge to another input. The exit status is 1 where a form that promises its inverse failed.
+A cell is a block of one mode and form with a number of channels and features of a certain scale, before or after
+training to random targets at a high learning rate, in float32 or float64. It counts as failed if a sample does not
+converge, or if the true error exceeds the reported bound. Without a bound it counts as failed if the true error exceeds
+1e-2 of the features, because an iteration can converge to another input. The exit status is 1 if a form that guarantees
+its inverse failed.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='channels of the features',
     )
-    parser.add_argument('--thin', action='store_true', help='one cell in seven')
+    parser.add_argument('--thin', action='store_true', help='use only one cell in seven')
     parser.add_argument(
         '--doc',
         type=Path,

@@ -1,6 +1,6 @@
-"""Train the demo with every form and mode of attention, and report after how many iterations each has learned it.
+"""Train the demo with every form and mode of attention, and report how many iterations each needs to learn it.
 
-A training ends where its mIoU reaches the level. What --curves holds already is not trained again.
+A training ends when its mIoU reaches the level. Trainings that are already in --curves are not repeated.
 """
 
 import argparse
@@ -27,13 +27,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--modes', nargs='+', default=MODES, choices=MODES, metavar='MODE', help='modes of the attention'
     )
     parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='N', help='one training of each for each seed'
+        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], metavar='N', help='seeds; one training for each'
     )
     parser.add_argument(
         '--precision',
         default='float32',
         choices=('float32', 'autocast'),
-        help='train in float32, or under autocast in bfloat16, the branch of the attention too; default: float32',
+        help='train in float32, or under autocast in bfloat16 including the branch of the attention; default: float32',
     )
     parser.add_argument('--every', type=int, default=50, metavar='N', help='iterations between two evaluations')
     parser.add_argument('--level', type=float, default=90.0, metavar='MIOU', help='mIoU that counts as learned')
@@ -42,18 +42,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=Path('work_dirs/learning.json'),
         metavar='FILE',
-        help='the curves of all trainings',
+        help='file with the curves of all trainings',
     )
     parser.add_argument(
         '--doc',
         type=Path,
         metavar='FILE',
-        help='put the table between <!-- table --> and <!-- end --> of this file, or between <!-- autocast --> and '
-        '<!-- end -->; default: none',
+        help='put the table between <!-- table --> (with --precision autocast <!-- autocast -->) and <!-- end --> of '
+        'this file; default: none',
     )
     args = parser.parse_args(arguments)
     if args.every < 1:
-        parser.error(f'--every is {args.every}, but evaluations are at least 1 iteration apart')
+        parser.error(f'--every is {args.every}, but must be at least 1')
     return args
 
 

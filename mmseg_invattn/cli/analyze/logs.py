@@ -1,4 +1,4 @@
-"""Learning curves of one or several runs, and a table of the last and best values."""
+"""Show the learning curves of one or several runs, and a table of the last and best values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'work_dirs/one work_dirs/other --out curves.svg')
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directory, or a scalars.json')
     parser.add_argument(
-        '--keys', nargs='+', metavar='NAME', help=f'scalars; default: {" and ".join(USUAL)} where there are'
+        '--keys', nargs='+', metavar='NAME', help=f'scalars to show; default: {" and ".join(USUAL)}, if they exist'
     )
     add_output_arguments(parser, f'picture to write ({", ".join(SUFFIXES)}); default: none')
     args = parser.parse_args(arguments)
@@ -34,13 +34,13 @@ def choose_keys(runs: list[Run], keys: list[str] | None) -> list[str]:
     """The scalars to show.
 
     Raises:
-        ValueError: A scalar that no run has, or no scalars at all; lists what there is.
+        ValueError: No run has one of the scalars, or there are none at all. The message lists the existing ones.
     """
     there = sorted({key for run in runs for key in run.curves})
     chosen = keys or [key for key in USUAL if key in there]
     missing = [key for key in chosen if key not in there]
     if missing or not chosen:
-        raise ValueError(f'no run has {", ".join(missing or USUAL)}; there are: {", ".join(there) or "no scalars"}')
+        raise ValueError(f'no run has {", ".join(missing or USUAL)}; existing scalars: {", ".join(there) or "none"}')
     return chosen
 
 

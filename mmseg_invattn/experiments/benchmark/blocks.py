@@ -17,7 +17,7 @@ MMCV = {'theta': 'attention.mode.query', 'phi': 'attention.mode.key', 'g': 'valu
 
 
 def training_step(module: nn.Module, x: Tensor, dtype: str) -> Step:
-    """Forward, under autocast to the dtype, and backward, with a gradient of ones for the output."""
+    """Forward pass under autocast to the dtype, and backward pass with a gradient of ones for the output."""
 
     def step() -> None:
         module.zero_grad(set_to_none=True)
@@ -35,7 +35,7 @@ def feature_map(channels: int, size: tuple[int, int], device: str, batch: int = 
 
 
 def build_mmcv(channels: int) -> nn.Module:
-    """mmcv's block, with an output that is not zero."""
+    """mmcv's block, with weights for which its branch is not zero."""
     from mmcv.cnn import NonLocal2d
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def mmcv_block(channels: int, size: tuple[int, int], dtype: str, device: str) ->
 
 
 def ordinary(channels: int, size: tuple[int, int], dtype: str, device: str) -> Step:
-    """This project's kernel without a certificate, with the weights of :func:`mmcv_block`."""
+    """The ordinary block of this project, without a certificate, with the weights of :func:`mmcv_block`."""
     block = NonLocalAttention2d(channels, reduction=2, mode='embedded_gaussian')
     state = {}
     for name, tensor in build_mmcv(channels).state_dict().items():
@@ -104,7 +104,7 @@ def run(session: Session) -> None:
 
 
 def growth(session: Session) -> None:
-    """How every mode grows in the certified form, 64 channels."""
+    """Growth of time and memory for every mode in the certified form, with 64 channels."""
     sides = [8, 16, 32] if session.quick else [32, 64, 128]
     for dtype in session.dtypes:
         for mode in MODES:

@@ -1,8 +1,8 @@
-"""What each form costs beside ordinary attention of the same size, mode and kernel: training, inference, inverse.
+"""Cost of each form compared with ordinary attention of the same size, mode and kernel: training, inference, inverse.
 
-Ordinary attention is form ``none``, which holds no N x N map either, so a ratio is the price of being
-invertible and of the certificate. Inference and inverse are under ``constant_weights``, as in test and predict. An
-inverse is compared with the forward pass of the same block.
+Ordinary attention is form ``none``, which needs no N x N map either, so the ratio is the price of invertibility and of
+the certificate. Inference and inverse run under ``constant_weights``, as in test and predict. An inverse is compared
+with the forward pass of the same block.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,8 @@ from .session import Session
 from .timing import Step, interleave, waiter
 
 INVERTIBLE = ('certified', 'conditional', 'coupling')
-# (channels, size of the map, batch), and how many calls make one time: those of the small ones take a millisecond
+# (channels, size of the map, batch), and how many calls are timed together, because calls at small sizes take only a
+# millisecond
 SIZES = (((16, (8, 16), 4), 20), ((64, (32, 32), 4), 2), ((256, (64, 128), 1), 1))
 QUICK = SIZES[:1]
 
@@ -30,7 +31,7 @@ def build(form: str, channels: int, device: str) -> nn.Module:
 
 
 def often(step: Step, times: int) -> Step:
-    """So many calls as one."""
+    """Combines a number of calls into one."""
 
     def calls() -> None:
         for _ in range(times):

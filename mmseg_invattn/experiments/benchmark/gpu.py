@@ -1,6 +1,7 @@
-"""``mmseg-invattn benchmark --gpu``: the tests that want a GPU, and what is to be known of one, within eight minutes.
+"""``mmseg-invattn benchmark --gpu``: all tests that need a GPU and all measurements, within eight minutes.
 
-What fails is said in the table and in the exit status, and the rest goes on: a card may be lent for this one run.
+Failures are reported in the table and in the exit status, and the rest still runs, because a GPU may be available for
+this run only.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ from .report import Line, Quantity
 from .session import Session
 
 TESTS = ROOT / 'tests' / 'gpu'
-TIME, TIME_OF_TESTS = 400, 180  # seconds; no part begins after the first, and of eight minutes the rest is for the last
-NO_TESTS = "not run: they are in a checkout, where `pip install -e '.[onedl,dev]'` provides what they need"
+# Seconds. No part starts after TIME, so that the last one has the rest of eight minutes.
+TIME, TIME_OF_TESTS = 400, 180
+NO_TESTS = "not run: they need a checkout of the repository and `pip install -e '.[onedl,dev]'`"
 
 
 def check_device(device: str, quick: bool) -> None:
-    """Refuses what is no GPU, but for trying.
+    """Checks that the device is a GPU, unless the run is a quick one.
 
     Raises:
-        ValueError: the device is none, and the run not a quick one.
+        ValueError: the device is not a GPU, and the run is not a quick one.
     """
     if quick or device.startswith('cuda'):
         return
     if torch.cuda.is_available():
-        raise ValueError(f'--gpu with --device={device}: leave out one of them, or add --quick to try it at tiny sizes')
+        raise ValueError(f'--gpu with --device={device}: leave one of them out, or add --quick to try tiny sizes')
     raise ValueError(
-        '--gpu, and torch finds no GPU: add --quick to try all of it on the CPU at tiny sizes, or look at '
-        '`mmseg-invattn doctor`'
+        '--gpu, but torch finds no GPU: add --quick for a trial on the CPU at tiny sizes, or run `mmseg-invattn doctor`'
     )
 
 
 def run(session: Session, parts: Mapping[str, Callable[[Session], None]]) -> int:
-    """The tests and then the parts; 1 where something failed, else 0."""
+    """Runs the tests and then the parts; returns 1 if something failed, else 0."""
     start = time.monotonic()
     good = run_tests(session, TESTS)
     for name, part in parts.items():
         if time.monotonic() - start > TIME:
-            note = f'not run: {TIME} s are over; --what {name} measures it alone'
+            note = f'not run: {TIME} s have passed; use --what {name} to measure only this'
             session.add(Line(name, '-', dict(device=session.device), note=note))
         else:
             good &= _tried(session, name, part)
@@ -54,7 +55,7 @@ def run(session: Session, parts: Mapping[str, Callable[[Session], None]]) -> int
 
 
 def run_tests(session: Session, folder: Path) -> bool:
-    """Those marked ``gpu``; where there is no GPU their twins on the CPU. False where one failed."""
+    """Runs the tests marked ``gpu``, or their CPU versions if there is no GPU. Returns False if one failed."""
     line = Line('tests of a GPU', '-', dict(device=session.device))
     if not folder.is_dir() or importlib.util.find_spec('pytest') is None:
         session.add(line.with_note(NO_TESTS))
@@ -77,7 +78,7 @@ def run_tests(session: Session, folder: Path) -> bool:
 def _tried(session: Session, name: str, part: Callable[[Session], None]) -> bool:
     try:
         part(session)
-    except Exception as error:  # whatever it is, the other parts are worth having
+    except Exception as error:  # whatever the error is, the other parts still run
         traceback.print_exc()
         said = (str(error).splitlines() or [''])[0]
         session.add(Line(name, '-', dict(device=session.device), note=f'failed: {type(error).__name__}: {said}'))

@@ -1,4 +1,4 @@
-"""How time and memory grow when the pixels become four times as many."""
+"""Growth of time and memory with the number of pixels."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ from .memory import GIB, Side, available
 from .report import Line
 from .session import Session
 
-PATIENCE = 1200  # seconds; a step that would take longer is not run
+PATIENCE = 1200  # seconds; a step that might take longer is not run
 
 
 def grow(
@@ -22,9 +22,9 @@ def grow(
     memory_limit: float | None = None,
     rounds: int = 3,
 ) -> None:
-    """One line for every step from one value of the option ``key`` to the next.
+    """Adds one line for every step from one value of the option ``key`` to the next.
 
-    A step is left out, and its line says so, where a workload quadratic in the pixels would not fit or take too long.
+    If a workload with quadratic growth would not fit or would take too long, the step is skipped and its line says so.
     """
     for (small, large), (few, many) in zip(pairwise(values), pairwise(pixels), strict=True):
         shown = sizes | dict(N=f'{few} to {many}')

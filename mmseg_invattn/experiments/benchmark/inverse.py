@@ -1,9 +1,9 @@
 """The inverse of certified blocks against the plain fixed point ``x <- y - g(x)``.
 
-Both are held to the true error, the distance to the solution in float64. Errors below 4 eps are rounding, and count as
-4 eps. An evaluation is one of g. A solver has to evaluate g at the x that it returns to know its residual, and so is
-the plain iteration charged here. The peers certify nothing, so the solver is compared with them alone; what the
-certificate costs on top is a comparison of its own.
+Both are judged by the true error, the distance to the solution in float64. Errors below 4 eps are rounding and count as
+4 eps. Evaluations are those of g. To know its residual, a solver has to evaluate g at the x that it returns; this
+evaluation is counted for the plain iteration as well. The peers certify nothing, so the solver is compared with them
+without its certificate; the additional cost of the certificate is a separate comparison.
 """
 
 import copy
@@ -23,7 +23,7 @@ TOLERANCE = 1e-6  # relative, in float32
 MOST_EVALUATIONS = 8
 PAPER_ITERATIONS = 100
 SHARPNESS, CONTRACTION = 4.0, 0.9
-LARGE, LARGE_QUICK = ((64, 128), (128, 256)), ((6, 8), (8, 12))  # maps; the second takes a GPU
+LARGE, LARGE_QUICK = ((64, 128), (128, 256)), ((6, 8), (8, 12))  # sizes of maps; the second needs a GPU
 
 
 class Case(NamedTuple):
@@ -54,7 +54,7 @@ def solved(block: CertifiedAttention2d, x: Tensor) -> Case:
 
 @torch.no_grad()
 def plain(block: CertifiedAttention2d, y: Tensor, iterations: int) -> Tensor:
-    """``x <- y - g(x)`` from x = y, so often; as the paper's code does it."""
+    """Iterates ``x <- y - g(x)`` from x = y a fixed number of times, as in the paper's code."""
     x = y
     for _ in range(iterations):
         x = y - (block(x) - x)
@@ -63,7 +63,7 @@ def plain(block: CertifiedAttention2d, y: Tensor, iterations: int) -> Tensor:
 
 @torch.no_grad()
 def plain_evaluations(case: Case, reach: Tensor, most: int = 1000) -> Tensor:
-    """Evaluations with which the plain iteration has an error of at most ``reach`` and knows its residual, (B,)."""
+    """Evaluations until the plain iteration has an error of at most ``reach`` and knows its residual, (B,)."""
     x = case.y
     count = torch.zeros_like(reach, dtype=torch.long)
     for iteration in range(1, most + 1):
@@ -86,12 +86,13 @@ def trained(block: CertifiedAttention2d, x: Tensor, steps: int) -> CertifiedAtte
 
 
 def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tuple[Case, float]:
-    """The block and input that gradient ascent finds, over the input and all weights of the branch.
+    """The block and the input with the steepest branch, found by gradient ascent over the input and all weights.
 
-    It climbs ``sum_j |J_ij^T u|`` with i the pixel in the middle and u a unit vector, a lower bound of ``|J|_inf2``.
+    It maximises ``sum_j |J_ij^T u|``, where i is the pixel in the middle and u a unit vector; this is a lower bound of
+    ``|J|_inf2``.
 
     Returns:
-        The case, and the steepness that was reached.
+        The case, and the largest value of that lower bound.
     """
     block = CertifiedAttention2d(channels, reduction=1, mode=mode, contraction=CONTRACTION, sharpness=SHARPNESS)
     block = block.double()
@@ -99,7 +100,7 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
     u = torch.randn(channels, dtype=torch.float64, requires_grad=True)
     block(x)
     block.eval()
-    torch.nn.init.normal_(block.bias)  # or the worst x might be where g is 0, and y the solution
+    torch.nn.init.normal_(block.bias)  # otherwise the worst x may have g = 0, so that y is the solution
     weights = [p for name, p in block.named_parameters() if 'norm' not in name]
     optimiser = torch.optim.Adam([x, u, *weights], lr=0.03)
     steepest, best = -1.0, None
@@ -119,10 +120,10 @@ def hardest(mode: str, channels: int, size: tuple[int, int], steps: int) -> tupl
 def compare_evaluations(
     session: Session, what: str, case: Case, sizes: dict, limit: float, most: int | None = None, note: str = ''
 ) -> None:
-    with constant_weights(case.block):  # neither of the two derives them
+    with constant_weights(case.block):  # so that neither of the two spends time on deriving weights
         error, evaluations = case.inverted()
         peer = plain_evaluations(case, error)
-        # The plain iteration takes that many calls of the block, without looking at its residual.
+        # The plain iteration is timed with that many calls of the block, without computing its residual.
         calls = int(peer.max())
         times = interleave(
             lambda: case.block.inverse(case.y, tol=TOLERANCE, certify=False),
@@ -162,7 +163,7 @@ def run(session: Session) -> None:
         shown = dict(B=1, C=channels, N=height * width, contraction=CONTRACTION, tol=TOLERANCE)
         compare_evaluations(session, 'inverse, random weights', large, shown, 1)
         compare_certificate(session, 'inverse, random weights', large, shown)
-    if session.on_gpu:  # the rest is of 16 pixels and computed on the CPU
+    if session.on_gpu:  # the rest has 16 pixels and is computed on the CPU
         return
     channels, size = 4, (4, 4)
     sizes = sizes | dict(B=1, C=channels, N=size[0] * size[1])
@@ -191,7 +192,7 @@ def compare_certificate(session: Session, what: str, case: Case, sizes: dict) ->
 
 
 def compare_paper(session: Session, what: str, case: Case, sizes: dict) -> None:
-    """Against the paper's way: always the same number of iterations."""
+    """Comparison with the paper's method: always the same number of iterations."""
     with constant_weights(case.block):
         times = interleave(
             lambda: case.block.inverse(case.y, tol=TOLERANCE, certify=False),

@@ -1,6 +1,6 @@
-"""Attention kernels on projected features, against dense forms and the floor; forward and backward.
+"""Attention kernels on projected features, compared with dense forms and with a lower limit; forward and backward.
 
-Shape suffixes: B batch, G heads, N pixels, D query and key size, C value size, 1 the score's one number.
+Shape suffixes: B batch, G heads, N pixels, D query and key size, C value size.
 """
 
 import math
@@ -23,9 +23,9 @@ from .session import Session
 from .timing import Step
 
 PAPER_PIXELS, PAPER_CHANNELS, PAPER_REDUCTION = 9701, 12, 4
-PAPER_NEED = 20 * GIB  # free memory that the dense form of that size should find
-# Two products of that size with the exponentials between them, by the kernel that torch takes for inputs that suit it.
-# On a GPU what scores every pair of pixels can come near to its time, and hardly below.
+PAPER_NEED = 20 * GIB  # free memory that the dense form of that size needs
+# Two matrix products with exponentials between them, by torch's own kernel. On a GPU, a kernel that scores every pair
+# of pixels can come close to this time, but hardly below it.
 FLOOR = "torch's fused attention of the same sizes"
 KERNELS = {
     'softmax': softmax_attention,
@@ -37,14 +37,14 @@ KERNELS = {
 
 
 def features(*shape: int, dtype: str, device: str, scale: float = 1.0) -> Tensor:
-    """Random numbers, the same at every call, that take a gradient."""
+    """Random numbers that require a gradient; the same at every call."""
     generator = torch.Generator().manual_seed(sum(shape))
     x = torch.randn(shape, generator=generator) * scale
     return x.to(device, getattr(torch, dtype)).requires_grad_()
 
 
 def backward_step(function, *inputs: Tensor) -> Step:
-    """Forward and backward, with a gradient of ones for all outputs."""
+    """Forward and backward pass, with a gradient of ones for all outputs."""
 
     def step() -> None:
         for x in inputs:
@@ -68,7 +68,7 @@ def concatenation_inputs(n: int, dtype: str, device: str) -> tuple[Tensor, Tenso
 
 
 def concatenation(n: int, dtype: str, device: str) -> Step:
-    """This project's kernel, from the same q, k and weight as the paper's."""
+    """The kernel of this project, with the same q, k and weight as for the paper's."""
 
     def attend(q_BGND: Tensor, k_BGND: Tensor, v_BGNC: Tensor, w: Tensor) -> Tensor:
         of_query, of_key = w.chunk(2)
@@ -102,7 +102,7 @@ def attend(kernel: str, n: int, channels: int, dtype: str, device: str) -> Step:
 
 
 def paper_pixels(device: str) -> int:
-    """The paper's number of pixels, or the largest whose dense form finds the memory: it is quadratic in them."""
+    """The paper's number of pixels, or the largest whose dense form fits into memory, which is quadratic in it."""
     return min(PAPER_PIXELS, int(PAPER_PIXELS * math.sqrt(available(device) / PAPER_NEED)))
 
 

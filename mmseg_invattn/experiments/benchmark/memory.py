@@ -1,9 +1,9 @@
-"""Extra memory of a workload: its peak, less what was there when its inputs were.
+"""Extra memory of a workload: its peak minus the memory in use once its inputs exist.
 
-On the CPU ``ru_maxrss`` counts the process, so each measurement has a process of its own, forked from a server that has
-imported everything and computed nothing. A process started anew would spend seconds on imports, and ``exec`` hands it
-the high-water mark of its parent. On CUDA the allocator keeps the peak. Linux
-only, for what it reads from /proc.
+On the CPU ``ru_maxrss`` counts the whole process, so each measurement runs in a separate process. It is forked from a
+server that has imported everything and computed nothing: a newly started process would need seconds for imports, and
+would inherit the peak of its parent through ``exec``. On CUDA the allocator records the peak. Linux only, because it
+reads /proc.
 """
 
 import ctypes
@@ -27,8 +27,8 @@ import torch
 from .timing import Step, seconds, waiter
 
 GIB = 2**30
-RESOLUTION = 2**20  # bytes; smaller measurements are rounded up to it, so that their ratio means something
-M_MMAP_THRESHOLD, MAPPED = -3, 2**17  # bytes from which glibc returns freed memory at once
+RESOLUTION = 2**20  # bytes; smaller measurements are rounded up to this, so that ratios are meaningful
+M_MMAP_THRESHOLD, MAPPED = -3, 2**17  # blocks of at least 2**17 bytes are returned by glibc when they are freed
 SERVED = [f'mmseg_invattn.experiments.benchmark.{name}' for name in ('kernels', 'blocks', 'models')]
 
 
@@ -36,9 +36,9 @@ class Side(NamedTuple):
     """A workload that any process can build.
 
     Attributes:
-        build: a function of a module, which returns the step to measure.
-        options: its arguments.
-        tiny: those that differ in the warm-up.
+        build: a module-level function that returns the step to measure.
+        options: arguments of this function.
+        tiny: arguments that differ for the warm-up.
     """
 
     build: Callable[..., Step]
@@ -53,17 +53,17 @@ class Side(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What one call of a step took; ``memory`` in bytes."""
+    """Memory (bytes) and time (seconds) of one call of a step."""
 
     memory: int
     seconds: float
 
 
 def measure(side: Side, device: str) -> Usage:
-    """Usage of one call, in a fresh process where the device is the CPU.
+    """Usage of one call, in a fresh process if the device is the CPU.
 
     Raises:
-        MemoryError: the process was killed, as it is for lack of memory.
+        MemoryError: the process was killed, probably because memory ran out.
     """
     if device.startswith('cuda'):
         return measure_here(side, device)
@@ -79,17 +79,17 @@ def measure(side: Side, device: str) -> Usage:
 
 @cache
 def server() -> BaseContext:
-    """The server of fresh processes, started once, with all that a side may need imported."""
+    """The server that forks fresh processes; started once, with everything imported that a side may need."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(SERVED)
-    # It leaves out, without a word, what it does not find on the path of a new interpreter.
+    # The server silently skips modules that are not on the path of a new interpreter, so give it our path.
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
         forkserver.ensure_running()
     return context
 
 
 def measure_here(side: Side, device: str) -> Usage:
-    """Usage of one call in this process, after one of the tiny workload."""
+    """Usage of one call in this process, after a warm-up with the tiny workload."""
     warm = side.build(**side.options | side.tiny)
     warm()
     step, wait = side.step(), waiter(device)
@@ -99,23 +99,24 @@ def measure_here(side: Side, device: str) -> Usage:
 
 
 def tried(side: Side) -> Usage:
-    """Usage of one call on the CPU, the least memory standing for all."""
+    """Usage of one call on the CPU, without measuring memory: it is set to ``RESOLUTION``."""
     return Usage(RESOLUTION, seconds(side.step(), waiter('cpu')))
 
 
 def start_peak(device: str) -> int:
-    """Bytes in use now, from which :func:`peak` counts on."""
+    """Bytes in use now; restarts the measurement of :func:`peak`."""
     gc.collect()
     if device.startswith('cuda'):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    # Freed memory that the allocator keeps would be used again and not be seen, or be seen and not be in use.
+    # Make the allocator return freed memory: memory that it keeps may be reused without being counted, or be counted
+    # without being in use.
     libc = ctypes.CDLL(None)
     if hasattr(libc, 'malloc_trim'):  # glibc
         libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
         libc.malloc_trim(0)
-    Path('/proc/self/clear_refs').write_text('5')  # the peak so far is that of the warm-up
+    Path('/proc/self/clear_refs').write_text('5')  # forget the peak of the warm-up
     return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
 
 
@@ -127,7 +128,7 @@ def peak(device: str) -> int:
 
 
 def available(device: str) -> int:
-    """Bytes that a workload can have."""
+    """Bytes of memory available to a workload."""
     if device.startswith('cuda'):
         return torch.cuda.mem_get_info()[0]
     meminfo = dict(line.split(':') for line in Path('/proc/meminfo').read_text().splitlines())

@@ -1,7 +1,7 @@
 """Whole models from their configs: a training step and inference, on random images.
 
-Under autocast a head whose attention can follow it is measured in both precisions: in float32, as it is by default, and
-with ``precision='autocast'``, as its ordinary twin computes.
+Under autocast, a head whose attention can follow it is measured in both precisions: in float32, which is the default,
+and with ``precision='autocast'``, like ordinary attention.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ from .timing import Step
 CONFIGS = tuple(
     f'{name}_4xb2-40k_cityscapes-512x1024.py' for name in ('nonlocal/nonlocal_r50-d8', 'invnl/invnl_r50-d8')
 )
-PRECISION = '+model.decode_head.attention.precision'  # the plus: configs do not have it
+PRECISION = '+model.decode_head.attention.precision'  # with a plus, because configs do not have this key
 
 
 class Variant(NamedTuple):
-    """A config, and what is changed in it."""
+    """A config with changes."""
 
     name: str
     config: str
@@ -40,7 +40,7 @@ class Variant(NamedTuple):
 def build(
     config: str, crop: tuple[int, int], device: str, cfg_options: Mapping | None = None
 ) -> tuple[nn.Module, object]:
-    """The model with random weights, for crops of this size, and its config. SyncBN becomes BN: one process."""
+    """The model with random weights, for crops of this size, and its config. SyncBN is replaced by BN."""
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
@@ -57,7 +57,7 @@ def build(
 
 
 def batch_of(model: nn.Module, crop: tuple[int, int], batch: int) -> dict:
-    """Random images and labels as a data loader gives them."""
+    """Random images and labels in the format of a data loader."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -75,7 +75,7 @@ def batch_of(model: nn.Module, crop: tuple[int, int], batch: int) -> dict:
 def train(
     config: str, crop: tuple[int, int], batch: int, dtype: str, device: str, cfg_options: Mapping | None = None
 ) -> Step:
-    """Forward and loss, under autocast to the dtype, backward and the optimiser's step, by the config's optimiser."""
+    """A training step: forward pass and loss under autocast to the dtype, backward pass, step of the optimiser."""
     from mmengine.optim import build_optim_wrapper
 
     model, cfg = build(config, crop, device, cfg_options)
@@ -83,7 +83,7 @@ def train(
     data = batch_of(model, crop, batch)
     model.train()
 
-    def step() -> None:  # the model's own, whose autocast would reach into the backward pass
+    def step() -> None:  # not model.train_step, whose autocast would include the backward pass
         with autocast(dtype, device):
             losses = model(**model.data_preprocessor(data, True), mode='loss')
         optimiser.update_params(model.parse_losses(losses)[0])
@@ -107,7 +107,7 @@ def infer(
 
 
 def fitting_batch(session: Session, side: Side) -> int:
-    """The batch asked for, or 1 where that would not fit, as far as the memory of one image tells."""
+    """The requested batch size, or 1 if that would not fit, judging by the memory for one image."""
     if session.batch == 1:
         return 1
     need = session.batch * session.usage(side.with_options(batch=1)).memory
@@ -122,7 +122,7 @@ def _trained_size(config: str, cfg_options: Mapping | None) -> tuple[int, int]:
 
 
 def variants(config: str, cfg_options: Mapping | None, dtype: str) -> list[Variant]:
-    """The config as it is, and under autocast with a branch that follows it, where its head has such a block."""
+    """The config as it is, and under autocast also with a branch that follows it, if its head has such a block."""
     from ...engine.config_file import read_config
 
     name = Path(config).stem
@@ -137,7 +137,7 @@ def variants(config: str, cfg_options: Mapping | None, dtype: str) -> list[Varia
 
 
 def limits(session: Session, name: str, builder: object, dtype: str) -> dict:
-    """Those of the project's own models."""
+    """The limits for the models that are measured by default."""
     if session.configs or builder is not train:
         return {}
     if dtype == 'float32':

@@ -1,4 +1,4 @@
-"""What was measured, as a Markdown table and as JSON."""
+"""The measurements as a Markdown table and as JSON."""
 
 import json
 import os
@@ -22,13 +22,13 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of both sides; ``ratio`` is ours over the peer's.
+    """One number for both sides; ``ratio`` is ours divided by the peer's.
 
     Attributes:
         unit: s, bytes, images/s, or empty.
-        peer: None where there is nothing to compare with, as then ratio and quartiles.
+        peer: None if there is nothing to compare with; then ratio and quartiles are None too.
         quartiles: of the ratio, over rounds or samples.
-        limit: the largest ratio that meets the target; None without one.
+        limit: the largest ratio that meets the target; None without a target.
     """
 
     name: str
@@ -56,7 +56,7 @@ def compared(
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison. Without quantities it was not measured, and the note says why."""
+    """One comparison. If it has no quantities, it was not measured, and the note says why."""
 
     what: str
     peer: str
@@ -81,7 +81,7 @@ class Line:
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A number as people read it."""
+    """A number in a readable unit."""
     if value is None:
         return '-'
     if unit == 's':
@@ -98,7 +98,7 @@ def ratio(q: Quantity) -> str:
 
 
 def environment(device: str) -> dict:
-    """Versions and machine."""
+    """Versions of the software, and the machine."""
     return dict(
         torch=torch.__version__,
         cuda=torch.version.cuda,
@@ -114,7 +114,7 @@ def environment(device: str) -> dict:
 
 
 class Report:
-    """Prints every line when it is there and rewrites both files, so that an interrupted run leaves what it has."""
+    """Prints every line when it is ready and rewrites both files, so that an interrupted run keeps its results."""
 
     def __init__(self, out: Path, device: str, command: str):
         self.out, self.lines = out, []

@@ -1,4 +1,4 @@
-"""One run of the benchmark: where, how often, how large, and the comparison of two sides."""
+"""One run of the benchmark: its settings, and the comparison of two sides."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -14,10 +14,15 @@ class Session:
     """Settings of the command line.
 
     Attributes:
-        add: takes a finished line.
-        repeats: rounds of every comparison; None leaves it to the comparison.
-        quick: sizes that show that everything runs, and nothing more.
-        configs: of the models, and what of them ``cfg_options`` change.
+        add: function that receives a finished line.
+        device: device of the measurements.
+        dtypes: see :mod:`.precision`.
+        repeats: rounds of every comparison; None uses the number of the comparison.
+        quick: use tiny sizes, which only show that everything runs.
+        configs: configs of models to measure.
+        cfg_options: changes to these configs.
+        crop: height and width of the images; None uses those of the config.
+        batch: images per batch.
     """
 
     add: Callable[[Line], Line]
@@ -38,7 +43,7 @@ class Session:
         return self.repeats or (1 if self.quick else usual)
 
     def usage(self, side: Side) -> Usage:
-        """Of one call. A quick run on the CPU only tries what a fresh process would have been given to measure."""
+        """Usage of one call. A quick run on the CPU does not measure memory; it runs the side in this process."""
         if self.quick and not self.on_gpu:
             return tried(pickle.loads(pickle.dumps(side)))
         return measure(side, self.device)
@@ -57,13 +62,19 @@ class Session:
         images: int | None = None,
         note: str = '',
     ) -> Line:
-        """Time and extra memory of two sides.
+        """Measures time and extra memory of two sides.
 
         Args:
-            peer: None measures ours alone.
+            what: name of our side in the table.
+            against: name of the peer in the table.
+            sizes: sizes for the table.
+            ours: our side.
+            peer: the other side; None measures only ours.
             rounds: usual number of rounds.
-            time_limit: largest ratio of the times that meets the target, as ``memory_limit`` for the memory.
-            images: processed by a step, for a rate in images/s.
+            time_limit: largest ratio of the times that meets the target.
+            memory_limit: largest ratio of the memory that meets the target.
+            images: images processed by a step, for a rate in images/s.
+            note: note for the table.
         """
         wait, rounds = waiter(self.device), self.rounds(rounds)
         memory = [self.usage(side).memory for side in (ours, peer) if side is not None]
@@ -94,7 +105,7 @@ class Session:
         memory_limit: float | None = None,
         note: str = '',
     ) -> Line:
-        """As :meth:`compare` where the peer takes minutes: it runs once, for time and memory together."""
+        """As :meth:`compare` for a peer that takes minutes: it runs only once, for time and memory together."""
         memory, theirs = self.usage(ours).memory, self.usage(peer)
         times = alone(ours.step(), self.rounds(rounds), waiter(self.device))
         return self.add(

@@ -1,5 +1,8 @@
-"""Memory that does not grow with depth: stacks of blocks with :class:`MemoryFree`, against one block and autograd, and
-chains of couplings against activations that are stored, checkpointed, or recovered by MemCNN."""
+"""Memory that does not grow with depth.
+
+Stacks of blocks with :class:`MemoryFree` are compared with one block and with plain autograd, and chains of couplings
+with activations that are stored, checkpointed, or recovered by MemCNN.
+"""
 
 import importlib.util
 
@@ -17,10 +20,10 @@ from .session import Session
 from .timing import Step
 
 DEPTH = 16
-TIME_LIMITS = {'coupling': 1.4, 'certified': 2.2}  # over plain autograd's
+TIME_LIMITS = {'coupling': 1.4, 'certified': 2.2}  # relative to plain autograd
 GRADIENT_ERROR = 1e-5
 MEMCNN = 'MemCNN 1.5.2'
-INSTALL = 'not run: pip install --no-deps memcnn==1.5.2 (it imports torch and numpy alone)'
+INSTALL = 'not run: pip install --no-deps memcnn==1.5.2 (it needs only torch and numpy)'
 
 
 def built(
@@ -30,7 +33,7 @@ def built(
     blocks = InvertibleSequential(*(FORMS[form](channels, precision=branch_precision(dtype)) for _ in range(depth)))
     with torch.no_grad():
         for coupling in blocks if form == 'coupling' else ():
-            # nothing bounds the branches of a coupling: a deep stack begins as quietly as other residual networks
+            # the branches of a coupling are not bounded: start a deep stack with small branches, as in other networks
             coupling.first.out.weight.div_(depth), coupling.second.out.weight.div_(depth)
     blocks.to(device)
     return MemoryFree(blocks) if memory_free else blocks, feature_map(channels, size, device, batch)
@@ -41,16 +44,17 @@ def stack(**options) -> Step:
 
 
 def gradient(**options) -> Tensor:
-    """Of x and all parameters together."""
+    """Gradients of x and all parameters, concatenated."""
     module, x = built(**options)
     training_step(module, x, options['dtype'])()
     return torch.cat([t.grad.flatten() for t in (x, *module.parameters()) if t.grad is not None])
 
 
 def compare_gradients(session: Session, what: str, against: str, sizes: dict, options: dict) -> None:
-    """How far the memory-free gradient is from plain autograd's, relative.
+    """Relative difference between the memory-free gradient and that of plain autograd.
 
-    In float32 against what is allowed, in a lower precision against what that does to plain autograd's.
+    In float32 it is compared with the allowed difference; in a lower precision, with the effect of that precision on
+    the gradient of plain autograd.
     """
     recovered, plain = (gradient(**options | dict(memory_free=free)) for free in (True, False))
     error = [float((recovered - plain).norm() / plain.norm())]
@@ -70,7 +74,7 @@ def branch(channels: int) -> nn.Module:
 
 
 class Stored(nn.Module):
-    """The chain in plain torch: two streams, which change by turns; autograd stores its activations."""
+    """The chain in plain torch: two streams that change alternately; autograd stores the activations."""
 
     def __init__(self, branches: list[nn.Module], checkpointed: bool = False):
         super().__init__()
@@ -85,14 +89,14 @@ class Stored(nn.Module):
 
 
 class Copy(nn.Module):
-    """MemCNN frees the storage of what it is given, and writes its gradient: neither is for it to do with a leaf."""
+    """Copies its input. MemCNN frees the storage of its input and sets its gradient, so it must not be a leaf."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
 
 
 def with_memcnn(branches: list[nn.Module]) -> nn.Module:
-    """The chain with its activations recovered by MemCNN, in wrappers of two couplings."""
+    """The chain with activations recovered by MemCNN; each of its couplings holds two branches."""
     import memcnn
 
     pairs = zip(branches[::2], branches[1::2], strict=True)
@@ -120,7 +124,7 @@ def couplings(chain: str, depth: int, batch: int, channels: int, size: tuple[int
 
 
 def run(session: Session) -> None:
-    """Small maps on a CPU, on a GPU those of a head."""
+    """Small maps on a CPU; on a GPU maps as large as in a head."""
     batch, channels, size, depth = (2, 8, (4, 4), 4) if session.quick else (8, 64, (32, 32), DEPTH)
     if session.on_gpu and not session.quick:
         batch, channels, size = 2, 256, (64, 128)
@@ -140,7 +144,7 @@ def run(session: Session) -> None:
 
 
 def run_couplings(session: Session) -> None:
-    """In float32, as sub-networks of couplings are computed whatever autocast says."""
+    """In float32, because sub-networks of couplings run in float32 even under autocast."""
     batch, channels, size, (few, depth, many) = (
         (2, 8, (4, 4), (2, 4, 6)) if session.quick else (4, 64, (96, 96), (8, 32, 64))
     )

@@ -1,4 +1,4 @@
-"""Times of two workloads that take turns, so that whatever else the machine does falls on both alike."""
+"""Times of two workloads that run alternately, so that other load on the machine affects both equally."""
 
 import time
 from collections.abc import Callable
@@ -10,19 +10,19 @@ Step = Callable[[], object]
 
 
 class Times(NamedTuple):
-    """Seconds of each round, of both sides in the same order."""
+    """Seconds of each round for both sides, in the same order."""
 
     ours: list[float]
     peer: list[float]
 
 
 def waiter(device: str) -> Callable[[], None]:
-    """What waits for the device to finish."""
+    """A function that waits until the device has finished."""
     return torch.cuda.synchronize if device.startswith('cuda') else lambda: None
 
 
 def seconds(step: Step, wait: Callable[[], None]) -> float:
-    """Time of one call, the work that it left to the device included."""
+    """Time of one call, including its work on the device."""
     wait()
     start = time.perf_counter()
     step()

@@ -1,1 +1,1 @@
-"""Accuracy of networks that classify."""
+"""Accuracy of classification networks."""

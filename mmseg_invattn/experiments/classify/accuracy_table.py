@@ -1,4 +1,4 @@
-"""One table of several runs of classification, from what tools/train.py leaves in their work directories."""
+"""One table of several classification runs, from the files that tools/train.py writes to their work directories."""
 
 import re
 from collections import defaultdict
@@ -12,9 +12,9 @@ BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
 def read_run(work_dir: Path) -> dict:
-    """Name, parameters, iterations, last accuracies in per cent and seconds an iteration of a run.
+    """Name, parameters, iterations, last accuracy in percent and seconds per iteration of a run.
 
-    The name is that of the folder, of ``NAME/seed_3`` it is ``NAME``.
+    The name is that of the folder; for ``NAME/seed_3`` it is ``NAME``.
 
     Raises:
         FileNotFoundError: no log or no checkpoint.
@@ -24,12 +24,12 @@ def read_run(work_dir: Path) -> dict:
     checkpoints = sorted(work_dir.glob('iter_*.pth'), key=lambda path: int(re.findall(r'\d+', path.stem)[-1]))
     if not checkpoints:
         raise FileNotFoundError(
-            f'{work_dir} holds no checkpoint iter_*.pth: give the work directory of a run of tools/train.py'
+            f'{work_dir} has no checkpoint iter_*.pth: give the work directory of a run of tools/train.py'
         )
     if 'accuracy/top1' not in curves:
         raise ValueError(
             f'the log in {work_dir} has no accuracy/top1: the run was stopped before its first '
-            'validation, or does not classify'
+            'validation, or it is not a classification run'
         )
     accuracy = curves['accuracy/top1']
     state = read_checkpoint(checkpoints[-1], map_location='cpu')['state_dict']
@@ -44,11 +44,11 @@ def read_run(work_dir: Path) -> dict:
 
 
 def markdown_table(runs: list[dict]) -> str:
-    """The runs as lines of a table in Markdown; those of one network that are equally long share a line."""
+    """The runs as a Markdown table; runs of the same network and length share a line."""
     groups = defaultdict(list)
     for run in runs:
         groups[run['name'], run['parameters'], run['iterations']].append(run)
-    lines = ['| network | parameters | iterations | runs | accuracy, % | seconds an iteration |', '|' + ' --- |' * 6]
+    lines = ['| network | parameters | iterations | runs | accuracy, % | seconds per iteration |', '|' + ' --- |' * 6]
     for (name, parameters, iterations), group in groups.items():
         accuracies = [run['accuracy'] for run in group]
         accuracy = f'{fmean(accuracies):.1f}'

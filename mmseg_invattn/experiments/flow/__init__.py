@@ -1,1 +1,1 @@
-"""What is measured and drawn of trained flows."""
+"""Measurements and pictures of trained flows."""

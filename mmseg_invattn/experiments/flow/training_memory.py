@@ -16,14 +16,14 @@ GIB = 2**30
 def step_memory(cfg: Config, batch: int, memory_free: bool, steps: int = 2) -> int:
     """Peak bytes of a few training steps: parameters, gradients, optimiser and activations.
 
-    On the CPU a forked process measures its largest resident set, less what was there before the model (Linux only); on
-    CUDA the allocator's peak.
+    On the CPU (Linux only) a forked process measures its largest resident set minus that before the model was built. On
+    CUDA it is the peak of the allocator.
 
     Args:
         cfg: config of a flow.
         batch: random images in a batch.
         memory_free: recover activations instead of storing them.
-        steps: the first one also starts the optimiser and the data-dependent normalisation.
+        steps: number of steps; the first one also initialises the optimiser and the data-dependent normalisation.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -38,8 +38,8 @@ def step_memory(cfg: Config, batch: int, memory_free: bool, steps: int = 2) -> i
         process.join(0.1)
     if queue.empty():
         raise MemoryError(
-            f'a step of batch {batch} ended with exit code {process.exitcode}: it probably ran out of '
-            'memory; measure at smaller batches'
+            f'a step with batch size {batch} ended with exit code {process.exitcode}: it probably ran out of '
+            'memory; use smaller batches'
         )
     result = queue.get()
     process.join()
@@ -47,14 +47,15 @@ def step_memory(cfg: Config, batch: int, memory_free: bool, steps: int = 2) -> i
 
 
 def extrapolate(batches: Sequence[int], memory: Sequence[int], target: int) -> tuple[float, float]:
-    """(fixed bytes, bytes an image) of the line through the first and the last measurement.
+    """(fixed bytes, bytes per image) of the line through the first and the last measurement.
 
     Raises:
-        ValueError: fewer than two different batches, or no larger target.
+        ValueError: fewer than two different batch sizes, or a target below the largest of them.
     """
     if len(set(batches)) < 2 or target < max(batches):
         raise ValueError(
-            f'batches={tuple(batches)} and target={target}: give two different batches and a target that is not smaller'
+            f'batches={tuple(batches)} and target={target}: give two different batch sizes, and a target that is at '
+            'least the larger one'
         )
     slope = (memory[-1] - memory[0]) / (batches[-1] - batches[0])
     return memory[0] - slope * batches[0], slope

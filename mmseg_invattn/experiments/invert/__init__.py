@@ -1,1 +1,1 @@
-"""What the inverses of a model recover from an image."""
+"""Runs the inverses of a model and measures what they recover from an image."""

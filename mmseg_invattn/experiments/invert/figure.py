@@ -1,4 +1,4 @@
-"""A figure of an inversion: what went in, what came back, where they differ, and the solver's curve."""
+"""A figure of an inversion: input, recovered input, their difference, and the error during the iteration."""
 
 import textwrap
 from pathlib import Path
@@ -20,10 +20,10 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str
     """Draws the figure into a file.
 
     Args:
-        inversion: what to draw.
-        model: as ``init_model`` returns it: its config tells how to turn an image back into colours.
-        file: PNG, or another format of matplotlib.
-        note: more below the numbers.
+        inversion: the inversion to draw.
+        model: as returned by ``init_model``; its config tells how to convert a preprocessed image back to colours.
+        file: path of the picture, PNG or another format of matplotlib.
+        note: a text to add below the numbers.
     """
     if inversion.is_image:
         pictures, what = image_colours(inversion, model), 'image'
@@ -48,7 +48,7 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str
 
 
 def draw_curve(axis: Axes, inversion: Inversion) -> None:
-    """Error, its bound and the residual against evaluations of the branch."""
+    """Draws the error, its bound and the residual against the evaluations of the branch."""
     counts = [point.evaluations for point in inversion.curve]
     lines = dict(error='error', error_bound='certified bound of the error', residual='residual')
     for (name, label), style in zip(lines.items(), ('o-', 's--', 'v:'), strict=True):
@@ -60,13 +60,13 @@ def draw_curve(axis: Axes, inversion: Inversion) -> None:
     else:
         axis.text(0.5, 0.5, 'exact: error and residual are 0', transform=axis.transAxes, ha='center')
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel='evaluations that each layer may take', title='the way there')
+    axis.set(xlabel='evaluations allowed for each layer', title='error during the iteration')
     axis.grid(alpha=0.3)
     axis.legend()
 
 
 def summary(inversion: Inversion) -> str:
-    """The numbers in two lines, and in a third what the bound is made of."""
+    """The numbers in two lines, and the parts of the bound in a third."""
     bound = 'no certified bound' if inversion.error_bound is None else f'certified bound {inversion.error_bound:.1e}'
     lipschitz = '' if inversion.lipschitz_bound is None else f', Lipschitz bound {inversion.lipschitz_bound:.4f}'
     state = 'converged' if inversion.converged else 'NOT converged'
@@ -86,7 +86,7 @@ def summary(inversion: Inversion) -> str:
 
 
 def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:
-    """RGB uint8 (H, W, 3) of the image and of what came back."""
+    """The image and the recovered image as RGB uint8 (H, W, 3)."""
     steps = model.cfg.model.get('data_preprocessor') or {}
     images = []
     for x in (inversion.seen[0], inversion.recovered[0]):
@@ -101,13 +101,13 @@ def image_colours(inversion: Inversion, model: nn.Module) -> list[Tensor]:
 
 
 def feature_colours(*maps: Tensor) -> list[Tensor]:
-    """Features as colours: the first three principal axes of the first map, the same ones for every map.
+    """Features as colours, along the first three principal axes of the first map, which are used for every map.
 
     Args:
         maps: (1, C, H, W).
 
     Returns:
-        For each (H, W, 3) from 0 to 1.
+        For each map a tensor (H, W, 3) with values from 0 to 1.
     """
     tokens_NC = maps[0][0].flatten(1).T.double()
     mean_C = tokens_NC.mean(0)

@@ -1,9 +1,9 @@
-"""Blocks inverted over a grid of settings: which inverses fail.
+"""Inverts blocks over a grid of settings to see which inverses fail.
 
-A cell is a block of one mode and form with a number of channels, features of a scale, before or after training towards
-random targets at a high learning rate, in float32 or float64. It counts as failed where a sample does not converge,
-where the true error exceeds the reported bound, or, without a bound, where the true error exceeds 1e-2 of the features:
-an iteration can converge to another input.
+A cell is a block of one mode and form with a number of channels and features of a certain scale, before or after
+training to random targets at a high learning rate, in float32 or float64. It counts as failed if a sample does not
+converge, or if the true error exceeds the reported bound. Without a bound it counts as failed if the true error exceeds
+1e-2 of the features, because an iteration can converge to another input.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from ...choices import GRID_CHANNELS as CHANNELS
 from ...layers import FORMS
 from ...ops import max_token_norm
 
-SOUND = ('certified', 'conditional', 'coupling')  # these promise their inverse
+SOUND = ('certified', 'conditional', 'coupling')  # the forms that guarantee their inverse
 SCALES = (1e-3, 0.3, 1.0, 5.0, 1e3)
 STEPS = (0, 200)
 DTYPES = (torch.float32, torch.float64)
@@ -39,11 +39,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the inverse of a cell reached, the worst over its samples.
+    """The result of the inverse of a cell, the worst over its samples.
 
     Attributes:
-        converged: whether all samples did, by their own report.
-        held: whether the true error is within the reported bound everywhere; None without a bound.
+        converged: whether all samples converged according to the report.
+        held: whether the true error is within the reported bound for all samples; None without a bound.
         error: true error over the largest token norm.
         iterations: evaluations of the branch.
         steepness: measured local Lipschitz constant.
@@ -63,13 +63,13 @@ class Outcome:
 def settings(
     forms: tuple[str, ...], modes: tuple[str, ...], thin: bool = False, channels: tuple[int, ...] = CHANNELS
 ) -> Iterator[Setting]:
-    """All cells, or one in seven of them; seven is prime to the sizes of the axes, so every value stays in it."""
+    """All cells, or one in seven; seven has no common factor with the sizes of the axes, so every value occurs."""
     cells = itertools.product(forms, modes, channels, SCALES, STEPS, DTYPES)
     return (Setting(*cell) for place, cell in enumerate(cells) if not thin or place % 7 == 0)
 
 
 def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome:
-    """Builds, trains and inverts one cell; the same numbers at every call."""
+    """Builds, trains and inverts one cell; every call gives the same numbers."""
     torch.manual_seed(CHANNELS.index(setting.channels) * 100 + SCALES.index(setting.scale) * 10)
     reduction = 4 if setting.form == 'paper' else 2
     block = FORMS[setting.form](setting.channels, reduction=reduction, mode=setting.mode).to(setting.dtype)
@@ -84,7 +84,7 @@ def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome
         optimiser.step()
     block.eval()
     y = block(x).detach()
-    if not y.isfinite().all():  # inverse refuses such features
+    if not y.isfinite().all():  # the inverse would raise an error
         return Outcome(False, None, float('nan'), 0, float('nan'))
     x_hat, info = block.inverse(
         y, tol=1e-6 if setting.dtype == torch.float32 else 1e-12, max_iter=max_iter, strict=False
@@ -102,7 +102,7 @@ def run_cell(setting: Setting, samples: int = 4, max_iter: int = 200) -> Outcome
 
 
 def table(results: dict[Setting, Outcome]) -> str:
-    """A Markdown table, one line for every form and mode."""
+    """A Markdown table with one line for every form and mode."""
     groups = defaultdict(list)
     for setting, outcome in results.items():
         groups[setting.form, setting.mode].append((setting, outcome))

@@ -1,4 +1,4 @@
-"""What the inverses of a model recover from an image: errors, their bounds, and how the solver got there."""
+"""What the inverses of a model recover from an image: errors, bounds, and the error during the iteration."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from ...models.invertible_parts import invertible_parts
 from ...models.recorded_inputs import recorded_inputs
 from ...ops import max_token_norm
 
-MAX_POINTS = 40  # of a curve, before its last
+MAX_POINTS = 40  # largest number of points of a curve, before the last one
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """How far the inverse is when each of its layers may evaluate its branch so many times."""
+    """The accuracy of the inverse when each of its layers may evaluate its branch ``evaluations`` times."""
 
     evaluations: int
     error: float
@@ -29,26 +29,26 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Inversion:
-    """A part of the model run forward and back.
+    """The result of running a part of the model forward and back.
 
     Attributes:
-        name: of the module.
-        seen: its input, (1, C, H, W), on the CPU.
-        recovered: what its inverse made of its output.
-        is_image: the input is the preprocessed image.
-        error: ``|recovered - seen|`` in the norm of the layer: the largest token norm, for attention over channels the
-            largest RMS of a channel.
-        relative_error: that by the norm of ``seen``.
-        residual: that the solver reports.
-        error_bound: certified upper bound of the error; None where the form has none.
-        rounding: bound of what rounding changed in the forward pass, part of the bound; None likewise. Of a sequence
-            the largest of a layer.
-        lipschitz_bound: certified bound of the branches; None where there is none.
-        local_bound: the same around these features, where it is part of the bound; None likewise.
+        name: name of the module.
+        seen: input of the module, (1, C, H, W), on the CPU.
+        recovered: the input as recovered by the inverse from the output.
+        is_image: whether the input is the preprocessed image.
+        error: ``|recovered - seen|`` in the norm of the layer: the largest token norm, or for attention over channels
+            the largest RMS of a channel.
+        relative_error: ``error`` divided by the norm of ``seen``.
+        residual: residual that the inverse reports.
+        error_bound: certified upper bound of the error; None if the form has none.
+        rounding: bound of the rounding error of the forward pass, part of ``error_bound``; None if there is none. For a
+            sequence the largest of a layer.
+        lipschitz_bound: certified Lipschitz bound of the branches; None if there is none.
+        local_bound: the same around these features, if it is part of ``error_bound``; otherwise None.
         iterations: evaluations of branches, summed over the layers.
-        converged: whether the solver met its tolerance.
-        precision: what the bound takes the output to have been computed in.
-        curve: a point for 1, 2, ... evaluations, up to where the solver is done.
+        converged: whether the inverse met its tolerance.
+        precision: the precision in which the bound assumes the output to be computed.
+        curve: a point for 1, 2, ... evaluations, until the inverse is done.
     """
 
     name: str
@@ -68,29 +68,30 @@ class Inversion:
     curve: tuple[CurvePoint, ...]
 
     def numbers(self) -> dict:
-        """For JSON."""
+        """All fields but the tensors, for JSON."""
         fields = {name: value for name, value in vars(self).items() if name not in ('seen', 'recovered', 'curve')}
         return fields | dict(shape=list(self.seen.shape[1:]), curve=[vars(point) for point in self.curve])
 
 
 @torch.no_grad()
 def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int = 100) -> list[Inversion]:
-    """Runs every invertible part forward and back on what it sees of an image.
+    """Runs every invertible part of a model forward and back on its input for an image.
 
     Args:
         model: in evaluation mode.
         image: preprocessed, (1, C, H, W).
-        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
+        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
 
     Raises:
-        ValueError: the model runs nothing that has an inverse.
+        ValueError: the model has no invertible part.
     """
     seen = recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor'))
     if not seen:
         raise ValueError(
-            f'{type(model).__name__} runs nothing that has an inverse; looked for an invertible backbone '
-            '(InvResNet, RevNet2d) and for invertible layers, such as attention in a form '
-            "other than 'none': give a config with one of them"
+            f'{type(model).__name__} uses no part that has an inverse: give a config with an invertible backbone '
+            '(InvResNet, RevNet2d) or with invertible layers, such as attention in a form '
+            "other than 'none'"
         )
     return [_inverted(name, module, x, tol, max_iter) for name, module, x in seen]
 
@@ -129,7 +130,7 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
 
 
 def _inverse_of(module: nn.Module, x: Tensor, tol: float) -> Callable[[int], tuple[Tensor, InverseInfo]]:
-    """The inverse of the module's output as a function of the evaluations that it may take."""
+    """The inverse of the module's output as a function of the largest number of evaluations."""
     if isinstance(module, InvertibleBackbone):
         features = module(x)
         return lambda max_iter: module.inverse(features, tol, max_iter, strict=False)
@@ -142,6 +143,6 @@ def _inverse_of(module: nn.Module, x: Tensor, tol: float) -> Callable[[int], tup
 
 
 def _bound(values: Tensor) -> float | None:
-    """The largest; None where it is not known."""
+    """The largest value; None if it is NaN."""
     bound = float(values.max())
     return None if math.isnan(bound) else bound

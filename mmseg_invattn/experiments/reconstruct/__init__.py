@@ -1,1 +1,1 @@
-"""The paper's first experiment: does an attention block that was trained return its input?"""
+"""The first experiment of the paper: does the inverse of a trained attention block recover its input?"""

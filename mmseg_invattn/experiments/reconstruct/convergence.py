@@ -1,4 +1,4 @@
-"""Error of an inverse against the number of iterations, as the paper draws it."""
+"""Error of an inverse against the number of iterations, as in the figures of the paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 
 @torch.no_grad()
 def solver_errors(flow: InvertibleModule, x: Tensor, steps: Sequence[int] = STEPS) -> Tensor:
-    """Largest error of a value of each image after so many evaluations of the inverse, shape (len(steps), B).
+    """Largest error of a value of each image after the given numbers of evaluations, shape (len(steps), B).
 
-    The inverse is run anew for every entry, as accurately as the dtype allows.
+    The inverse is run again for every entry, with the precision of the dtype as its tolerance.
     """
     y = flow(x)
     eps = torch.finfo(x.dtype).eps
@@ -25,7 +25,7 @@ def solver_errors(flow: InvertibleModule, x: Tensor, steps: Sequence[int] = STEP
 
 @torch.no_grad()
 def plain_errors(block: nn.Module, x: Tensor, steps: Sequence[int] = STEPS) -> Tensor:
-    """The same for the paper's own inverse, ``x <- y - g(x)`` from ``x = y``, of a block ``y = x + g(x)``."""
+    """The same for the inverse of the paper, ``x <- y - g(x)`` from ``x = y``, for a block ``y = x + g(x)``."""
     y = block(x)
     x_k, errors = y, []
     for k in range(1, max(steps) + 1):
@@ -40,7 +40,7 @@ def largest(error: Tensor) -> Tensor:
 
 
 def plot_convergence(path: Path, curves: dict[str, Tensor], steps: Sequence[int] = STEPS) -> None:
-    """One line for the median image and one for the worst of every entry, both axes logarithmic."""
+    """Draws one line for the median image and one for the worst image of every curve, with logarithmic axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.5), layout='constrained')

@@ -1,4 +1,4 @@
-"""How well images come back through an invertible model."""
+"""How well the inverse of a model recovers images."""
 
 import csv
 import math
@@ -14,30 +14,31 @@ from ...engine.atomic_backend import whole_file
 from ...visualization.image_grid import image_grid
 from ...visualization.media import write_image
 
-NOT_RECOVERED = 1e-2  # largest error of a value, two and a half of 255 grey levels: an eye sees another image
+NOT_RECOVERED = 1e-2  # largest error of a value: 2.5 of 255 grey levels, a visible difference
 COLUMNS = ('l1', 'l2', 'max_error', 'psnr', 'iterations', 'residual', 'error', 'error_bound', 'converged')
 
 
 @METRICS.register_module()
 class ReconstructionMetric(BaseMetric):
-    """Errors of the images that a model returned, of all and of the worst.
+    """Errors of recovered images: means over all images, and the worst image.
 
-    Reads what :func:`~mmseg_invattn.models.flows.inv_reconstruction.reconstruct` gives for every image. Of an image,
-    with values in [-0.5, 0.5] and e its error:
+    Reads the results of :func:`~mmseg_invattn.models.flows.inv_reconstruction.reconstruct` for every image. For an
+    image with values in [-0.5, 0.5] and the error e:
 
     - ``l1``: mean of ``|e|``; ``l2``: Euclidean norm of e; ``max_error``: largest ``|e|``;
     - ``psnr``: ``-10 log10(mean e^2)`` in decibels, at most 200;
-    - ``error``: in the norm of ``error_bound``, the bound that the inverse reported (NaN where it has none).
+    - ``error``: in the norm of ``error_bound``, the bound that the inverse reported (NaN if it has none).
 
     The metrics are the means, ``worst_max_error`` and ``worst_psnr``, ``most_iterations``, ``largest_bound``, and the
-    counts ``not_recovered`` (``max_error`` above 1e-2: another image), ``not_converged`` (by the inverse's own report)
-    and ``bound_broken`` (``error`` above ``error_bound``; NaN without bounds).
+    counts ``not_recovered`` (``max_error`` above 1e-2), ``not_converged`` (according to the report of the inverse) and
+    ``bound_broken`` (``error`` above ``error_bound``; NaN without bounds).
 
     Args:
         output_dir: folder for ``per_image.csv`` and ``grid.png`` (original, recovered, 100 times the error); None
             writes nothing.
         grid_images: columns of the picture.
-        collect_device: as in every metric, like ``prefix``.
+        collect_device: as in every metric.
+        prefix: as in every metric.
     """
 
     default_prefix = 'reconstruction'
@@ -82,7 +83,7 @@ class ReconstructionMetric(BaseMetric):
 
 
 def image_errors(original: Tensor, recovered: Tensor) -> dict[str, float]:
-    """The errors of one image; what is not finite counts as infinitely wrong."""
+    """The errors of one image; values that are not finite count as an infinite error."""
     error = (recovered - original).double().nan_to_num(math.inf, math.inf, math.inf).abs()
     mse = float(error.square().mean())
     return dict(
@@ -98,7 +99,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def write_results(folder: Path, results: list[dict], pictures: list[Tensor]) -> None:
-    """``per_image.csv``, one line an image in the order of the data set, and ``grid.png``."""
+    """Writes ``per_image.csv``, one line per image in the order of the data set, and ``grid.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / 'per_image.csv'
     with whole_file(table) as partial, open(partial, 'w', newline='', encoding='utf-8') as file:

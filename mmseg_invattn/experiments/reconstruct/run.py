@@ -1,4 +1,4 @@
-"""One reconstruction experiment: train, take the test images forward and back, write what came out."""
+"""One reconstruction experiment: train, run the test images forward and back, write the results."""
 
 import csv
 import json
@@ -30,18 +30,18 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
     Args:
         cfg: the config, as :func:`~mmseg_invattn.cli.arguments.load_config` returns it.
         out: folder for result.json and the pictures.
-        dataset: its name, for the table.
+        dataset: name of the data set, for the table.
 
     Returns:
-        What result.json holds: the metrics, what was run, the seconds of training and of the test, and the median of
-        the training iterations.
+        The content of result.json: the metrics, the settings, the seconds of training and test, and the median seconds
+        of a training iteration.
 
     Raises:
         ValueError: the config has another model.
     """
     if type_name(cfg.model) != 'InvReconstruction':
         raise ValueError(
-            f'model.type is {type_name(cfg.model)}, and a reconstruction has an InvReconstruction: take a config of '
+            f'model.type is {type_name(cfg.model)}, but a reconstruction needs InvReconstruction: use a config from '
             'configs/reconstruction'
         )
     cfg.test_evaluator.output_dir = str(out)
@@ -72,7 +72,7 @@ def run_reconstruction(cfg: Config, out: Path, dataset: str) -> dict:
 
 
 def draw_convergence(model: InvReconstruction, x: Tensor, out: Path) -> None:
-    """``convergence.png`` of some images; in form ``paper`` also of the paper's own iteration."""
+    """Draws ``convergence.png`` for some images; for form ``paper`` with the iteration of the paper as well."""
     squeeze, block = model.flow
     x = x.to(model.target.device)
     curves = {'accelerated': solver_errors(model.flow, x)}
@@ -82,10 +82,10 @@ def draw_convergence(model: InvReconstruction, x: Tensor, out: Path) -> None:
 
 
 def try_plain_iteration(model: InvReconstruction, dataset: DequantisedImages, out: Path) -> dict[str, int]:
-    """Runs 100 steps of the paper's own iteration on the images that the accelerated inverse did not recover.
+    """Runs 100 steps of the paper's iteration on the images that the accelerated inverse did not recover.
 
     Returns:
-        ``plain_images``, how many these are, and ``plain_recovered``, how many of them it recovers.
+        ``plain_images``, the number of these images, and ``plain_recovered``, how many of them were recovered.
     """
     with open(out / 'per_image.csv', encoding='utf-8') as file:
         lost = [int(row['image']) for row in csv.DictReader(file) if float(row['max_error']) > NOT_RECOVERED]

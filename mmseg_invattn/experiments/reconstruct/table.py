@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 RESULT = 'result.json'
-# heading -> what stands there
+# heading -> content of the cell
 CELLS: dict[str, Callable[[dict], str]] = {
     'data': lambda r: r['dataset'],
     'form': lambda r: r['form'],
@@ -36,13 +36,13 @@ def read_results(folder: Path) -> list[dict]:
     results = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.rglob(RESULT))]
     if not results:
         raise FileNotFoundError(
-            f'{folder} holds no {RESULT}: run tools/reconstruct.py CONFIG --out {folder}/NAME first'
+            f'{folder} contains no {RESULT}: run tools/reconstruct.py CONFIG --out {folder}/NAME first'
         )
     return sorted(results, key=lambda r: (r['dataset'], r['form'], r['mode']))
 
 
 def reconstruction_table(results: list[dict]) -> str:
-    """A Markdown table, one line a result."""
+    """A Markdown table with one line per result."""
     lines = ['| ' + ' | '.join(CELLS) + ' |', '| ' + ' | '.join('---' for _ in CELLS) + ' |']
     lines += ['| ' + ' | '.join(cell(result) for cell in CELLS.values()) + ' |' for result in results]
     return '\n'.join(lines)

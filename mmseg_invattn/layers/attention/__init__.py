@@ -1,5 +1,8 @@
-"""Attention blocks. A *mode* is how pixels score each other (one file in ``modes``), a *form* how a branch becomes a
-block (one file here and one line in ``FORMS``)."""
+"""Attention blocks.
+
+A *mode* is the way in which pixels score each other (one file in ``modes``). A *form* is the way in which a branch
+becomes a block (one file here and one line in ``FORMS``).
+"""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Attention of a block: a mode with its position logits, pooled keys and neighbourhood. Every form builds on it.
+"""The attention of a block: a mode with its position logits, pooled keys and neighbourhood. Every form uses it.
 
 Shape suffixes: B batch, G heads, N pixels, M keys, C channels of a token, E value size.
 """
@@ -30,15 +30,15 @@ Mix = Callable[[Tensor], Tensor]  # values (B, G, N, E) -> sum_j P_ij v_j, (B, G
 class Attention(nn.Module):
     """``sum_j P_ij v_j`` over the pixels j that pixel i attends to.
 
-    Calling the module gives the weights of the scores, as calling its mode does. Then :meth:`logits` is asked for once
-    for maps of a size, and :meth:`mixer` for every feature map.
+    Calling the module returns the weights of the scores, like calling its mode. Then :meth:`logits` is called once for
+    each size of feature maps, and :meth:`mixer` for every feature map.
 
     Args:
         options: of the block.
         channels: C of a token.
         inter_channels: size of queries and keys.
         heads: G.
-        inert_bias: keep a key bias also where the softmax does not see it, as the ordinary blocks do.
+        inert_bias: keep a key bias even if it has no effect on the softmax, as the ordinary blocks do.
     """
 
     def __init__(
@@ -61,22 +61,25 @@ class Attention(nn.Module):
         return self.mode(scaled)
 
     def whole(self, n_pixels: int | None) -> int | None:
-        """``n_pixels`` where every pixel attends to every pixel and beta is 0, else None; see ``lipschitz_factor``."""
+        """``n_pixels`` if every pixel attends to every pixel and beta is 0, else None; see ``lipschitz_factor``."""
         options = self.options
         plain = self.position is None and options.key_pooling is None and options.neighbourhood == 'full'
         return n_pixels if plain else None
 
     def logits(self, size: tuple[int, int], like: Tensor) -> Any:
-        """beta of maps of (H, W), in the dtype and on the device of ``like``; None where there is none.
+        """beta for maps of size (H, W), in the dtype and on the device of ``like``; None if there is none.
 
-        The largest of a query is 0, which no attention sees: logits of thousands would swallow the scores.
+        It is shifted so that the largest logit of a query is 0. This does not change the attention; added to logits in
+        the thousands, the scores would be lost to rounding.
         """
         with full_precision(like.device):
             return getattr(self, f'_{self.options.neighbourhood}_logits')(size, like)
 
     def keys(self, size: tuple[int, int], beta: Any) -> tuple[int, Tensor]:
-        """How many keys a query has, and ``min_i sum_j exp(beta_ij)``, shape (1,) or (G,): at equal scores, no weight
-        is larger than one over it."""
+        """The number of keys of a query, and ``min_i sum_j exp(beta_ij)``, shape (1,) or (G,).
+
+        If all scores are equal, no weight is larger than 1 divided by that sum.
+        """
         options = self.options
         if options.neighbourhood == 'criss_cross':
             count = sum(size) - 1
@@ -88,7 +91,7 @@ class Attention(nn.Module):
         return count, torch.full((1,), float(count))
 
     def largest_weight(self, scores: Any, radius_BG: Tensor, size: tuple[int, int], beta: Any) -> Tensor:
-        """Bound of every ``P_ij`` of tokens in a ball, (B, H): scores range over twice their peak there, float64."""
+        """Bound of every ``P_ij`` for tokens in a ball, where scores lie within +-peak; shape (B, H), float64."""
         _, total = self.keys(size, beta)
         span = 2 * self.mode.bounds(scores, spectral_norm_bound, radius_BG).peak
         return (span.exp() / total.to(span)).clamp(max=1)
@@ -103,10 +106,10 @@ class Attention(nn.Module):
         beta: Any,
         u: Roundoff,
     ) -> Tensor:
-        """The mode's bound of what rounding changes in the scores, (B, H, N), and what casting beta does.
+        """The mode's bound of the rounding errors of the scores, plus that of casting beta, (B, H, N).
 
-        Keys whose beta is far from 0 have little weight: it counts by the logarithm of that, as the exponentials do,
-        and by the range of the scores.
+        A key whose beta is far below 0 has little weight. So the cast of beta counts only with the logarithm of the
+        number of keys, like the exponentials, and with the range of the scores.
         """
         moved = self.mode.rounding(scores, tokens_BGNC, reach_BG, u)
         if not u.casts or self.position is None:
@@ -126,10 +129,10 @@ class Attention(nn.Module):
 
         Args:
             scores: weights of the mode, in the dtype of the tokens.
-            tokens_BGNC: what queries and keys read, pixels row by row.
+            tokens_BGNC: input of queries and keys, pixels row by row.
             size: (H, W).
-            beta: of :meth:`logits`.
-            kernel: of the mode; its row-stochastic one where None, the only one of a neighbourhood but the full.
+            beta: from :meth:`logits`.
+            kernel: a kernel of the mode; None is the row-stochastic one. Other kernels need ``neighbourhood='full'``.
         """
         build = getattr(self, f'_{self.options.neighbourhood}_mixer')
         return build(scores, tokens_BGNC, size, beta, kernel or self.mode.attend)
@@ -186,7 +189,7 @@ class Attention(nn.Module):
         self, scores: Any, tokens_BGNC: Tensor, size: tuple[int, int], beta: Tensor, kernel: Callable[..., Tensor]
     ) -> Mix:
         window, shift = self.options.windows
-        # Cut tokens, not projections: padded queries are finite whatever the mode, and are cut off again.
+        # Cut the tokens, not the projections: then padded queries are finite in every mode. They are removed again.
         cut = to_windows(tokens_BGNC, size, window, shift)
         q, k = self.mode.project(scores, cut, cut)
         beta = beta.repeat(tokens_BGNC.shape[0], 1, 1, 1)
@@ -196,5 +199,5 @@ class Attention(nn.Module):
 
 
 def _from_peak(beta: Tensor) -> Tensor:
-    """Logits less the largest one of each query."""
+    """Logits minus the largest logit of each query."""
     return beta - beta.detach().amax(-1, keepdim=True)

@@ -1,13 +1,13 @@
-"""Form ``certified``: a residual attention block with a proven contraction, so with a proven inverse.
+"""Form ``certified``: a residual attention block that is proven to be a contraction and therefore invertible.
 
     y = U (x + g(x)),    g(x)_i = a (gain W sum_j P_ij b_j) + bias,    b_i = B((x_i - m) / a)
 
-B maps tokens into the unit ball, m and a are the normalisation, W = W_O W_V is the effective output matrix, U is
-orthogonal (the identity for one head and for shared heads). With Lambda of the mode at the sharpness s,
+B maps tokens into the unit ball, m and a are the normalisation, W = W_O W_V is the effective output matrix, and U is
+orthogonal (the identity for one head and for shared heads). With the factor Lambda of the mode at the sharpness s,
 
     Lip(g) <= gain |W| Lambda(s) = c      in the norm max_i |x_i|_2, for every number of pixels,
 
-and ``gain = c / (|W| Lambda(s))`` makes that the contraction c asked for.
+where ``gain = c / (|W| Lambda(s))`` is chosen so that the bound equals the requested contraction c.
 """
 
 from functools import partial
@@ -36,17 +36,17 @@ from .token_norm import NormWeights, TokenNorm
 
 
 class CertifiedWeights(NamedTuple):
-    """Weights of the branch, before sharpness and gain, with upper bounds of their norms.
+    """Weights of the branch, before sharpness and gain are applied, with upper bounds of their norms.
 
     Attributes:
-        scores: of the mode.
-        bounds: of the scores on the unit ball.
-        sharpness: s where it is learned.
+        scores: weights of the mode.
+        bounds: bounds of the scores on the unit ball.
+        sharpness: s if it is learned, else None.
         norm: m and a.
         value: W_V of each head.
         out: W_O of each head.
-        norms: of both and of their products.
-        bias: of the output.
+        norms: norms of W_V, W_O and their products.
+        bias: bias of the output.
         rotation: U.
     """
 
@@ -62,7 +62,7 @@ class CertifiedWeights(NamedTuple):
 
 
 class SizedWeights(NamedTuple):
-    """What the branch needs on maps of one size: scores at the sharpness, beta, and W_O with gain and scale in it."""
+    """The weights for maps of one size: scores scaled to the sharpness, beta, and W_O times gain and scale."""
 
     size: tuple[int, int]
     scores: Any
@@ -79,17 +79,17 @@ class CertifiedAttention2d(ResidualLayer):
 
     Args:
         in_channels: C.
-        contraction: bound c of the branch's Lipschitz constant, in (0, 1). Nearer to 1 means a stronger branch and
-            more iterations in the inverse.
-        sharpness: s, the largest content logit: a number; ``'learned'``, one a head; or ``'log_n'``, ln(N)/2 for the
-            N pixels at hand. The gain of the branch is ``c / (s + sqrt(1 + s^2))`` for a softmax of inner products:
-            0.37, 0.21, 0.15 for s = 1, 2, 3 and c = 0.9.
-        heads: ``'grouped'`` (each head has a channel group of its own with the full gain, mixed by an orthogonal 1x1
-            convolution after the residual sum) or ``'shared'`` (all heads read the same tokens and share the gain,
+        contraction: bound c of the branch's Lipschitz constant, in (0, 1). A value closer to 1 means a stronger branch
+            and more iterations in the inverse.
+        sharpness: s, the largest content logit: a number; ``'learned'``, one per head; or ``'log_n'``, ln(N)/2 for a
+            feature map of N pixels. The gain of the branch is ``c / (s + sqrt(1 + s^2))`` for a softmax of inner
+            products: 0.37, 0.21, 0.15 for s = 1, 2, 3 and c = 0.9.
+        heads: ``'grouped'`` (each head has its own channel group with the full gain, and an orthogonal 1x1 convolution
+            mixes the groups after the residual sum) or ``'shared'`` (all heads read the same tokens and share the gain,
             which loses up to a factor sqrt(heads)).
-        precision: of the branch in the forward pass: ``'float32'``, whatever autocast and TF32 say, or ``'autocast'``:
-            it follows them, and error bounds count what that may round.
-        attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
+        precision: of the branch in the forward pass: ``'float32'``, whatever the settings of autocast and TF32, or
+            ``'autocast'``: it follows these settings, and error bounds include the additional rounding.
+        attention: the options of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
             position_size, key_pooling, neighbourhood, window_size, window_shift.
 
     Raises:
@@ -139,7 +139,7 @@ class CertifiedAttention2d(ResidualLayer):
 
     def weights(self) -> CertifiedWeights:
         with full_precision(self.out.weight.device):
-            # the sharpness sets the scale of the scores
+            # unscaled, because the sharpness sets the scale of the scores
             scores, value, out, mode = self.attention(False), self.value()[0], self.out()[0], self.attention.mode
             factors = [(out, value), mode.factors(scores)]
             effective, *product = product_norms([pair for pair in factors if pair is not None], gram_norm)
@@ -177,7 +177,7 @@ class CertifiedAttention2d(ResidualLayer):
         return transposed(g_BGNC).reshape(x.shape)
 
     def assess(self, x: Tensor, weights: SizedWeights, u: Roundoff) -> Assessment:
-        """By the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
+        """Uses the moments of the attention at x, with the values ``W_O W_V b`` in the units of the features."""
         seen = Seen(self, self.heads.tokens(x), weights, u)
         g_BGNC = self.heads.total(seen.moments.mean)
         if weights.bias is not None:
@@ -209,21 +209,24 @@ class CertifiedAttention2d(ResidualLayer):
         return float(self.heads.bound(norms, factor).max()) * (1 + 4 * eps)
 
     def _at(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
-        """Scores at the sharpness, and the gain (H,) or (1,), both for so many pixels."""
+        """Scores scaled to the sharpness, and the gain, (H,) or (1,), both for this number of pixels."""
         mode = self.attention.mode
         sharpness = self.sharpness.at(weights.sharpness, n_pixels, weights.out)
         temperature = sharpness / weights.bounds.peak.clamp(min=SMALL)
         slopes = (temperature * slope for slope in weights.bounds[1:])
         bounds = ScoreBounds(sharpness, *slopes)
         factor = mode.lipschitz_factor(bounds, self.attention.whole(n_pixels))
-        # with room for what the rounding of gain, W_O and the certificate itself adds: the bound never exceeds c
+        # a margin for the rounding of gain, W_O and the certificate itself, so that the bound never exceeds c
         room = 1 - 64 * torch.finfo(weights.out.dtype).eps
         gain = self.contraction * room / self.heads.bound(weights.norms, factor).clamp(min=SMALL)
         return mode.scaled(weights.scores, temperature), gain
 
     def _scaled(self, weights: CertifiedWeights, n_pixels: int | None) -> tuple[Any, Tensor]:
-        """Scores at the sharpness, and W_O with gain and scale in it, as the branch uses it. The certificate reads
-        these rounded numbers: ill-conditioned factors may cancel otherwise than before they were multiplied."""
+        """Scores scaled to the sharpness, and W_O times gain and scale, as the branch uses it.
+
+        The certificate is computed from these rounded numbers: with ill-conditioned factors, the product may cancel
+        differently after the scaling.
+        """
         scores, gain = self._at(weights, n_pixels)
         return scores, weights.out * (gain[:, None, None] * weights.norm.scale)
 

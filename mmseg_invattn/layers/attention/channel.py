@@ -1,14 +1,14 @@
-"""Certified channel attention: the theorem of the pixels with the channels as tokens.
+"""Certified channel attention: the theorem for pixel attention, applied with the channels as tokens.
 
     y = x + g(x),    g(x)_c = a gain w sum_d P_cd b_d sqrt(N),    P_c. = softmax_d(sign s b_c . b_d)
 
-with ``b_c = B(x_c / sqrt(N))``, the normalised channel map as a vector of R^N over its root of N. Each b_c is in the
-unit ball, the largest logit is s and the output matrix is the number w with |w| < 1, so
+with ``b_c = B(x_c / sqrt(N))``, where x_c is the normalised map of a channel as a vector in R^N. Each b_c is in the
+unit ball, the largest logit is s and the output matrix is a number w with |w| < 1, so
 
     Lip(g) <= gain |w| (s + sqrt(1 + s^2)) = c |w|     in the norm  max_c |x_c|_2 / sqrt(N)
 
-for every number of pixels and channels. Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983, whose
-channel attention takes ``softmax(max - E)``, that is ``sign = -1``: a channel looks at those that differ from it.
+for every number of pixels and channels. See Fu et al., Dual Attention Network, https://arxiv.org/abs/1809.02983. Their
+channel attention uses ``softmax(max - E)``, that is ``sign = -1``: a channel attends to channels that differ from it.
 """
 
 import math
@@ -80,8 +80,8 @@ class InvChannelAttention(ResidualLayer):
         self.precision = precision
         if sharpness == 'log_n':
             raise ValueError(
-                "sharpness='log_n' follows the number of pixels, and these tokens are channels: give a "
-                "number, such as half the logarithm of the channels, or 'learned'"
+                "sharpness='log_n' depends on the number of pixels, but the tokens of channel attention are channels: "
+                "give a number, such as half the logarithm of the number of channels, or 'learned'"
             )
         self.channels, self.contraction, self.sign = in_channels, contraction, 1.0 if similar else -1.0
         self.norm = TokenNorm(in_channels)
@@ -100,7 +100,8 @@ class InvChannelAttention(ResidualLayer):
 
     def _tokens(self, x: Tensor, weights: ChannelWeights) -> Tensor:
         """b, shape (B, 1, C, N)."""
-        # The norm makes a channel smaller than a pixel by sqrt(C): sqrt(C) brings channels as near to the ball's rim.
+        # In its norm, a channel is smaller than a pixel by a factor sqrt(C). Scaling by sqrt(C) makes channels fill the
+        # ball as much as pixels do.
         x_B1NC = weights.norm.centred(pixel_tokens(x))
         return to_ball(x_B1NC.mT, weights.norm.scale * (x_B1NC.shape[2] / self.channels) ** 0.5)
 
@@ -111,7 +112,10 @@ class InvChannelAttention(ResidualLayer):
         return (g_B1CN * back).reshape(x.shape)
 
     def assess(self, x: Tensor, weights: ChannelWeights, u: Roundoff) -> Assessment:
-        """With n pixels, S the spread of the b_d under P_c and m their mean, in the norm of the channels:
+        """The branch, its Lipschitz bound, and its rounding.
+
+        The rounding consists of the following parts, in the norm of the channels. There are n pixels; S is the spread
+        and m the mean of the b_d under P_c; w is the output number in ``gain |w|``, else the unit roundoff of casts.
 
         b         relative, r = u (4 + log_2(n) |b|^2 / 2)          L |b| r a / sqrt(C)
         scores    dt of s b_c . b_d, and exp                        gain |w| a / sqrt(C) S (dt + u (4 + log C) + w)
@@ -134,7 +138,7 @@ class InvChannelAttention(ResidualLayer):
         )
         sums = sum_rounding(self.channels, n, u.sums) * (sizes_B1C + spread_B1C)
         sums = sums + drift(b_B1CN, mean_B1CN, spread_B1C, self.channels, u.sums)
-        # the products of a score are alike where the channels are constant over the pixels
+        # the products in a score are nearly equal if the channels are constant over the pixels
         constant = drift(b_B1CN.mT, b_B1CN.mT, torch.full_like(b_B1CN[..., 0, :], torch.inf), n, u.sums).amax(
             -1, keepdim=True
         )
@@ -145,7 +149,7 @@ class InvChannelAttention(ResidualLayer):
         def rounding(reach: Tensor, lipschitz: Tensor) -> Tensor:
             beta = (radius + reach / unit).clamp(max=1)
             tokens = ball_rounding(n, beta, u.sums) * lipschitz * unit * beta
-            # within the reach every size above grows by no more than the reach, or twice it
+            # within the reach, each of the sizes above grows by at most the reach or twice the reach
             return root_of_squares(others, tokens) + 2 * u.any * max_channel_norm(g) + 64 * u.any * n**0.5 * reach
 
         bound = self.branch_bound(weights, None)
@@ -161,7 +165,10 @@ class InvChannelAttention(ResidualLayer):
         return float(bound) * (1 + 8 * torch.finfo(weights.gain.dtype).eps)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        """Not bounded in the norm inf2 for every number of pixels; :meth:`inverse_error` is in that of the channels."""
+        """``inf``: there is no bound in the norm inf2 for every number of pixels.
+
+        :meth:`inverse_error` has a bound in the norm of the channels.
+        """
         return math.inf, math.inf
 
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:

@@ -1,13 +1,13 @@
-"""Form ``conditional``: one half of the channels decides who attends to whom, the other half is mixed, linearly.
+"""Form ``conditional``: one half of the channels sets the attention weights, which mix the other half linearly.
 
     y = (x_2, x_1 + g),    g_i = sum_h W_h sum_j P_ij^h x_1j,    P = attention of b = B((x_2 - m) / a), row-stochastic
 
-Given x_2 the map of x_1 is linear, and in the norm inf2 ``|P| = 1`` for every P however sharp. So
+For fixed x_2 the map of x_1 is linear, and in the norm inf2 ``|P| = 1`` for every P, no matter how sharp. So
 
     Lip(x_1 -> g) <= max_h |W_h| = c   (grouped),     sum_h |W_h| = c   (shared)
 
-is all that invertibility needs: sharpness costs no gain here. P comes from x_2, which the output holds unchanged. The
-halves swap places, so that two blocks in a row change all channels.
+is enough for invertibility: sharpness does not reduce the gain here. P is computed from x_2, which the output contains
+unchanged. The halves are swapped, so that two successive blocks change all channels.
 """
 
 import math
@@ -53,8 +53,15 @@ from .token_norm import NormWeights, TokenNorm
 
 
 class ConditionalWeights(NamedTuple):
-    """Weights of the scores with upper bounds of them on the unit ball, s where it is learned, m and a, and W_h
-    normalised to the contraction."""
+    """Weights of the branch.
+
+    Attributes:
+        scores: weights of the mode.
+        bounds: bounds of the scores on the unit ball.
+        sharpness: s if it is learned, else None.
+        norm: m and a.
+        weight: W_h, normalised to the contraction.
+    """
 
     scores: Any
     bounds: ScoreBounds
@@ -64,7 +71,7 @@ class ConditionalWeights(NamedTuple):
 
 
 class SizedWeights(NamedTuple):
-    """What the branch needs on maps of one size: scores at the sharpness, and beta."""
+    """The weights for maps of one size: scores scaled to the sharpness, and beta."""
 
     size: tuple[int, int]
     scores: Any
@@ -74,29 +81,29 @@ class SizedWeights(NamedTuple):
 
 
 class ConditionalAttention2d(ResidualLayer):
-    """Conditional-linear attention, (B, C, H, W) -> (B, C, H, W): certified at any sharpness.
+    """Conditional-linear attention, (B, C, H, W) -> (B, C, H, W): certified for any sharpness.
 
-    Every head reads all of x_2; with grouped heads each mixes a group of x_1.
+    Every head reads all of x_2; with grouped heads each head mixes one group of x_1.
 
     Args:
         in_channels: C, even.
         contraction: bound c of the branch's Lipschitz constant in x_1, in (0, 1).
-        sharpness: s, the largest content logit, free of cost here: a number; ``'learned'``, one a head; or ``'log_n'``,
-            ln(N)/2 for the N pixels at hand.
-        heads: ``'grouped'`` (each head mixes a channel group of its own) or ``'shared'`` (all mix all channels and
+        sharpness: s, the largest content logit, which does not reduce the gain here: a number; ``'learned'``, one per
+            head; or ``'log_n'``, ln(N)/2 for a feature map of N pixels.
+        heads: ``'grouped'`` (each head mixes its own channel group) or ``'shared'`` (all heads mix all channels and
             share the contraction).
         precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``, as in
             :class:`~.certified.CertifiedAttention2d`.
-        attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
-            position_size, key_pooling, neighbourhood, window_size, window_shift. ``reduction`` is of queries and keys.
+        attention: the options of :class:`~.options.LocalAttentionOptions`: mode, reduction (of queries and keys),
+            num_heads, bias, position, position_size, key_pooling, neighbourhood, window_size, window_shift.
 
     Raises:
         TypeError: an argument that the class does not take.
         ValueError: an argument breaks its rule.
     """
 
-    # The branch is linear and as steep as its bound: a longer memory pays. On half of the channels it takes no more
-    # room.
+    # The branch is linear and its Lipschitz constant is close to the bound, so a longer memory saves iterations. With
+    # half of the channels it takes no more space than a memory of 5 for all of them.
     memory = 10
 
     def __init__(
@@ -141,15 +148,15 @@ class ConditionalAttention2d(ResidualLayer):
             )
 
     def total(self, norm_H: Tensor) -> Tensor:
-        """The norms of heads that add up, (1, 1, 1), or of each group, (H, 1, 1)."""
+        """The sum of the norms for heads whose outputs are added, (1, 1, 1), or the norm of each group, (H, 1, 1)."""
         return (norm_H if self.groups > 1 or len(norm_H) == 1 else norm_H.sum(0, keepdim=True))[:, None, None]
 
     def _temperature(self, weights: ConditionalWeights, n_pixels: int) -> Tensor:
-        """For so many pixels, (H,)."""
+        """The temperature for this number of pixels, (H,)."""
         return self.sharpness.at(weights.sharpness, n_pixels, weights.weight) / weights.bounds.peak.clamp(min=SMALL)
 
     def _scaled(self, weights: ConditionalWeights, n_pixels: int) -> Any:
-        """Scores at the sharpness."""
+        """Scores scaled to the sharpness."""
         return self.attention.mode.scaled(weights.scores, self._temperature(weights, n_pixels))
 
     def for_size(self, weights: ConditionalWeights, size: tuple[int, int]) -> SizedWeights:
@@ -162,12 +169,12 @@ class ConditionalAttention2d(ResidualLayer):
         )
 
     def _mixer(self, z: Tensor, weights: SizedWeights) -> Mix:
-        """P of the half z, shape (B, C/2, H, W)."""
+        """P, computed from the half z, shape (B, C/2, H, W)."""
         b_B1NC = weights.norm.bounded(transposed(z.flatten(2))[:, None])
         return self.attention.mixer(weights.scores, b_B1NC, weights.size, weights.beta)
 
     def _mixed(self, x1: Tensor, mix: Mix, weight: Tensor) -> Tensor:
-        """g as a map of x_1 with P given."""
+        """g as a map of x_1 for given P."""
         tokens_BGNC = self.heads.tokens(x1)
         o_BHNC = mix(tokens_BGNC.expand(-1, len(weight), -1, -1))
         return transposed(self.heads.merge(o_BHNC, weight)).reshape(x1.shape)
@@ -178,7 +185,7 @@ class ConditionalAttention2d(ResidualLayer):
         return self._mixed(x1, self._mixer(x2, weights), weights.weight)
 
     def branch_bound(self, weights: ConditionalWeights, n: int | None) -> float:
-        """``|W|`` in float64, rounded up: the bound of the branch in x_1, for every number of pixels."""
+        """``|W|`` in float64, rounded up. It bounds the branch as a function of x_1, for every number of pixels."""
         norms = self.total(spectral_norm_bound(weights.weight))
         return float(norms.max()) * (1 + 4 * torch.finfo(weights.weight.dtype).eps)
 
@@ -193,7 +200,7 @@ class ConditionalAttention2d(ResidualLayer):
         return torch.cat([x2, x1 + g], 1).to(x.dtype)
 
     def equation(self, y: Tensor, weights: SizedWeights) -> Equation:
-        """Of x_1, with P of the x_2 that passed."""
+        """The equation for x_1, with P computed from x_2, which y contains unchanged."""
         x2, y1 = y.chunk(2, 1)
         mix = self._mixer(x2, weights)
 
@@ -221,7 +228,7 @@ class ConditionalAttention2d(ResidualLayer):
         tol: float,
         solved: FixedPointResult,
     ) -> InverseInfo:
-        """The report of what y1 alone decides, x1; x2 passed as it was. An error of y moves P as well."""
+        """The report for x1, which is solved from y1; x2 is unchanged. An error of y also changes P."""
         u = self.roundoff(x.dtype)
         x1, y1 = x.double().chunk(2, 1)[0], y.chunk(2, 1)[1]
         seen = self.assess(x.double(), cast_all(sized, torch.float64), u)
@@ -239,7 +246,7 @@ class ConditionalAttention2d(ResidualLayer):
 
     @torch.no_grad()
     def inverse_error(self, x: Tensor, error: Tensor, within: Tensor | float = 0.0, weights: Any = None) -> Tensor:
-        """An error e of y moves P as well: ``|dP x_1| <= (G_1 + G_2) e / a |x_1|``, so
+        """An error e of y also changes P: ``|dP x_1| <= (G_1 + G_2) e / a |x_1|``, so
 
         |dx_1| <= (e + c (G_1 + G_2) e / a |x_1|) / (1 - c),     |dx_2| <= e
         """
@@ -248,7 +255,7 @@ class ConditionalAttention2d(ResidualLayer):
         slope = temperature * weights.bounds.query_slope + temperature * weights.bounds.key_slope
         slope = float(slope.max() / weights.norm.scale.min())
         lipschitz = self._bound(weights, None)
-        if lipschitz is None or lipschitz >= 1:  # a contraction within a rounding error of 1 certifies nothing
+        if lipschitz is None or lipschitz >= 1:  # L may be rounded up to 1 if c is very close to it
             return torch.where(error == 0, error, torch.nan)
         x1 = max_token_norm(x[:, : self.channels // 2], self.groups) + within
         moved = self.groups**0.5 * error * (1 + lipschitz * slope * x1) / (1 - lipschitz)
@@ -257,10 +264,11 @@ class ConditionalAttention2d(ResidualLayer):
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """By the series of :mod:`~mmseg_invattn.ops.conditional_log_det`.
+        """Uses the series of :mod:`~mmseg_invattn.ops.conditional_log_det`.
 
-        The sign of swapping the halves does not count. Exact traces where ``n_samples`` reaches the pixels. The map is
-        linear in what it mixes, so the fused kernels serve, in the gradient too.
+        Swapping the halves does not change the absolute value of the determinant. If ``n_samples`` is at least the
+        number of pixels, the traces are exact. The map is linear in x_1, so the fused kernels are used, also for the
+        gradient.
         """
         check_features(x, self.channels)
         weights = started_weights(self, x, weights)
@@ -270,7 +278,7 @@ class ConditionalAttention2d(ResidualLayer):
             if isinstance(n_terms, str) and n_terms == 'exact':
                 branch = self.branch_of(weights)
 
-                def padded(x: Tensor) -> Tensor:  # x -> (g, 0): the output of the block but for the swap, less x
+                def padded(x: Tensor) -> Tensor:  # x -> (g, 0): the output of the block without the swap, minus x
                     g = branch(x)
                     return torch.cat([g, torch.zeros_like(g)], 1)
 
@@ -298,7 +306,10 @@ class ConditionalAttention2d(ResidualLayer):
             return local_lipschitz(lambda x1: self._mixed(x1, mix, weights.weight), x1, self.as_tokens)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        """Neither is bounded: P moves with x_2 and mixes an x_1 of any size. See :meth:`inverse_error`."""
+        """``inf``: there are no bounds, because P depends on x_2 and mixes an x_1 of any size.
+
+        See :meth:`inverse_error`.
+        """
         return math.inf, math.inf
 
     def extra_repr(self) -> str:

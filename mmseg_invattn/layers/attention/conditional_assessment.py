@@ -1,6 +1,6 @@
-"""What is certain of a conditional branch around given features: how it rounds, and what its linearity gives.
+"""What is known about a conditional branch around given features: its rounding, and bounds that follow from linearity.
 
-Given x_2 the branch is linear in x_1, so its inverse is a series of powers, and the trace of a power is a product.
+For fixed x_2 the branch is linear in x_1. So its inverse is a series of powers, and the trace of a power is a product.
 """
 
 import math
@@ -28,15 +28,16 @@ from .linear import grouped_linear
 if TYPE_CHECKING:
     from .conditional import ConditionalAttention2d, SizedWeights
 
-POWERS = 8  # of W in the bound of the inverse
-TERMS = 64  # of a bound that are added up one by one
+POWERS = 8  # powers of W in the bound of the inverse
+TERMS = 64  # terms of a bound that are summed one by one
 
 
 def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', u: Roundoff) -> Assessment:
-    """g in x_1, at features in float64, with the weights of the forward pass; u of its sums, w of its casts.
+    """The branch as a function of x_1, at features in float64, with the weights of the forward pass.
 
-    With S the spread of the values W x_1 under P, n keys of which none has a weight above p, and R(n, D) of
-    :func:`~mmseg_invattn.ops.sum_rounding`, rounding changes g by the root of the squares of
+    u is the unit roundoff of sums and w that of casts, S is the spread of the values W x_1 under P, there are n keys
+    with weights of at most p, and R(n, D) is :func:`~mmseg_invattn.ops.sum_rounding`. The rounding error of g is the
+    root of the sum of the squares of
 
         b        relative, r = u (4 + log_2(C) |b|^2 / 2)                             dt = (G_1 + G_2) r
         scores   dt of the mode, and that of b                                       S dt e^dt
@@ -45,9 +46,9 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
         sum      over n keys of P_ij x_1j      max|W_:k| R(n, C) (|P x_1| + sqrt(p) max|x_1|)
         W        of P x_1                      max|W_:k| R(C, C) |P x_1|
 
-        cast     of W, P x_1, W P x_1, and of all P_ij where they are alike      (Q(W) + w |W|) |P x_1|
+        cast     of W, P x_1, W P x_1, and of all P_ij if they are equal         (Q(W) + w |W|) |P x_1|
 
-    and (u + w) |g| of the sum; Q of :func:`~mmseg_invattn.ops.cast_rounding`.
+    plus (u + w) |g| for the sum x_1 + g; Q is :func:`~mmseg_invattn.ops.cast_rounding`.
     """
     x1, x2 = x.chunk(2, 1)
     attention, mode = block.attention, block.attention.mode
@@ -87,11 +88,11 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
             (cast_rounding(weights.weight, norm, u.casts) + u.casts * norm)[:, None] * mixed,
         ]
     errors = root_of_squares(*errors)
-    if u.casts:  # what is lost of W, of x_1, and of their product
+    if u.casts:  # underflow in W, in x_1 and in their product
         errors = errors + u.underflow * width * (1 + largest)
     rho = block.heads.total(errors.amax(-1)).amax(1) + u.any * max_token_norm(g, block.groups)
     rate = inverse_rate(block, weights.weight)
-    # linear in x_1: what rounding makes of x_1 itself is what it makes of what x_1 is made of
+    # The branch is linear in x_1, so its rounding error grows in proportion to x_1, also within the reach.
     size = max_token_norm(x1, block.groups)
     relative = torch.where(size > 0, rho / size, 0)
     return Assessment(g, lambda reach: torch.full_like(reach, rate), lambda reach, _: rho + relative * reach)
@@ -100,8 +101,9 @@ def assess(block: 'ConditionalAttention2d', x: Tensor, weights: 'SizedWeights', 
 def series_error(
     block: 'ConditionalAttention2d', x: Tensor, sized: 'SizedWeights', lipschitz: Tensor, n_terms: int
 ) -> Tensor:
-    """``sum_(k > n) |tr W^k| tr P^k / k`` where a group has one W, since the trace of a Kronecker product is one.
+    """``sum_(k > n) |tr W^k| tr P^k / k`` if each group has one W.
 
+    This holds because the trace of a Kronecker product is the product of the traces.
     P^k is row-stochastic, so ``tr P^k = sum_i sum_j (P^(k-1))_ij P_ji <= sum_i max_j P_ji <= N p`` for k > 1, with
     p the largest weight.
     """
@@ -114,7 +116,7 @@ def series_error(
     power, norm, left_out = torch.linalg.matrix_power(weight, n_terms + 1), spectral_norm_bound(weight), 0.0
     for k in range(n_terms + 1, n_terms + 1 + TERMS):
         trace = power.diagonal(dim1=-2, dim2=-1).sum(-1).abs()
-        left_out = left_out + (trace + k * weight.shape[-1] ** 2 * 2.0**-52 * norm**k) / k  # rounding included
+        left_out = left_out + (trace + k * weight.shape[-1] ** 2 * 2.0**-52 * norm**k) / k  # plus rounding
         power = power @ weight
     rest = truncation_bound(weight.shape[-1], norm, n_terms + TERMS)
     return (n * share_BH * (left_out + rest)).sum(-1)
@@ -123,8 +125,8 @@ def series_error(
 def inverse_rate(block: 'ConditionalAttention2d', weight_HCC: Tensor) -> float:
     """L with ``|(1 + g)^-1| <= 1 / (1 - L)``, float64.
 
-    The inverse is ``sum_k (-W P)^k``, and where a group has one W for all pixels ``|(W P)^k| <= |W^k|``: with
-    ``T = sum_k |W^k|``, ``T <= sum_(k < n) |W^k| + |W^n| T``.
+    The inverse is ``sum_k (-W P)^k``. If each group has one W for all pixels, ``|(W P)^k| <= |W^k|``, and
+    ``T = sum_k |W^k|`` obeys ``T <= sum_(k < n) |W^k| + |W^n| T``.
     """
     if block.groups != len(weight_HCC):
         return float(block.total(spectral_norm_bound(weight_HCC)).max())

@@ -2,12 +2,13 @@
 
     y_1 = x_1 + A(x_2),    y_2 = x_2 + B(y_1)          inverse    x_2 = y_2 - B(y_1),    x_1 = y_1 - A(x_2)
 
-A and B attend with row-stochastic weights in every mode: a dot product that is only averaged, as in the non-local
-block, grows with the cube of its input, and rounding would swallow x_1.
+A and B use row-stochastic weights in every mode: dot products that are only averaged, as in the non-local block, grow
+with the cube of the input, and x_1 would be lost to rounding.
 
-Exactly invertible in one pass, log-determinant 0. What remains is rounding, which A and B amplify by how steep they
-are: both streams stay in float32 or higher, and the error bound follows the steepness around the features
-(:mod:`.local_bound`). RevNet (https://arxiv.org/abs/1707.04585), Reformer (https://arxiv.org/abs/2001.04451).
+The form is exactly invertible in one pass, with log-determinant 0. Only rounding remains, which A and B amplify by
+their local Lipschitz constants. So both streams stay in float32 or higher, and the error bound uses the local Lipschitz
+constants around the features (:mod:`.local_bound`). See RevNet (https://arxiv.org/abs/1707.04585) and Reformer
+(https://arxiv.org/abs/2001.04451).
 """
 
 import math
@@ -37,22 +38,22 @@ from .ordinary_branch import OrdinaryBranch, OrdinaryWeights
 
 
 class CouplingWeights(NamedTuple):
-    """Of A and of B."""
+    """Weights of A and of B."""
 
     first: OrdinaryWeights
     second: OrdinaryWeights
 
 
 class CouplingAttention2d(ExplicitInverse):
-    """Reversible attention, (B, C, H, W) -> (B, C, H, W). The output is float32 where the input has half precision.
+    """Reversible attention, (B, C, H, W) -> (B, C, H, W). The output is float32 if the input has half precision.
 
     Args:
         in_channels: C, even.
         precision: of A and B in the forward pass, ``'float32'`` or ``'autocast'``, as in
-            :class:`~.certified.CertifiedAttention2d`. The streams are float32 in both.
-        attention: those of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
+            :class:`~.certified.CertifiedAttention2d`. The streams are float32 in both cases.
+        attention: the options of :class:`~.options.LocalAttentionOptions`: mode, reduction, num_heads, bias, position,
             position_size, key_pooling, neighbourhood, window_size, window_shift. A reduction that does not divide half
-            of the channels leaves the next smaller one that does.
+            of the channels is replaced by the next smaller one that does.
 
     Raises:
         TypeError: an argument that the class does not take.
@@ -120,13 +121,15 @@ class CouplingAttention2d(ExplicitInverse):
     def accuracy(
         self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: CouplingWeights
     ) -> Accuracy:
-        """B read the very y_1 that forward made, so what it gave is what forward added, if y was not rounded when it
-        was stored. A reads an x_2 that is off by e_2 and may round otherwise there:
+        """The accuracy of an inverse.
+
+        If y was not rounded when it was stored, B reads exactly the y_1 of the forward pass, so the inverse subtracts
+        exactly what the forward pass added. A reads an x_2 with an error e_2, where its rounding may differ:
 
             e_2 <= |r_2| + u |y_2|,      e_1 <= |r_1| + u |y_1| + |A(x_2') - A(x_2)| + rounding of A at both
 
-        with ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` of an A and a B in float32, as solving has
-        them outside of autocast. Where forward may have followed it, its B rounded otherwise, too.
+        Here ``r_2 = y_2 - x_2 - B(y_1)`` and ``r_1 = y_1 - x_1 - A(x_2)`` are computed with A and B in float32, as in
+        an inverse outside autocast. If the forward pass may have followed autocast, the rounding of B may differ too.
         """
         weights, u = cast_all(weights, x.dtype), Roundoff.of(x.dtype, self.precision == 'autocast')
         (x1, x2), (y1, y2), kept = x.chunk(2, 1), y[0].chunk(2, 1), stored[0].chunk(2, 1)
@@ -158,11 +161,11 @@ class CouplingAttention2d(ExplicitInverse):
             return torch.hypot(error1, error2)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        """Neither is bounded: attention is as steep as its input is large. See :meth:`inverse_error`."""
+        """``inf``: there are no bounds, because attention is steeper for larger inputs. See :meth:`inverse_error`."""
         return math.inf, math.inf
 
     def local_lipschitz(self, x: Tensor) -> Tensor:
-        """Measured lower bound of the Lipschitz constant of ``y - x`` at x, shape (B,); nothing bounds it."""
+        """Measured lower bound of the Lipschitz constant of ``y - x`` at x, shape (B,). It has no upper bound."""
         check_features(x, self.channels)
         with torch.inference_mode(False), full_precision(x.device):
             x = differentiable_copies(x).to(self.working_dtype(x))

@@ -1,4 +1,4 @@
-"""Heads: on channel groups of their own, or all on the same tokens.
+"""Heads: each on its own channel group, or all on the same tokens.
 
 Shape suffixes: B batch, G groups of tokens, H heads, N pixels, C channels of a token, E value size.
 """
@@ -14,7 +14,8 @@ from .linear import grouped_linear, orthogonal_
 from .modes.base import Norm
 from .options import AttentionOptions
 
-SMALL = 1e-20  # norms below are taken for it: a division neither overflows nor makes 0 / 0, and the bound still holds
+# Smaller norms are replaced by this, so that a division neither overflows nor gives 0 / 0. The bound still holds.
+SMALL = 1e-20
 
 
 class HeadNorms(NamedTuple):
@@ -24,15 +25,15 @@ class HeadNorms(NamedTuple):
 
 
 class SharedHeadNorms(NamedTuple):
-    """The same where the heads share their tokens; the last has shape (1,)."""
+    """The same for heads that share their tokens."""
 
     effective: Tensor
     value: Tensor  # |W_V^h|
-    out: Tensor  # |[W_O^1 ... W_O^H]|
+    out: Tensor  # |[W_O^1 ... W_O^H]|, shape (1,)
 
 
 class GroupedHeads:
-    """Head h reads and writes channel group h. Groups are blocks of their own: each has the full gain.
+    """Head h reads and writes channel group h. The groups are independent, so each has the full gain.
 
     Args:
         channels: C of the feature map.
@@ -50,21 +51,21 @@ class GroupedHeads:
 
     @staticmethod
     def start(value_HEC: Tensor, out_HCE: Tensor) -> None:
-        """Sets both so that ``W_O W_V`` is as large in every direction as it is in any, on E of its C channels."""
+        """Sets both so that all E singular values of ``W_O W_V`` that are not 0 are equal."""
         orthogonal_(value_HEC, out_HCE)
 
     def merge(self, o_BHNE: Tensor, out_HCE: Tensor) -> Tensor:
-        """What the heads write, (B, G, N, C)."""
+        """The output of the heads, (B, G, N, C)."""
         return grouped_linear(o_BHNE, out_HCE)
 
     @staticmethod
     def total(of_heads: Tensor) -> Tensor:
-        """What the heads, one entry each of dimension 1, write together: each to its own group, or their sum."""
+        """The joint output of heads from their outputs along dimension 1: one per group, or their sum."""
         return of_heads
 
     @staticmethod
     def norms(effective: Tensor, out_HCE: Tensor, value_HEC: Tensor, norm: Norm) -> HeadNorms | SharedHeadNorms:
-        """All norms, those of ``W_O^h W_V^h`` being known."""
+        """All norms; ``effective`` holds those of ``W_O^h W_V^h``."""
         return HeadNorms(effective)
 
     @staticmethod
@@ -74,10 +75,11 @@ class GroupedHeads:
 
 
 class SharedHeads(GroupedHeads):
-    """All heads read the same tokens and their outputs add up: the branch of ordinary multi-head attention.
+    """All heads read the same tokens and their outputs are added, as in ordinary multi-head attention.
 
-    ``|W_O| sqrt(sum_h (|W_V^h| Lambda_h)^2)``: a loss of up to sqrt(H) of gain that is real. The triangle inequality
-    ``sum_h |W_O^h W_V^h| Lambda_h`` is the smaller bound where heads write to the same channels; both hold.
+    The branch is bounded by ``|W_O| sqrt(sum_h (|W_V^h| Lambda_h)^2)``. Compared with groups this loses up to a factor
+    sqrt(H) of gain, and the loss is real, not a weakness of the bound. The triangle inequality gives a second bound,
+    ``sum_h |W_O^h W_V^h| Lambda_h``, which is smaller if heads write to the same channels.
     """
 
     def __init__(self, channels: int, options: AttentionOptions):
@@ -86,7 +88,7 @@ class SharedHeads(GroupedHeads):
 
     @staticmethod
     def start(value_HEC: Tensor, out_HCE: Tensor) -> None:
-        """As for groups, and the heads write to channels of their own."""
+        """As for groups, and the heads write to orthogonal subspaces of the channels."""
         side_by_side = torch.cat(out_HCE.unbind(), 1)[None]
         orthogonal_(value_HEC, side_by_side)
         out_HCE.copy_(torch.stack(side_by_side[0].chunk(len(out_HCE), 1)))
@@ -105,7 +107,7 @@ class SharedHeads(GroupedHeads):
 
     @staticmethod
     def bound(norms: SharedHeadNorms, factor_H: Tensor) -> Tensor:
-        """Shape (1,): the heads are one branch."""
+        """Bound of the whole branch at gain 1, shape (1,)."""
         joint = norms.out * (norms.value * factor_H).square().sum(-1, keepdim=True).clamp(min=SMALL**1.5).sqrt()
         return joint.minimum((norms.effective * factor_H).sum(-1, keepdim=True))
 
@@ -114,10 +116,10 @@ HEADS = {'grouped': GroupedHeads, 'shared': SharedHeads}
 
 
 def build_heads(heads: str, channels: int, options: AttentionOptions) -> GroupedHeads:
-    """Heads of that name.
+    """Builds heads of the given kind.
 
     Raises:
-        ValueError: an unknown name, or shared heads where there is one.
+        ValueError: an unknown kind, or shared heads if there is only one head.
     """
     check_choice('heads', heads, HEADS)
     if heads == 'shared' and options.num_heads == 1:

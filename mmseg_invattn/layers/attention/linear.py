@@ -1,4 +1,4 @@
-"""Linear maps of tokens, one for each channel group, and vectors to add."""
+"""Linear maps of tokens, one for each channel group, and learned bias vectors."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from ..parameters import given_out
 
 
 def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = None) -> Tensor:
-    """``y_g = W_g x_g + b_g``, shape (B, G, N, E). One group of x serves all G groups of the weight."""
+    """``y_g = W_g x_g + b_g``, shape (B, G, N, E). If x has one group, all G groups of the weight use it."""
     y = x_BGNC @ weight_GEC.mT
     return y if bias_GE is None else y + bias_GE[:, None]
 
@@ -16,8 +16,9 @@ def grouped_linear(x_BGNC: Tensor, weight_GEC: Tensor, bias_GE: Tensor | None = 
 def orthogonal_(*weights_GEC: Tensor) -> None:
     """Sets each matrix to a random one whose singular values are all 1.
 
-    The start of what is divided by its norm: the typical singular value of a random matrix is well below the largest,
-    that of a product of two further still, and the branch would start as much too faint.
+    This is the initialisation of matrices that are divided by their norm. A typical singular value of a random matrix
+    is well below the largest, and even further below it for a product of two matrices, so that a branch with random
+    matrices would start too weak.
     """
     for weight in weights_GEC:
         for matrix in weight:
@@ -25,10 +26,10 @@ def orthogonal_(*weights_GEC: Tensor) -> None:
 
 
 class Bias(nn.Module):
-    """A learned vector that starts at 0; calling the module gives it in float32 or higher.
+    """A learned vector that starts at 0; calling the module returns it in float32 or higher.
 
     Args:
-        features: its size.
+        features: size of the vector.
     """
 
     def __init__(self, features: int):
@@ -40,15 +41,15 @@ class Bias(nn.Module):
 
 
 class GroupedLinear(nn.Module):
-    """Weights of :func:`grouped_linear`; calling the module gives (W, b) in float32 or higher.
+    """Weights of :func:`grouped_linear`; calling the module returns (W, b) in float32 or higher.
 
-    Its hooks see every use of them so.
+    The weights are only used through such calls, so module hooks see every use.
 
     Args:
         in_features: C.
         out_features: E.
         groups: G.
-        bias: whether b is there; it starts at 0.
+        bias: whether there is a bias b; it starts at 0.
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True):

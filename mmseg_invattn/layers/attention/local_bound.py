@@ -1,24 +1,25 @@
-"""How steep attention is around given features: an upper bound, not a measurement.
+"""An upper bound (not a measurement) of the Lipschitz constant of attention around given features.
 
     m_i = sum_j P_ij v_j,    v = W_V x,    P_ij = w_ij / sum_j w_ij
 
-A bound for all tokens of a ball takes the steepest scores together with the widest values. At given features both are
-known. Let the tokens move by dx, none by more than d. Then t_ij moves by ``<kappa_j, dx_i> + <alpha_ij, dx_j>`` (the
-mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and as ``sum_j P_ij (v_j - m_i) = 0``
+A bound for all tokens in a ball has to combine the steepest possible scores with the largest possible spread of values.
+At given features both are known. Let the tokens change by dx, each by at most d. Then t_ij changes by ``<kappa_j, dx_i>
++ <alpha_ij, dx_j>`` (the mode's ``score_gradients``), log w_ij by that times a number from 0 to 1, and because
+``sum_j P_ij (v_j - m_i) = 0``
 
     dm_i = sum_j P_ij W_V dx_j + sum_j P_ij dlog w_ij (v_j - m_i)
 
     |dm_i| <= (|W_V| + (K_i + A_i) S_i) d,     S_i^2 = sum_j P_ij |v_j - m_i|^2,    A_i^2 = sum_j P_ij |alpha_ij|^2
 
-by Cauchy and Schwarz. For a softmax, where that number is 1, K_i is the spread of kappa_j under P about any vector,
-since what a whole row has in common is not seen: about its mean. For other kernels the number differs from 1/2 by at
-most 1/2, and K_i is half that spread and half the one about 0. These are moments under P: one evaluation
-of the attention with v and squares for values gives them all. Where keys are pooled, squares are averaged with them,
-which makes no moment smaller.
+by the Cauchy-Schwarz inequality. For a softmax, where that number is 1, K_i is the spread of kappa_j under P around its
+mean, because a shift of all kappa_j of a row has no effect. For other kernels the number differs from 1/2 by at most
+1/2, and K_i is half of that spread plus half of the spread around 0. All these are moments under P: a single evaluation
+of the attention, with v and the squares as values, gives all of them. If keys are pooled, the squares are averaged in
+the same way, which makes no moment smaller.
 
-Within the reach rho of x no log w changes by more than ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P by no
-more than the factor e^2E, while v, kappa and alpha move by at most ``|W_V| rho``, ``g rho`` and ``g rho``, with g the
-larger slope of the mode's scores for tokens of norm 1. Hence at every point there
+Within the reach rho of x, each log w changes by at most ``E = rho (max |kappa| + max |alpha|) + g rho^2``, so P changes
+by at most a factor e^2E, while v, kappa and alpha change by at most ``|W_V| rho``, ``g rho`` and ``g rho``, where g is
+the larger slope of the mode's scores for tokens of norm 1. Hence at every point within the reach
 
     |dm_i| <= (|W_V| + e^2E (K_i + A_i + 2 g rho) (S_i + |W_V| rho)) d
 """
@@ -31,18 +32,18 @@ from torch import Tensor
 from .attention import Attention
 from .linear import grouped_linear
 
-ROUNDINGS = 64  # of a second moment, in eps
+ROUNDINGS = 64  # bound of the relative rounding error of a second moment, in eps
 
 
 class Moments(NamedTuple):
-    """Moments under P of every pixel and head, float64, of ``v = W_V x`` and ``w = W_O v``.
+    """Moments of ``v = W_V x`` and ``w = W_O v`` under P, for every pixel and head, float64.
 
     Attributes:
-        values: ``sum_j P_ij v_j``, shape (B, H, N, E).
-        mean: m, that of w, shape (B, H, N, C).
+        values: mean of v, ``sum_j P_ij v_j``, shape (B, H, N, E).
+        mean: m, mean of w, shape (B, H, N, C).
         of_values: spread of v, shape (B, H, N).
-        spread: S, that of w, likewise.
-        gradients: K + A, likewise.
+        spread: S, spread of w, shape (B, H, N).
+        gradients: K + A, shape (B, H, N).
         steepest: ``max |kappa| + max |alpha|``, shape (B, H, 1).
     """
 
@@ -69,17 +70,18 @@ def attention_moments(
     Args:
         attention: with row-stochastic weights.
         scores: weights of its mode.
-        tokens_BGNC: x; one group of them serves all heads.
+        tokens_BGNC: x; if there is one group, all heads share it.
         size: (H, W).
-        beta: of ``attention.logits``.
+        beta: from ``attention.logits``.
         value_HEC: W_V.
         out_HCE: W_O.
-        narrow: leave out the mean of kappa under P, which takes C more values: K_i is the spread about the mean of all
-            pixels then, as good where the weights of a row are not concentrated.
+        narrow: do not compute the mean of kappa under P, which needs C more values. K_i is then the spread around the
+            mean over all pixels, which is just as good if the weights of a row are not concentrated.
     """
     mode = attention.mode
     kappa, alpha, tied = mode.score_gradients(scores, tokens_BGNC)
-    # P does not see a shift of v, nor a softmax one of kappa: small numbers have small rounding errors
+    # A shift of v has no effect on its spread, nor a shift of kappa on a softmax. Shift both to their means, because
+    # smaller numbers have smaller rounding errors.
     centre_k = kappa.mean(2, keepdim=True)
     about_0, kappa = kappa, kappa - centre_k
     v = grouped_linear(tokens_BGNC, value_HEC)
@@ -116,7 +118,7 @@ def local_bound(moments: Moments, value_norm_H: Tensor, slope_BH: Tensor, reach_
         reach_BH: rho.
 
     Returns:
-        float64 tensor (B, H, N); infinite where the reach is too long for the bound to be of use.
+        float64 tensor (B, H, N); infinite where the reach is too long for a useful bound.
     """
     rho, g = reach_BH.double()[..., None], slope_BH.double()[..., None]
     value_norm = value_norm_H.double()[:, None]

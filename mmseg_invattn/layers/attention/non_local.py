@@ -1,7 +1,8 @@
 """Form ``none``: the ordinary non-local block ``y = x + W_O sum_j P_ij W_V x_j``, as mmcv's ``NonLocal2d`` computes it.
 
-The baseline: it has no inverse and no certificate. mmcv's names: theta = query, phi = key, g = value, conv_out = out,
-concat_project = join. The dot product and the concatenation are divided by the number of keys there, not by their sum.
+It is the baseline and has no inverse and no certificate. mmcv's names: theta = query, phi = key, g = value,
+conv_out = out, concat_project = join. As in mmcv, the scores of dot product and concatenation are divided by the number
+of keys, not by their sum.
 """
 
 import torch
@@ -19,8 +20,8 @@ class NonLocalAttention2d(nn.Module):
 
     Args:
         in_channels: C.
-        attention: those of :class:`~.options.AttentionOptions`: mode, reduction, num_heads, bias, position (where the
-            mode is a softmax), position_size, key_pooling.
+        attention: the options of :class:`~.options.AttentionOptions`: mode, reduction, num_heads, bias, position (only
+            if the mode is a softmax), position_size, key_pooling.
 
     Raises:
         TypeError: an argument that the class does not take.

@@ -1,4 +1,4 @@
-"""What all attention takes, whatever its form: declared, defaulted and checked once."""
+"""The options that the attention of every form takes, with their defaults and checks."""
 
 import difflib
 import inspect
@@ -20,12 +20,13 @@ class AttentionOptions:
     Attributes:
         mode: how pixels score each other: ``'gaussian'``, ``'embedded_gaussian'``, ``'dot_product'``,
             ``'concatenation'`` or ``'l2'``.
-        reduction: channels of a head over the size of its queries, keys and values.
-        num_heads: heads; the channels are a multiple of ``num_heads * reduction``.
-        bias: biases of the projections and of the output.
-        position: logits that depend on where key and query are and cost no certificate: None, ``'learned'`` (tables
-            for row and column offsets, clipped beyond ``position_size``) or ``'quadratic'`` (centre and width a head).
-        position_size: offsets with an entry of their own in the learned tables; 32 by default.
+        reduction: channels of a head divided by the size of its queries, keys and values.
+        num_heads: number of heads; the channels must be a multiple of ``num_heads * reduction``.
+        bias: whether the projections and the output have biases.
+        position: logits that depend only on the positions of key and query and do not weaken the certificate: None,
+            ``'learned'`` (tables for row and column offsets, clipped beyond ``position_size``) or ``'quadratic'`` (a
+            centre and a width per head).
+        position_size: offsets below this have their own entry in the learned tables; 32 by default.
         key_pooling: attend to means over parts of the map, in O(N M): None, a stride, or pyramid bins (1, 3, 6, 8).
     """
 
@@ -37,7 +38,7 @@ class AttentionOptions:
     position_size: int | None = None
     key_pooling: int | Sequence[int] | None = None
 
-    neighbourhood = 'full'  # no option here, so no field
+    neighbourhood = 'full'  # a class attribute: not an option of this class
     window_size = window_shift = None
 
     def __post_init__(self) -> None:
@@ -55,9 +56,9 @@ class AttentionOptions:
             if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
                 raise ValueError(
                     f'key_pooling={self.key_pooling!r} is neither a stride nor pyramid bins: give a '
-                    'positive integer such as 4, or a list of them such as (1, 3, 6, 8)'
+                    'positive integer such as 4, or a list of positive integers such as (1, 3, 6, 8)'
                 )
-            # lists come from configs; the kernels take a tuple
+            # configs give lists; the kernels need a tuple
             object.__setattr__(self, 'key_pooling', self.key_pooling if isinstance(self.key_pooling, int) else sizes)
 
     def _default(self, name: str, value: int) -> None:
@@ -75,39 +76,42 @@ class AttentionOptions:
         return MODES[self.mode]
 
     def check_channels(self, channels: int) -> None:
-        """Refuses channels that do not split into heads."""
+        """Raises ValueError if the channels cannot be split into heads."""
         check_count('in_channels', channels)
         if channels % (self.num_heads * self.reduction):
             raise ValueError(
                 f'in_channels={channels} is not a multiple of num_heads * reduction = '
-                f'{self.num_heads} * {self.reduction}: choose heads and a reduction that divide the '
-                'channels'
+                f'{self.num_heads} * {self.reduction}: choose num_heads and reduction so that their product divides '
+                'the channels'
             )
 
     def check_halves(self, channels: int) -> None:
-        """Refuses channels that do not split into halves made of whole groups."""
+        """Raises ValueError if the channels cannot be split into two halves and each half into heads."""
         self.check_channels(channels)
         if channels % (2 * self.num_heads):
             raise ValueError(
                 f'in_channels={channels} is not a multiple of 2 * num_heads = {2 * self.num_heads}: this '
-                'form splits the channels into halves and each half into heads; choose channels or heads '
-                'that divide'
+                'form splits the channels into halves and each half into heads; choose other channels or another '
+                'num_heads'
             )
 
     def fitted(self, channels: int) -> 'AttentionOptions':
-        """The same for other channels: a reduction that no longer divides them leaves 1 channel a head or more."""
+        """The same options for another number of channels.
+
+        A reduction that does not divide it is lowered to the next one that does; every head keeps at least 1 channel.
+        """
         reduction = min(self.reduction, channels // self.num_heads)
         while channels % (self.num_heads * reduction):
             reduction -= 1
         return replace(self, reduction=reduction)
 
     def check_softmax(self) -> None:
-        """Refuses positions where the form's weights are not a softmax."""
+        """Raises ValueError for position logits with a mode that is not a softmax."""
         if self.position is not None and not self.mode_class.softmax:
             raise ValueError(
-                f'position={self.position!r} adds to the logits of a softmax, and mode={self.mode!r} has '
-                "none in this form: choose mode='gaussian', 'embedded_gaussian' or 'l2', or a form "
-                'in which every mode takes it: certified, conditional or coupling'
+                f'position={self.position!r} is added to the logits of a softmax, but mode={self.mode!r} is not a '
+                "softmax in this form: choose mode='gaussian', 'embedded_gaussian' or 'l2', or one of the forms "
+                'that allow a position in every mode: certified, conditional or coupling'
             )
 
 
@@ -118,8 +122,8 @@ class LocalAttentionOptions(AttentionOptions):
     Attributes:
         neighbourhood: ``'full'``, ``'criss_cross'`` (row and column of the pixel) or ``'window'``.
         window_size: pixels along a side of a window; 8 by default.
-        window_shift: pixels by which the windows are shifted, below ``window_size``; the first of a row is cut then. 0
-            by default.
+        window_shift: pixels by which the windows are shifted, less than ``window_size``; 0 by default. With a shift the
+            first window of a row or column has only ``window_shift`` pixels.
     """
 
     neighbourhood: str = 'full'
@@ -136,8 +140,8 @@ class LocalAttentionOptions(AttentionOptions):
             size, shift = self.windows
             if not 0 <= shift < size:
                 raise ValueError(
-                    f'window_shift={shift} is outside [0, window_size={size}): '
-                    'the windows repeat beyond it; half the window is usual'
+                    f'window_shift={shift} must be at least 0 and less than window_size={size}; half of window_size is '
+                    'usual'
                 )
         else:
             for name in ('window_size', 'window_shift'):
@@ -146,8 +150,8 @@ class LocalAttentionOptions(AttentionOptions):
                 )
         if self.key_pooling is not None and self.neighbourhood != 'full':
             raise ValueError(
-                f'key_pooling={self.key_pooling!r} pools the keys of the whole map, and '
-                f'neighbourhood={self.neighbourhood!r} attends to a part of it: give one of the two'
+                f'key_pooling={self.key_pooling!r} pools the keys of the whole map, but '
+                f'neighbourhood={self.neighbourhood!r} attends only to a part of it: give one of the two'
             )
 
 
@@ -155,15 +159,15 @@ Options = TypeVar('Options', bound=AttentionOptions)
 
 
 def read_options(layer: type, kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """The options of a form.
+    """Builds the options of a form.
 
     Args:
-        layer: its class, whose other arguments its signature names.
-        kind: the options that it takes.
-        given: what was given.
+        layer: class of the form; its signature names its other arguments.
+        kind: class of the options that the form takes.
+        given: the options that were given, by name.
 
     Raises:
-        TypeError: an argument that the form does not take; names those that it takes.
+        TypeError: an argument that the form does not take. The message lists the arguments that it takes.
         ValueError: an argument breaks its rule.
     """
     options = [field.name for field in fields(kind)]

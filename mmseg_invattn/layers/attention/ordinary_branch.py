@@ -1,4 +1,4 @@
-"""The branch of unconstrained attention: ``W_O sum_j P_ij W_V x_j``, in the ordinary block and in the couplings."""
+"""The branch of unconstrained attention: ``W_O sum_j P_ij W_V x_j``, used in the ordinary block and in couplings."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from .rounding import attention_rounding
 
 
 class OrdinaryWeights(NamedTuple):
-    """Weights of the scores and of the maps around them, in float32 or higher."""
+    """Weights of the scores and of the value and output projections, in float32 or higher."""
 
     scores: Any
     value: Tensor
@@ -24,14 +24,14 @@ class OrdinaryWeights(NamedTuple):
 
 
 class OrdinaryBranch(nn.Module):
-    """``W_O sum_j P_ij W_V x_j``; heads share the tokens and their outputs add up, as in multi-head attention.
+    """``W_O sum_j P_ij W_V x_j``; heads share the tokens and their outputs are added, as in multi-head attention.
 
     Args:
         channels: C of the feature map.
         options: of the attention.
-        as_mmcv: mmcv's weights, parameters and start: means instead of row-stochastic weights in the modes without a
-            softmax, biases also where they are inert, small projections, and an output of zero so that the block is
-            the identity.
+        as_mmcv: as in mmcv: means instead of row-stochastic weights in the modes without a softmax, biases even where
+            they have no effect, and mmcv's initialisation: small projections, and an output projection of zero, so that
+            the block starts as the identity.
     """
 
     def __init__(self, channels: int, options: AttentionOptions, as_mmcv: bool):
@@ -54,7 +54,7 @@ class OrdinaryBranch(nn.Module):
         return OrdinaryWeights(self.attention(self.scaled), value, value_bias, self.out()[0], bias)
 
     def forward(self, x: Tensor, weights: OrdinaryWeights | None = None) -> Tensor:
-        # on its own the branch is computed in the precision of its parameters, as ordinary layers are
+        # without given weights the branch uses the precision of its parameters, like ordinary layers
         weights = cast_all(self.weights(), self.out.weight.dtype) if weights is None else weights
         x_B1NC, size = pixel_tokens(x), (x.shape[2], x.shape[3])
         mix = self.attention.mixer(weights.scores, x_B1NC, size, self.attention.logits(size, x), self.kernel)
@@ -76,23 +76,24 @@ class OrdinaryBranch(nn.Module):
     ) -> Tensor:
         """Bound of ``|A(x'') - A(x')|_inf2`` for ``|x'' - x'|_inf2 <= distance`` and ``|x' - x|_inf2 <= within``, (B,).
 
-        The smallest of three, with row-stochastic weights and the tokens in a ball of radius R: ``sum_h |W_O| |W_V|``
-        times the mode's Lambda there and the distance; the same with :func:`~.local_bound.local_bound`; and ``2 R
-        sum_h |W_O W_V|``, as far apart as outputs can be however steep A is.
+        It is the smallest of three bounds, for row-stochastic weights and tokens in a ball of radius R:
+        ``sum_h |W_O W_V|`` times the mode's Lambda in that ball and the distance; the bound of
+        :func:`~.local_bound.local_bound` times the distance; and ``2 R sum_h |W_O W_V|``, the largest distance of two
+        outputs, no matter how steep A is.
 
         Args:
             x: float64, shape (B, C, H, W).
             distance: shape (B,).
-            within: likewise.
-            weights: of the forward pass, in the dtype that it computes in.
-            computed: A(x) as it was evaluated in that dtype; then the bound is of it and of an evaluation near x, whose
-                rounding is bounded a priori. None: of the exact A.
-            u: what these evaluations round with.
+            within: shape (B,), or a number.
+            weights: of the forward pass, in the dtype in which it computes.
+            computed: A(x) as evaluated in that dtype. If given, the bound is between this and a computed A near x,
+                whose rounding is bounded a priori. None bounds the difference of exact values of A.
+            u: the rounding errors of these evaluations.
         """
         tokens_B1NC, size, mode = pixel_tokens(x), (x.shape[2], x.shape[3]), self.attention.mode
         reach = (distance + within)[:, None]
         radius = (max_token_norm(x)[:, None] + reach).clamp(min=torch.finfo(x.dtype).tiny)
-        # beta as the forward pass makes it, then the exact map with these very numbers
+        # beta as the forward pass computes it; then the exact map with exactly these numbers
         beta = cast_all(self.attention.logits(size, weights.out), torch.float64)
         weights = cast_all(weights, torch.float64)
         bounds = mode.bounds(weights.scores, spectral_norm_bound, radius)
@@ -120,7 +121,7 @@ class OrdinaryBranch(nn.Module):
         weights: OrdinaryWeights,
         u: Roundoff,
     ) -> Tensor:
-        """Bound of what rounding changes in A, (B,)."""
+        """Bound of the rounding error of A, (B,)."""
         heads = attention_rounding(
             self.attention, weights.scores, weights.value, weights.out, tokens_B1NC, moments, reach, size, beta, u
         )

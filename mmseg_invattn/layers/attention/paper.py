@@ -1,18 +1,18 @@
-"""Form ``paper``: the block as its authors publish it, kept for parity. It is not certified, and often not invertible.
+"""Form ``paper``: the block as published by its authors, kept for parity. It has no certificate and often no inverse.
 
-Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003. With f of the mode, and the sum of the normaliser
-over the index of the values, so that keys do what queries do elsewhere:
+Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003. f depends on the mode. The normaliser is a sum over
+the index of the values, so keys have the role that queries have elsewhere:
 
     y_j = x_j + Gamma( sum_i e_ij V x_i ),    e_ij = f(q_i, k_j) / (1.5 sum_i f(q_i, k_j))
 
     gaussian           exp(x_i . x_j)             dot_product     ELU(q_i . k_j)
     embedded_gaussian  exp(q_i . k_j)             concatenation   ELU(w . [q_i ; k_j])
 
-Q, K, V, w and Gamma have soft spectral normalisation by power iteration (coefficient 0.9; V of dot_product 0.5), Gamma
-is a 1x1 convolution or tanh of a number that starts at 0. These constants do not bound the block's Lipschitz constant:
-the derivative of the weights is missing from that argument, and the sum of ELU can vanish. Mode l2 is not in the paper:
-it is built by the same recipe with exp(-|q_i - k_j|^2). The exponentials are taken in a softmax, which does not
-overflow.
+Q, K, V, w and Gamma have soft spectral normalisation by power iteration (coefficient 0.9; V of dot_product 0.5). Gamma
+is a 1x1 convolution or the tanh of a number that starts at 0. These constants do not bound the Lipschitz constant of
+the block: the argument for them omits the derivative of the attention weights, and the sum of ELU can be 0. Mode l2 is
+not in the paper; it is built in the same way with exp(-|q_i - k_j|^2). The exponentials are computed by a softmax,
+which does not overflow.
 """
 
 from typing import Any, NamedTuple
@@ -33,8 +33,16 @@ FACTOR = 1.5
 
 
 class PaperWeights(NamedTuple):
-    """Weights as normalised by the u and v of now, queries and keys exchanged; Gamma or tanh of the number, and beta
-    where a size is given."""
+    """Weights of the branch.
+
+    Attributes:
+        scores: weights of the mode, normalised with the present u and v, with queries and keys exchanged.
+        value: weight of the value projection, normalised in the same way.
+        value_bias: bias of the value projection.
+        gamma: weight of Gamma, normalised in the same way, or tanh of the number.
+        gamma_bias: bias of Gamma.
+        beta: position logits, for a given size.
+    """
 
     scores: Any
     value: Tensor
@@ -47,15 +55,16 @@ class PaperWeights(NamedTuple):
 class PaperAttention2d(ResidualLayer):
     """Invertible attention as published, (B, C, H, W) -> (B, C, H, W); several heads are concatenated before Gamma.
 
-    In training mode every forward pass takes five power iterations first. ``inverse`` takes none: it inverts the last
-    forward pass. Its ``info.error_bound`` is NaN, and it raises or says so where the iteration does not converge.
+    In training mode every forward pass runs five power iterations first. ``inverse`` runs none: it inverts the last
+    forward pass. Its ``info.error_bound`` is NaN. If the iteration does not converge, it raises an error or reports
+    that in ``info.converged``.
 
     Args:
         in_channels: C.
         gamma: ``'conv'``, or ``'scalar'`` for the tanh of a number that starts at 0.
         precision: of the branch in the forward pass, ``'float32'`` or ``'autocast'``.
-        attention: those of :class:`~.options.AttentionOptions`: mode, reduction (of queries and keys; the paper has
-            4), num_heads, bias, position (where the mode is a softmax), position_size, key_pooling.
+        attention: the options of :class:`~.options.AttentionOptions`: mode, reduction (of queries and keys; 4 in the
+            paper), num_heads, bias, position (only if the mode is a softmax), position_size, key_pooling.
 
     Raises:
         TypeError: an argument that the class does not take.

@@ -1,4 +1,4 @@
-"""Weights of the authors' blocks (https://github.com/Schwartz-Zha/InvertibleAttention) for form ``paper``.
+"""Converts weights of the authors' blocks (https://github.com/Schwartz-Zha/InvertibleAttention) to form ``paper``.
 
 | theirs                                    | ours, in ``PaperAttention2d.state_dict()``                            |
 | ----------------------------------------- | -------------------------------------------------------------------- |
@@ -9,9 +9,9 @@
 | ``.weight_orig`` (E, C, 1, 1)             | ``.weight`` (1, E, C)                                                |
 | ``.weight_u`` (E,), ``.weight_v`` (C,)    | ``.u`` (1, E), ``.v`` (1, C)                                         |
 | ``.bias`` (E,)                            | ``.bias`` (1, E)                                                     |
-| ``.weight_sigma``                         | dropped: a log of the last sigma                                     |
+| ``.weight_sigma``                         | dropped: it only records the last sigma                              |
 
-Their blocks have one head and ``reduction=4``; those without ``convGamma`` are ``gamma='scalar'``.
+Their blocks have one head and ``reduction=4``; blocks without ``convGamma`` correspond to ``gamma='scalar'``.
 """
 
 from torch import Tensor
@@ -33,7 +33,7 @@ def convert_paper_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state: names as saved; a prefix such as ``res_branch.`` or ``module.`` is dropped.
 
     Raises:
-        ValueError: a name is none of theirs.
+        ValueError: a name does not occur in their blocks.
     """
     converted = {}
     for name, tensor in state.items():

@@ -1,6 +1,8 @@
-"""Position logits ``beta_ij``: functions of where key and query are, not of what is there, so free in the certificate.
+"""Position logits ``beta_ij``: they depend on the positions of key and query, not on the features.
 
-Shape suffixes: G heads, N queries, M keys, S entries of a table; the last 2 of coordinates are (row, column).
+Therefore they do not change the certificate.
+
+Shape suffixes: G heads, N queries, M keys, S entries of a table, 2 the coordinates (row, column).
 """
 
 import torch
@@ -13,12 +15,13 @@ from ...ops.attention import look_up
 class LearnedPosition(nn.Module):
     """``beta_ij = r[dy] + c[dx]``, a table for rows and one for columns, each with a number for every offset and head.
 
-    For any feature size: offsets beyond the table take its last entry (they are clipped), and keys between pixels, as
-    pooling makes them, interpolate linearly between two entries. Tables start at 0; an entry of -inf masks its offset.
+    It works for any feature size: offsets beyond the table are clipped and use its last entry, and keys between pixels,
+    which pooling produces, interpolate linearly between two entries. Tables start at 0; an entry of -inf masks its
+    offset.
 
     Args:
         heads: G.
-        size: offsets from ``-(size - 1)`` to ``size - 1`` have an entry of their own.
+        size: offsets from ``-(size - 1)`` to ``size - 1`` have their own entry.
     """
 
     def __init__(self, heads: int, size: int):
@@ -34,14 +37,15 @@ class LearnedPosition(nn.Module):
 
 
 class QuadraticPosition(nn.Module):
-    """``beta_ij = -alpha |p_j - p_i - centre|^2``: each head looks at a spot of its own, offset by ``centre``.
+    """``beta_ij = -alpha |p_j - p_i - centre|^2``: each head attends to the place at offset ``centre`` from the pixel.
 
-    Cordonnier et al., https://arxiv.org/abs/1911.03584. The square is taken of the difference: the expanded form
-    cancels at large offsets. For any feature size; the width is ``1 / sqrt(2 alpha)`` pixels.
+    Cordonnier et al., https://arxiv.org/abs/1911.03584. The difference is computed first and then squared, because the
+    expanded form would lose digits at large offsets. It works for any feature size; the width is ``1 / sqrt(2 alpha)``
+    pixels.
 
     Args:
         heads: G; centres start on a spiral around the pixel, alpha at 1/32 (a width of 4 pixels).
-        size: of no meaning here.
+        size: not used.
     """
 
     def __init__(self, heads: int, size: int | None = None):

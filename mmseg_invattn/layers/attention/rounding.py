@@ -1,25 +1,25 @@
-"""How attention rounds around given features, a priori.
+"""A priori bound of the rounding error of attention around given features.
 
-Of ``W_O sum_j P_ij W_V b_j``, with u the unit roundoff of sums and w that of casts (0 where there are none), S and S_V
-the spreads of the values ``W_O W_V b_j`` and ``W_V b_j`` under P, n keys of which none has a weight above p, R(n, D) of
-:func:`~mmseg_invattn.ops.sum_rounding` and Q(W) of :func:`~mmseg_invattn.ops.cast_rounding`: for every head and pixel,
-in the norm of a token,
+It is the error of ``W_O sum_j P_ij W_V b_j`` for every head and pixel, in the norm of a token. u is the unit roundoff
+of sums and w that of casts (0 without casts), S and S_V are the spreads of the values ``W_O W_V b_j`` and ``W_V b_j``
+under P, there are n keys with weights of at most p, R(n, D) is :func:`~mmseg_invattn.ops.sum_rounding` and Q(W) is
+:func:`~mmseg_invattn.ops.cast_rounding`. The parts of the error are:
 
-    v        W_V b; errors of different pixels are independent, so sqrt(p) of them is left, times 2
+    v        W_V b; errors of different pixels are independent, so the mean reduces them to sqrt(p), times 2
                                                              w_O R(C, E) max|W_V:k| max|b| min(1, 2 sqrt(p))
-    cast     of W_V alike for all pixels, so that no mean makes it smaller                    w_O Q(W_V) max|b|
-    scores   dt of the mode; what all keys have in common does not count, the rest moves P    S dt e^dt
-    exp      u (4 + |t - max t|), and the cast of P_ij, for each key, independent of the others'
+    cast     of W_V, the same error for all pixels, so that the mean does not reduce it       w_O Q(W_V) max|b|
+    scores   dt of the mode; an error that all keys share has no effect, the rest changes P   S dt e^dt
+    exp      u (4 + |t - max t|), and the cast of P_ij; independent between keys
                                                              S (u (4 + log n) + w) min(1, 2 sqrt(p))
-    sum      over n keys of P_ij v_j; a part of it is off from its share of the whole by half of S_V at most
+    sum      over n keys of P_ij v_j; a partial sum differs from its share of the whole by at most half of S_V
                                                          w_O R(n, E) (|P v| + min(S_V / 2, sqrt(p) max|v|))
     W_O      of P v                                                                      R(E, C) w_O |P v|
-    cast     of W_O, P v and the result, and of all P_ij where they are alike           (Q(W_O) + w |W_O|) |P v|
+    cast     of W_O, P v and the result, and of all P_ij if they are equal              (Q(W_O) + w |W_O|) |P v|
 
-and where values are alike, as on a constant map, ``w_O n u / 2 |P v|`` (:func:`~mmseg_invattn.ops.drift`),
-with ``w_O = max_k |W_O:k|``, since errors of different channels of v are independent as well. The squares of all lines
-are added up (:mod:`~mmseg_invattn.ops.rounding`). Under P the mean of ``max t - t`` is at most the entropy of P, so
-log n.
+If the values are nearly equal, as on a constant map, ``w_O n u / 2 |P v|`` is added (:func:`~mmseg_invattn.ops.drift`).
+Here ``w_O = max_k |W_O:k|``, because errors of different channels of v are independent as well. The result is the root
+of the sum of the squares of all lines (:mod:`~mmseg_invattn.ops.rounding`). The log n is there because the mean of
+``max t - t`` under P is at most the entropy of P.
 """
 
 import math
@@ -46,7 +46,7 @@ def attention_rounding(
     beta: Any,
     u: Roundoff,
 ) -> Tensor:
-    """Bound of the rounding of each head, the largest of a pixel, (B, H), float64.
+    """Bound of the rounding of each head, the largest over the pixels, (B, H), float64.
 
     Args:
         attention: with row-stochastic weights.
@@ -54,11 +54,11 @@ def attention_rounding(
         value_HEC: W_V.
         out_HCE: W_O.
         tokens_BGNC: b, float64.
-        moments: of the values ``W_O W_V b`` there.
-        reach_BG: how far others may be from them.
+        moments: of the values ``W_O W_V b`` at these tokens.
+        reach_BG: the bound holds for all tokens within this distance of the given ones.
         size: (H, W).
-        beta: of ``attention.logits``.
-        u: what the forward pass rounds with.
+        beta: from ``attention.logits``.
+        u: the rounding errors of the forward pass.
     """
     value, out, effective = map(spectral_norm_bound, (value_HEC, out_HCE, out_HCE @ value_HEC))
     column = torch.linalg.vector_norm(out_HCE, dim=-2).amax(-1)

@@ -1,4 +1,4 @@
-"""How much of a feature map the ball of the scores saturates."""
+"""The share of a feature map that is saturated by the map into the ball."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from ..residual import ResidualLayer
 
 
 def saturated_share(layer: ResidualLayer, x: Tensor, bounded: Callable[[Tensor, Any], Tensor]) -> Tensor:
-    """Share of the tokens whose bounded copy has a norm above 0.9, twice the radius or more before it, shape (B,).
+    """Share of the tokens whose norm in the ball exceeds 0.9, shape (B,).
 
-    Such tokens differ in direction for the branch and hardly in size. Many of them: the normalisation no longer fits
-    the features.
+    Their norm before the map into the ball is at least twice its radius. The branch sees the direction of such tokens,
+    but hardly their size. A large share means that the normalisation does not fit the features any more.
 
     Args:
-        layer: whose weights are used.
+        layer: the layer whose weights are used.
         x: features, (B, C, H, W).
         bounded: (x, weights) -> tokens in the ball, (B, G, N, C).
     """

@@ -1,4 +1,4 @@
-"""The sharpness s of each head: the largest content logit, which sets the temperature and, with it, the gain."""
+"""The sharpness s of each head: the largest content logit. It determines the temperature and the gain."""
 
 import math
 
@@ -15,8 +15,9 @@ class Sharpness(nn.Module):
     """``s``, shape (G,).
 
     Args:
-        value: a number; ``'learned'``: ``s = softplus(raw)``, one a head, from 2 on; ``'log_n'``: ``s = ln(N) / 2`` for
-            N pixels, with which one of them can hold half of the weight at every N, at a gain of about ``c / ln N``.
+        value: a number; ``'learned'``: ``s = softplus(raw)``, one per head, starting at 2; or ``'log_n'``:
+            ``s = ln(N) / 2`` for N pixels, with which a single pixel can have half of the weight for every N, at a gain
+            of about ``c / ln N``.
         heads: G.
     """
 
@@ -27,15 +28,15 @@ class Sharpness(nn.Module):
         self.raw = nn.Parameter(torch.full((heads,), math.log(math.expm1(START)))) if value == 'learned' else None
 
     def forward(self) -> Tensor | None:
-        """s where it is learned, else None."""
+        """s if it is learned, else None."""
         return None if self.raw is None else F.softplus(at_least_float32(self.raw))
 
     def at(self, learned_G: Tensor | None, n_pixels: int | None, like: Tensor) -> Tensor:
-        """s for so many pixels, in the dtype and on the device of ``like``.
+        """s for a number of pixels, in the dtype and on the device of ``like``.
 
         Args:
-            learned_G: what calling the module gave.
-            n_pixels: N; it counts for ``'log_n'`` alone.
+            learned_G: the result of calling the module.
+            n_pixels: N; only used for ``'log_n'``.
         """
         if learned_G is not None:
             return learned_G.to(like.dtype)

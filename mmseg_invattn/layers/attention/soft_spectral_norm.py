@@ -1,8 +1,8 @@
-"""Soft spectral normalisation by power iteration, of form ``paper`` alone.
+"""Soft spectral normalisation by power iteration, used only in form ``paper``.
 
     W / max(1, sigma / coefficient),     sigma = u^T W v
 
-u and v come from power iterations, so sigma is a lower bound of the spectral norm: it never carries a certificate.
+u and v come from power iterations, so sigma is a lower bound of the spectral norm; no certificate can be based on it.
 """
 
 import torch
@@ -16,11 +16,11 @@ ITERATIONS = 5  # before every forward pass in training mode
 
 
 class SoftSpectralLinear(GroupedLinear):
-    """Grouped weights that are given out normalised; u (G, E) and v (G, C) are saved with the state.
+    """Grouped linear weights; calling the module returns them normalised. u (G, E) and v (G, C) are saved as buffers.
 
     Args:
-        linear: whose weights these are.
-        coefficient: norms up to it are left alone.
+        linear: the layer whose weights are normalised.
+        coefficient: weights with a norm of at most this are not changed.
     """
 
     u: Tensor
@@ -32,8 +32,8 @@ class SoftSpectralLinear(GroupedLinear):
         groups, rows, columns = linear.weight.shape
         self.register_buffer('u', F.normalize(torch.randn(groups, rows), dim=1))
         self.register_buffer('v', F.normalize(torch.randn(groups, columns), dim=1))
-        # The paper's code starts from random u and v, with which a block used before its first training step is not
-        # normalised at all.
+        # The paper's code starts from random u and v. With these, a block used before its first training step would not
+        # be normalised at all.
         self.iterate(3 * ITERATIONS)
 
     @torch.no_grad()
@@ -48,14 +48,14 @@ class SoftSpectralLinear(GroupedLinear):
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         weight, bias = super().forward()
-        # Copies: a later iteration changes u and v in place, before this pass may have had its backward.
+        # Copies, because a later iteration changes u and v in place, possibly before the backward pass of this call.
         u, v = self.u.clone().to(weight.dtype), self.v.clone().to(weight.dtype)
         sigma = torch.einsum('ge,gec,gc->g', u, weight, v)
         return weight / (sigma / self.coefficient).clamp(min=1)[:, None, None], bias
 
 
 def iterate_all(module: nn.Module) -> None:
-    """Five power iterations of every normalised weight under ``module``."""
+    """Runs five power iterations for every normalised weight in ``module``."""
     for linear in module.modules():
         if isinstance(linear, SoftSpectralLinear):
             linear.iterate()

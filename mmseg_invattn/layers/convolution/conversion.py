@@ -1,15 +1,17 @@
 """Convolution as attention, and back (Cordonnier et al., theorem 1, https://arxiv.org/abs/1911.03584).
 
-A k x k convolution is ``out_i = b + sum_h W_h x_(i + d_h)`` over its k^2 taps h at the offsets d_h. A head with the
-quadratic encoding of centre d_h and width alpha puts on the offset ``d_h + u`` the weight
+A k x k convolution is ``out_i = b + sum_h W_h x_(i + d_h)`` over its k^2 taps h at the offsets d_h. A head with a
+quadratic encoding of centre d_h and width alpha gives the offset ``d_h + u`` the weight
 
     e^(-alpha |u|^2) / theta(alpha)^2,      theta(alpha) = sum over integers n of e^(-alpha n^2)
 
-so it is the shift by d_h but for ``e(alpha) = 1 - theta(alpha)^-2 = 4 e^-alpha + ...``, and away from the border
+So it equals the shift by d_h up to a weight ``e(alpha) = 1 - theta(alpha)^-2 = 4 e^-alpha + ...``, and away from the
+border
 
     |attention(x) - conv(x)|_inf2  <=  2 e(alpha) sum_h |W_h|_2 |x|_inf2
 
-Shape suffixes: G heads or taps, O output channels, C input channels of a group, I groups; the last 2 is (row, column).
+Shape suffixes: G heads or taps, O output channels, C input channels of a group, I groups, 2 the coordinates (row,
+column).
 """
 
 import math
@@ -23,19 +25,19 @@ from .mixing import PositionMixing
 
 
 def shift_error(width: float) -> float:
-    """``e(width)``, the weight that a quadratic head puts beside its centre, for a width in 1 / pixel^2."""
-    # theta - 1, without losing it in the 1: e = 1 - (1 + t)^-2
+    """``e(width)``, the weight that a quadratic head gives to other offsets than its centre; width in 1 / pixel^2."""
+    # t = theta - 1, computed directly because 1 + t would lose digits; e = 1 - (1 + t)^-2
     t = 2 * sum(math.exp(-width * n * n) for n in range(1, 2 + math.ceil((40 / width) ** 0.5)))
     return -math.expm1(-2 * math.log1p(t))
 
 
 def width_for(dtype: torch.dtype) -> float:
-    """The width at which a head is a shift in this dtype: ``4 e^-alpha`` is its rounding."""
+    """The width with which a head is a shift in this dtype, because ``4 e^-alpha`` equals its rounding."""
     return math.log(4 / torch.finfo(dtype).eps)
 
 
 def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """(centres of the heads (G, 2), their matrices (O, G, C), zero padding) of a convolution.
+    """The heads that express a convolution: centres (G, 2), matrices (O, G, C), zero padding.
 
     Raises:
         ValueError: an even kernel, unequal strides, or a padding that attention cannot express.
@@ -48,8 +50,8 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
     padding = half if conv.padding == 'same' else (0, 0) if conv.padding == 'valid' else tuple(conv.padding)
     if padding != half or conv.padding_mode not in ('zeros', 'replicate'):
         raise ValueError(
-            f'padding={conv.padding} in mode {conv.padding_mode!r} cannot be expressed: attention keeps '
-            f"the size of the map, so it takes padding={half} in mode 'zeros' or 'replicate'"
+            f'padding={conv.padding} in mode {conv.padding_mode!r} cannot be expressed by attention, which keeps '
+            f"the size of the map: use padding={half} in mode 'zeros' or 'replicate'"
         )
     axes = [torch.arange(-reach, reach + 1, max(step, 1)) for reach, step in zip(half, conv.dilation, strict=True)]
     centre_G2 = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 2)
@@ -59,7 +61,7 @@ def heads_from_conv(conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, int]]:
 
 @torch.no_grad()
 def place_heads(mixing: PositionMixing, centre_G2: Tensor, width: float) -> None:
-    """Puts the heads of a quadratic encoding at these centres, all of them with this width in 1 / pixel^2."""
+    """Sets the centres of the heads of a quadratic encoding, and their common width in 1 / pixel^2."""
     encoding = mixing.encoding
     assert isinstance(encoding, QuadraticEncoding)
     encoding.centre.copy_(centre_G2)
@@ -67,9 +69,9 @@ def place_heads(mixing: PositionMixing, centre_G2: Tensor, width: float) -> None
 
 
 def offset_weights(mixing: PositionMixing) -> Tensor:
-    """What each head puts on every offset, as the centre of a map sees it: (G, 2 reach + 1, 2 reach + 1).
+    """The weight of every offset for each head, at the centre of a map: (G, 2 reach + 1, 2 reach + 1).
 
-    The reach is that of the encoding: what a map beyond it would add is nothing or unknown.
+    The reach is that of the encoding; offsets beyond it are ignored.
     """
     like, reach = mixing.encoding.like, mixing.encoding.reach
     axis = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
@@ -81,10 +83,10 @@ def offset_weights(mixing: PositionMixing) -> Tensor:
 def conv_from_heads(
     mixing: PositionMixing, weight_OGC: Tensor, bias: Tensor | None, groups: int
 ) -> tuple[nn.Conv2d, float]:
-    """The convolution with the taps ``sum_h P_h(d) W_h`` of least size that holds every head's likeliest offset.
+    """The smallest convolution that includes the offset with the largest weight of every head.
 
-    Among the convolutions with these taps it is the nearest, tap by tap. The error bound is ``sum_h |W_h|_2`` times the
-    weight that head h puts elsewhere.
+    Its taps are ``sum_h P_h(d) W_h``, the best choice for each tap. The error bound is the sum over h of ``|W_h|_2``
+    times the weight of head h outside the taps.
     """
     p_GSS = offset_weights(mixing)
     side, reach = p_GSS.shape[-1], mixing.encoding.reach
@@ -112,9 +114,9 @@ def conv_from_heads(
     conv.weight.copy_(torch.einsum('ogc,ghw->ochw', weight_OGC, taps_GHW))
     if bias is not None and conv.bias is not None:
         conv.bias.copy_(bias)
-    # the largest of the groups, whose outputs are side by side, is exceeded by at most the root of their squares
+    # the outputs of the groups are side by side, so the root of the sum of their squares is a bound
     norm_IG = spectral_norm_bound(weight_OGC.unflatten(0, (groups, -1)).transpose(1, 2))
     elsewhere_G = 1 - taps_GHW.double().flatten(1).sum(1)
-    # every rounded weight of P may be off by eps of itself
+    # every weight of P may have a relative rounding error of eps
     elsewhere_G = elsewhere_G.clamp(min=0) + 4 * torch.finfo(p_GSS.dtype).eps
     return conv, float((norm_IG * elsewhere_G).sum(1).square().sum().sqrt())

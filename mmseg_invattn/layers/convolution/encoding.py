@@ -1,9 +1,9 @@
-"""Relative position encodings (Cordonnier et al., https://arxiv.org/abs/1911.03584): logits of an offset for each head.
+"""Relative position encodings (Cordonnier et al., https://arxiv.org/abs/1911.03584): logits of offsets for each head.
 
-An encoding gives logits for any queries and keys, ``encoding(query_N2, key_M2) -> (G, N, M)``. A separable one is a
-sum over the two axes, ``encoding(rows, rows, axis=0) + encoding(columns, columns, axis=1)``.
+An encoding gives logits for any queries and keys, ``encoding(query_N2, key_M2) -> (G, N, M)``. A separable encoding is
+a sum over the two axes, ``encoding(rows, rows, axis=0) + encoding(columns, columns, axis=1)``.
 
-Shape suffixes: G heads, N queries, M keys, S entries of a table, D embedding size; the last 2 is (row, column).
+Shape suffixes: G heads, N queries, M keys, S entries of a table, D embedding size, 2 the coordinates (row, column).
 """
 
 import torch
@@ -16,18 +16,19 @@ COVARIANCES = {'isotropic': (1,), 'axis': (2,), 'full': (2, 2)}
 
 
 class QuadraticEncoding(nn.Module):
-    """``-1/2 |A_h (delta - centre_h)|^2``: head h looks at the spot ``centre_h`` away, ``A_h^-1`` wide.
+    """``-1/2 |A_h (delta - centre_h)|^2``: head h attends to an area at the offset ``centre_h``, of width ``A_h^-1``.
 
     ``A^T A`` is the inverse covariance of the weights, in 1 / pixel^2: a number (``'isotropic'``), one for each axis
     (``'axis'``) or a matrix (``'full'``, not separable). The width alpha of the paper, ``-alpha |delta - centre|^2``,
-    is ``A^2 / 2``. The square is taken of the difference: the paper's expanded form cancels at large offsets.
+    is ``A^2 / 2``. The difference is computed first and then squared: the expanded form of the paper loses digits at
+    large offsets.
 
     Args:
         heads: G. Centres start at N(0, 2^2), A near 1, as published.
         covariance: ``'isotropic'``, ``'axis'`` or ``'full'``.
     """
 
-    reach = 64  # offsets that a head is followed to where it is looked at by itself: a map of 129 x 129 pixels
+    reach = 64  # largest offset for which a head is evaluated without a map; that covers 129 x 129 pixels
 
     def __init__(self, heads: int, covariance: str):
         super().__init__()
@@ -39,7 +40,7 @@ class QuadraticEncoding(nn.Module):
 
     @property
     def like(self) -> Tensor:
-        """A tensor in whose dtype and on whose device places are given."""
+        """A tensor with the dtype and the device of the coordinates."""
         return self.centre
 
     def precision(self) -> Tensor:
@@ -49,11 +50,11 @@ class QuadraticEncoding(nn.Module):
         return self.root.mT @ self.root
 
     def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
-        """Logits (G, N, M) of places (N, 2) and (M, 2), or the share of one axis of coordinates (N,) and (M,) along it.
+        """Logits (G, N, M), or the part of a separable encoding that belongs to one axis.
 
         Args:
-            query: the places.
-            key: likewise.
+            query: coordinates of the queries, (N, 2), or (N,) along one axis.
+            key: coordinates of the keys, (M, 2), or (M,) along one axis.
             axis: 0 for rows, 1 for columns, of a separable encoding; None for both.
         """
         if axis is not None:
@@ -68,11 +69,11 @@ class QuadraticEncoding(nn.Module):
 class Learned2dEncoding(nn.Module):
     """``u_h . r[d_row] + w_h . c[d_column]``: an embedding for every row and column offset, read by each head.
 
-    For any feature size: offsets beyond the table take its last entry.
+    It works for any feature size: offsets beyond the table use its last entry.
 
     Args:
         heads: G.
-        size: offsets from ``-(size - 1)`` to ``size - 1`` have an entry of their own.
+        size: offsets from ``-(size - 1)`` to ``size - 1`` have their own entry.
         channels: D of the embeddings; 400 as published.
     """
 
@@ -86,11 +87,11 @@ class Learned2dEncoding(nn.Module):
 
     @property
     def like(self) -> Tensor:
-        """As of :class:`QuadraticEncoding`."""
+        """As for :class:`QuadraticEncoding`."""
         return self.embedding
 
     def forward(self, query: Tensor, key: Tensor, axis: int | None = None) -> Tensor:
-        """As of :class:`QuadraticEncoding`."""
+        """As for :class:`QuadraticEncoding`."""
         if axis is None:
             return self.forward(query[:, 0], key[:, 0], 0) + self.forward(query[:, 1], key[:, 1], 1)
         table_GS = self.reader[axis] @ self.embedding[axis].mT
@@ -107,7 +108,7 @@ def build_encoding(
     position_size: int | None = None,
     position_channels: int | None = None,
 ) -> Encoding:
-    """The encoding of that name, ``'quadratic'`` by default; what it does not take is refused.
+    """Builds the encoding of the given name, ``'quadratic'`` by default.
 
     Args:
         heads: G.

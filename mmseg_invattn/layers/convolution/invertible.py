@@ -1,4 +1,4 @@
-"""Invertible position-only attention: where a convolution is attention, and its inverse is certain.
+"""Invertible position-only attention, with a certificate. It includes convolutions as a special case.
 
     y_i = x_i + b + sum_h W_h sum_j P_ij^h x_j,      P^h from the positions alone
 
@@ -6,8 +6,8 @@ Rows of P are non-negative and sum to at most 1, so ``|P x|_inf2 <= |x|_inf2`` f
 
     Lip(g) <= sum_h |W_h|_2 = c < 1
 
-is all that invertibility asks: centres, widths and tables are free. The map is linear but for b, and with
-``|W_h|_2`` below c in sum the weights stay as they are.
+is sufficient for invertibility, with any centres, widths and tables. The map is linear except for b. If the sum of the
+``|W_h|_2`` is below c, the weights are not rescaled.
 
 Shape suffixes: B batch, G heads, C channels, H and W rows and columns, N pixels, E value size.
 """
@@ -42,7 +42,7 @@ from .mixing import PositionMixing
 
 
 class BranchWeights(NamedTuple):
-    """W_h at the contraction and b, in float32 or higher; P where a size is given."""
+    """W_h scaled to the contraction and b, in float32 or higher; P for a given size."""
 
     weight: Tensor
     bias: Tensor
@@ -55,15 +55,18 @@ class InvRelativeAttention2d(ResidualLayer):
     Args:
         in_channels: C.
         num_heads: G.
-        padding: zeros around the map that are attended to, (rows, columns).
+        padding: rows and columns of zeros around the map that are attended to as well, (rows, columns).
         contraction: c, in (0, 1).
-        encoding: those of :func:`.encoding.build_encoding`: encoding, covariance, position_size, position_channels.
+        encoding: as for :func:`.encoding.build_encoding`.
+        covariance: as for :func:`.encoding.build_encoding`.
+        position_size: as for :func:`.encoding.build_encoding`.
+        position_channels: as for :func:`.encoding.build_encoding`.
 
     Raises:
         ValueError: an argument breaks its rule.
     """
 
-    memory = 10  # the branch is linear: a longer memory of the acceleration pays
+    memory = 10  # the branch is linear, so a longer memory of the acceleration saves iterations
 
     def __init__(
         self,
@@ -103,12 +106,15 @@ class InvRelativeAttention2d(ResidualLayer):
         return linear + weights.bias[:, None, None]
 
     def branch_bound(self, weights: BranchWeights, n: int | None) -> float:
-        """``sum_h |W_h|_2`` in float64, rounded up, the rounding of P's rows included: for every number of pixels."""
+        """``sum_h |W_h|_2`` in float64, rounded up, including the rounding of P; for every number of pixels."""
         weight = weights.weight
         return float(spectral_norm_bound(weight).sum()) * (1 + 16 * torch.finfo(torch.float32).eps)
 
     def assess(self, x: Tensor, weights: BranchWeights, u: Roundoff) -> Assessment:
-        """Sums over the pixels, a row and a column after each other where P is separable, then over ``C G`` products:
+        """The branch, its bound and its rounding.
+
+        The rounding comes from sums over the pixels (over rows and then columns if P is separable) and then over
+        ``C G`` products:
 
         u sum_h |W_h| sqrt(n) |x| + u sqrt(C G) max|W_:k| sqrt(G) |x| + u (|g| + |bias|)
         """
@@ -131,10 +137,10 @@ class InvRelativeAttention2d(ResidualLayer):
     def forward_and_log_abs_det(
         self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1, weights: BranchWeights | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``log|det J|`` is the same number for every image of a size.
+        """``log|det J|`` is the same number for all images of one size.
 
-        The series of :func:`~mmseg_invattn.ops.conditional_log_det.joint_log_det`, whose memory does not depend on the
-        number of terms. The map is linear, so the gradient of x is 0.
+        It uses the series of :func:`~mmseg_invattn.ops.conditional_log_det.joint_log_det`, whose memory does not depend
+        on the number of terms. The map is linear, so the gradient of ``log|det J|`` in x is 0.
         """
         check_features(x, self.channels)
         if isinstance(n_terms, str) and n_terms == 'exact':
@@ -165,21 +171,24 @@ class InvRelativeAttention2d(ResidualLayer):
         whole: bool = False,
         rescale: bool = False,
     ) -> 'InvRelativeAttention2d':
-        """The block whose branch is a convolution, or that is one.
+        """Builds the block from a convolution, which becomes its branch or the whole block.
 
         Args:
-            conv: see :meth:`.RelativeSelfAttention2d.from_conv2d`, also for ``width``; as many channels out as in.
+            conv: see :meth:`.RelativeSelfAttention2d.from_conv2d`; it needs as many output as input channels.
+            width: see :meth:`.RelativeSelfAttention2d.from_conv2d`.
             contraction: c.
-            whole: ``y = conv(x)``: the branch is the convolution less the identity. Else ``y = x + conv(x)``.
-            rescale: multiply the branch by what it takes where its norm exceeds c, instead of refusing it.
+            whole: True: ``y = conv(x)``, so the branch is the convolution minus the identity. False:
+                ``y = x + conv(x)``.
+            rescale: scale the branch down if its norm exceeds c, instead of raising an error.
 
         Raises:
-            ValueError: a convolution that attention cannot express, or whose taps have ``sum_h |W_h|_2`` above c.
+            ValueError: a convolution that attention cannot express, or, without ``rescale``, whose taps have
+                ``sum_h |W_h|_2`` above c.
         """
         if conv.in_channels != conv.out_channels or conv.stride != (1, 1):
             raise ValueError(
                 f'the convolution maps {conv.in_channels} to {conv.out_channels} channels with stride '
-                f'{conv.stride}; an invertible block keeps both: it takes as many channels out as in, '
+                f'{conv.stride}; an invertible block keeps channels and size: use as many output as input channels, '
                 'and stride 1'
             )
         centre_G2, weight_OGC, padding = heads_from_conv(conv)
@@ -191,8 +200,8 @@ class InvRelativeAttention2d(ResidualLayer):
         total = float(spectral_norm_bound(weight_GCC).sum())
         if total > contraction and not rescale:
             raise ValueError(
-                f'the norms of the taps add up to {total:.4g}, above contraction={contraction}: the '
-                'block would not be certain to have an inverse. Multiply the weights by '
+                f'the norms of the taps add up to {total:.4g}, above contraction={contraction}, so an inverse '
+                'would not be guaranteed. Multiply the weights by '
                 f'{contraction / total:.3g} or less, raise contraction (below 1), or pass rescale=True'
             )
         block = cls(conv.in_channels, len(weight_GCC), padding=padding, contraction=contraction).to(weight_GCC)

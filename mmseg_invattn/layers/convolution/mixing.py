@@ -1,13 +1,14 @@
-"""Position-only attention: the linear map ``x -> P_h x`` of every head, by the cheapest evaluation that is exact.
+"""Position-only attention: the linear map ``x -> P_h x`` of every head, by the cheapest exact evaluation.
 
-A separable encoding takes the product of a row and a column softmax, windows included (a window is the product of a row
-mask and a column mask). Another takes its N x N map, one for the whole batch, or in windows one of the window's size.
+For a separable encoding P is the product of a row softmax and a column softmax, also with windows (a window is the
+product of a row mask and a column mask). Other encodings need the N x N map, one for the whole batch, or with windows a
+map of the window's size.
 
-Zero padding adds keys around the map whose values are 0: its rows of P sum to less than 1 near the border. Without it
-the weights of what lies outside go to the nearest pixels inside.
+Zero padding adds keys around the map whose values are 0, so that the rows of P over the pixels of the map sum to less
+than 1 near the border. Without padding this weight goes to pixels inside the map.
 
-Shape suffixes: B batch, G heads, C channels, H and W rows and columns, I and J those of the outputs, N = I J, M = H W,
-K windows, P pixels of a window; the last 2 is (row, column).
+Shape suffixes: B batch, G heads, C channels, H and W rows and columns, I and J rows and columns of the outputs,
+N = I J, M = H W, K windows, P pixels of a window, 2 the coordinates (row, column).
 """
 
 import torch
@@ -19,13 +20,13 @@ from .encoding import Encoding
 
 
 class PositionMixing(nn.Module):
-    """P of an encoding. Weights are of the dtype of the encoding, at least float32.
+    """P of an encoding. Weights have the dtype of the encoding, at least float32.
 
     Args:
         encoding: see :mod:`.encoding`.
         padding: rows and columns of zeros on either side that are attended to as well.
-        stride: outputs are those of every stride-th row and column.
-        window: attend within windows of that many pixels a side; None: everywhere.
+        stride: the output has every stride-th row and column.
+        window: attend within windows with sides of this many pixels; None: everywhere.
         window_shift: pixels by which the windows are shifted.
     """
 
@@ -42,13 +43,13 @@ class PositionMixing(nn.Module):
         self.padding, self.stride, self.window, self.window_shift = padding, stride, window, window_shift
 
     def weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What :meth:`forward` needs for maps of (H, W): ``(row_GIH, column_GJW)``, ``(P_GNM, )`` or ``(P_KGPP, )``."""
+        """Weights of :meth:`forward` for maps of (H, W): ``(row_GIH, column_GJW)``, ``(P_GNM, )`` or ``(P_KGPP, )``."""
         if self.encoding.separable:
             return self._axis_weights(0, size[0]), self._axis_weights(1, size[1])
         return (self.probabilities(size) if self.window is None else self._window_weights(size, self.window),)
 
     def forward(self, x_BGCHW: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        """``P_h x``, shape (B, G, C, I, J); one group of x serves all heads."""
+        """``P_h x``, shape (B, G, C, I, J); if x has one group, all heads use it."""
         size = (x_BGCHW.shape[3], x_BGCHW.shape[4])
         weights = tuple(weight.to(x_BGCHW.dtype) for weight in weights)
         if self.encoding.separable:
@@ -70,7 +71,7 @@ class PositionMixing(nn.Module):
         return out.unflatten(3, (-1, -(-size[1] // self.stride)))
 
     def probabilities(self, size: tuple[int, int], queries: Tensor | None = None) -> Tensor:
-        """P from its definition, (G, N, M); of the given outputs only, numbered row by row, where that is asked."""
+        """P from its definition, (G, N, M); only for the output pixels ``queries``, numbered row by row, if given."""
         query_N2, key_M2 = self._grid(size)
         query_N2 = query_N2 if queries is None else query_N2[queries]
         logits_GNM = self.encoding(query_N2, key_M2)
@@ -102,7 +103,7 @@ class PositionMixing(nn.Module):
         return logits.softmax(-1)[..., pad : pad + length]
 
     def _window_weights(self, size: tuple[int, int], window: int) -> Tensor:
-        """(K, G, P, P). Padding that fills up the windows at the border is not attended to; without any, K is 1."""
+        """(K, G, P, P). Padding that completes windows at the border gets no attention; without padding K is 1."""
         like = at_least_float32(self.encoding.like)
         grid_P2 = pixel_grid((window, window), like)
         logits_KGPP = self.encoding(grid_P2, grid_P2)[None]
@@ -112,7 +113,7 @@ class PositionMixing(nn.Module):
 
 
 def mix_dense(p_GNM: Tensor, v_BGCM: Tensor) -> Tensor:
-    """``P_h v``, shape (B, G, C, N); one group of v serves all heads, and neither is copied for the other."""
+    """``P_h v``, shape (B, G, C, N); if v has one group, all heads use it. Nothing is copied for broadcasting."""
     if v_BGCM.shape[1] == 1:
         return torch.einsum('gnm,bcm->bgcn', p_GNM, v_BGCM[:, 0])
     return torch.einsum('gnm,bgcm->bgcn', p_GNM, v_BGCM)

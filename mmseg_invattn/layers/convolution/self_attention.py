@@ -3,10 +3,10 @@ https://arxiv.org/abs/1911.03584).
 
     out_i = b + sum_h W_h sum_j P_ij^h v_j^h,      P_i.^h = softmax_j( q_i^h . k_j^h / sqrt(d) + logit_h(p_j - p_i) )
 
-with v = x, or ``v^h = V_h x``. Without content the first term is absent, P is the same for every image, and the layer
-is linear: see :mod:`.mixing` for its evaluation.
+with v = x, or ``v^h = V_h x``. Without content there is no first term in the softmax, P is the same for every image,
+and the layer is linear; see :mod:`.mixing` for its evaluation.
 
-Shape suffixes: B batch, G heads, C channels, E value size, N pixels of the output, M those attended to.
+Shape suffixes: B batch, G heads, C channels, E value size, N pixels of the output, M attended pixels.
 """
 
 import torch
@@ -26,30 +26,30 @@ CONTENT = ('none', 'only', 'both')
 class RelativeSelfAttention2d(nn.Module):
     """(B, C, H, W) -> (B, out_channels, H / stride, W / stride), rounded up; for any feature size.
 
-    Position-only attention with a separable encoding costs ``O(N (H + W) C)`` a head. With a full covariance it holds
-    one N x N map for the batch; with content torch's kernel takes the logits of the positions as its bias. Windows keep
-    both small.
+    Position-only attention with a separable encoding costs ``O(N (H + W) C)`` per head. With a full covariance it needs
+    one N x N map for the batch; with content, torch's kernel gets the N x N logits of the positions as its mask.
+    Windows make both maps small.
 
     Args:
         in_channels: C.
-        out_channels: C by default.
+        out_channels: output channels; C by default.
         num_heads: G.
         encoding: ``'quadratic'`` (the default) or ``'learned_2d'``, unless ``content='only'``.
         covariance: of the quadratic encoding: ``'isotropic'`` (the default), ``'axis'`` or ``'full'``.
         content: ``'none'`` (position only), ``'only'`` or ``'both'``.
-        key_channels: d of queries and keys of a head where there is content; C by default, as published.
+        key_channels: d, size of queries and keys of a head with content; C by default, as published.
         head_channels: E; None: the values of every head are x itself, and W_h has full rank, as published.
-        position_size: offsets of ``'learned_2d'`` with an entry of their own, in each direction; 16 by default.
-        position_channels: size of its embeddings; 400 by default, as published.
-        window: attend within windows of that many pixels a side; None: everywhere.
+        position_size: offsets below this have their own entry in ``'learned_2d'``; 16 by default.
+        position_channels: size of the embeddings of ``'learned_2d'``; 400 by default, as published.
+        window: attend within windows with sides of this many pixels; None: everywhere.
         window_shift: pixels by which the windows are shifted.
-        padding: zeros around the map that are attended to and cut off afterwards, as in a zero-padded convolution: a
-            number or (rows, columns). Without it the weights that would go outside stay inside: where heads are shifts
-            that is replicate padding.
-        stride: the output has the pixels 0, stride, 2 stride, ... of that of stride 1.
+        padding: width of a border of zeros that is attended to and then removed, as in a zero-padded convolution: a
+            number or (rows, columns). Without padding, weight that would go outside stays inside; for heads that are
+            shifts this is replicate padding.
+        stride: the output has the pixels 0, stride, 2 stride, ... of the output with stride 1.
         groups: of the output map, as in a convolution.
-        bias: of the output, and of the queries.
-        dropout: of the weights P in training, which takes the N x M map.
+        bias: whether the output and the queries have a bias.
+        dropout: probability with which weights P are dropped in training; it needs the N x M map.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -110,7 +110,7 @@ class RelativeSelfAttention2d(nn.Module):
         if content != 'only':
             positions = build_encoding(num_heads, encoding, covariance, position_size, position_channels)
             self.mixing = PositionMixing(positions, self.padding, stride, window, window_shift)
-        if content != 'none':  # the softmax does not see a bias of the keys
+        if content != 'none':  # no bias for the keys, because it has no effect on the softmax
             self.query = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=bias)
             self.key = nn.Conv2d(in_channels, num_heads * key_channels, 1, bias=False)
         if head_channels is not None:
@@ -134,22 +134,22 @@ class RelativeSelfAttention2d(nn.Module):
         if in_channels % groups or out_channels % groups or (groups > 1 and head_channels is not None):
             raise ValueError(
                 f'groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}, '
-                f'and takes the values as they are (head_channels=None, got {head_channels})'
+                f'and groups above 1 need head_channels=None (got {head_channels})'
             )
         if len(padding) != 2 or not all(isinstance(p, int) and p >= 0 for p in padding):
             raise ValueError(f'padding={padding} is neither a number of pixels nor (rows, columns) of them')
         if window is not None and any(padding):
             raise ValueError(
-                f'padding={padding} belongs to attention over the whole map, and window={window} '
-                'cuts it into parts: give one of the two'
+                f'padding={padding} belongs to attention over the whole map, but window={window} '
+                'restricts it to parts: give one of the two'
             )
         if not 0 <= window_shift < (window or 1):
             raise ValueError(
-                f'window_shift={window_shift} is outside [0, window={window}): the windows repeat beyond '
-                'it; half the window is usual'
+                f'window_shift={window_shift} must be at least 0 and less than window={window}, and 0 without a '
+                'window; half of the window is usual'
             )
         if not 0 <= dropout < 1:
-            raise ValueError(f'dropout={dropout} is outside [0, 1)')
+            raise ValueError(f'dropout={dropout} must be at least 0 and less than 1')
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.in_channels)
@@ -162,16 +162,16 @@ class RelativeSelfAttention2d(nn.Module):
             mixed_BGEN = self.mixing(self._values(x), positions).flatten(3)
         else:
             mixed_BGEN = self._content_attention(x)
-        # the channels of a group stand together, those of its first head first
+        # group the channels as F.conv2d expects them: by group, then by head
         mixed = mixed_BGEN.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(1, 3)
         mixed = mixed.unflatten(2, (-1, -(-x.shape[3] // self.stride)))
         return F.conv2d(mixed, self.weight.flatten(1)[..., None, None], self.bias, groups=self.groups)
 
     def attention_probabilities(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
-        """P, the dense reference: (B, G, N, M), where B is 1 without content, in float32 or higher.
+        """P, the dense reference: (B, G, N, M) in float32 or higher; B is 1 without content.
 
-        N are the pixels of the output, row by row, or those of them that ``queries`` lists; M those of x. With padding
-        the rows sum to less than 1 near the border.
+        N are the pixels of the output, row by row, or only those listed in ``queries``; M are the pixels of x. With
+        padding the rows sum to less than 1 near the border.
         """
         size = (x.shape[2], x.shape[3])
         if self.query is None and self.mixing is not None:
@@ -197,7 +197,7 @@ class RelativeSelfAttention2d(nn.Module):
         return x[:, None] if self.value is None else self.value(x).unflatten(1, (self.num_heads, -1))
 
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, G, N, d) each, of features (B, C, H, W); queries carry the scale."""
+        """Queries and keys of features (B, C, H, W), (B, G, N, d) each; the queries include the scale of the scores."""
         assert self.query is not None and self.key is not None, self.content
         q, k = (layer(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT for layer in (self.query, self.key))
         return q * q.shape[-1] ** -0.5, k
@@ -232,17 +232,18 @@ class RelativeSelfAttention2d(nn.Module):
         Args:
             conv: odd kernel, any dilation, stride, groups and bias; ``'zeros'`` padding of half the kernel, or
                 ``'replicate'`` padding.
-            width: alpha of the paper, in 1 / pixel^2: a head puts ``shift_error(width)`` of its weight beside its tap.
-                By default so large that this is below the rounding of the dtype (17 in float32, 37 in float64); the
-                gradients of centres and widths vanish with it, so training from a convolution starts at 2 to 4.
+            width: alpha of the paper, in 1 / pixel^2. A head gives ``shift_error(width)`` of its weight to offsets
+                other than its tap. By default the width is so large that this is no more than the rounding of the dtype
+                (17 in float32, 37 in float64). The gradients of centres and widths are then practically 0; to train
+                from a convolution, use 2 to 4.
 
         Raises:
-            ValueError: a convolution that it cannot express.
+            ValueError: a convolution that the layer cannot express.
         """
         centre_G2, weight_OGC, padding = heads_from_conv(conv)
         width = width_for(weight_OGC.dtype) if width is None else width
         if not width > 0:
-            raise ValueError(f"width={width} is not a positive number of 1 / pixel^2: 46 is the paper's")
+            raise ValueError(f'width={width} must be positive, in 1 / pixel^2; the paper uses 46')
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -262,7 +263,7 @@ class RelativeSelfAttention2d(nn.Module):
 
     @torch.no_grad()
     def to_conv2d(self) -> tuple[nn.Conv2d, float]:
-        """The nearest convolution with a tap at the nearest pixel of every head's centre.
+        """The nearest convolution among those with a tap at the offset to which each head gives most weight.
 
         Returns:
             The convolution, and a bound of ``|layer(x) - conv(x)|_inf2 / |x|_inf2`` away from the border of a map.
@@ -273,8 +274,8 @@ class RelativeSelfAttention2d(nn.Module):
         if self.mixing is None or self.content != 'none' or self.window is not None or self.value is not None:
             raise ValueError(
                 f'a layer with content={self.content!r}, window={self.window} and head_channels='
-                f'{None if self.value is None else self.weight.shape[2]} is not near one convolution: '
-                "this takes content='none', window=None and head_channels=None"
+                f'{None if self.value is None else self.weight.shape[2]} cannot be converted to a convolution: '
+                "this needs content='none', window=None and head_channels=None"
             )
         return conv_from_heads(self.mixing, self.weight, self.bias, self.groups)
 

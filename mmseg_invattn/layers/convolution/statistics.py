@@ -1,6 +1,6 @@
-"""Where a head looks, how widely, and how near it is to the tap of a convolution.
+"""Centre and spread of the attention of a head, and how close it is to the tap of a convolution.
 
-Shape suffixes: B images, G heads, N queries, M keys, D offsets; the last 2 is (row, column).
+Shape suffixes: B images, G heads, N queries, M keys, D offsets, 2 the coordinates (row, column).
 """
 
 from typing import NamedTuple
@@ -14,11 +14,11 @@ class HeadStatistics(NamedTuple):
 
     Attributes:
         centre: (G, 2), mean offset in pixels.
-        spread: (G,), root mean square distance from a query's own mean, in pixels.
-        entropy: (G,), in nats; log of the number of pixels where all weigh the same.
-        tap: (G, 2), the one offset with the most weight.
-        tap_weight: (G,), mean weight at it over the queries for which it lies on the map. 1: the head is the shift by
-            ``tap``, and so the tap of a convolution; a head that looks everywhere has 1 / M.
+        spread: (G,), root mean square distance from the mean offset of the same query, in pixels.
+        entropy: (G,), in nats; it is the log of the number of pixels if all weights are equal.
+        tap: (G, 2), the offset with the most weight.
+        tap_weight: (G,), mean weight of that offset over the queries for which it lies on the map. It is 1 if the head
+            is the shift by ``tap``, and so the tap of a convolution, and 1 / M if all weights are equal.
     """
 
     centre: Tensor
@@ -34,8 +34,8 @@ def head_statistics(p_BGNM: Tensor, query_N2: Tensor, key_M2: Tensor) -> HeadSta
 
     Args:
         p_BGNM: rows that sum to 1.
-        query_N2: places of the queries, in pixels of the keys; whole numbers.
-        key_M2: places of the keys.
+        query_N2: coordinates of the queries, in pixels of the keys; whole numbers.
+        key_M2: coordinates of the keys.
     """
     p_BGNM = p_BGNM.double()
     offset_NM2 = (key_M2 - query_N2[:, None]).double()
@@ -47,7 +47,7 @@ def head_statistics(p_BGNM: Tensor, query_N2: Tensor, key_M2: Tensor) -> HeadSta
     mean_GNM = p_BGNM.mean(0)
     total_GD = mean_GNM.new_zeros(len(mean_GNM), len(offsets_D2)).index_add_(1, which_NM.flatten(), mean_GNM.flatten(1))
     count_D = torch.bincount(which_NM.flatten(), minlength=len(offsets_D2))
-    # an offset that few queries have on the map is not the tap of all
+    # an offset that lies on the map for only few queries cannot be the tap
     share_GD = (total_GD / count_D).masked_fill(2 * count_D < count_D.max(), -1)
     tap_weight_G, tap_G = share_GD.max(1)
     return HeadStatistics(

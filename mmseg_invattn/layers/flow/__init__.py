@@ -1,5 +1,7 @@
-"""Building blocks of reversible networks and flows: normalisation, 1x1 convolutions, squeeze, split, couplings, and the
-residual convolution."""
+"""Building blocks of reversible networks and flows.
+
+Normalisation, 1x1 convolutions, squeeze, split, couplings, and the residual convolution.
+"""
 
 from .actnorm import ActNorm2d
 from .conv_residual import InvConvResidual

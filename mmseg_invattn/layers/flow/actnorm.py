@@ -22,7 +22,8 @@ class Affine(NamedTuple):
 class ActNorm2d(ExplicitInverse, DataDependentStart):
     """``y = (x - m) / a`` with m and a learned for every channel, ``a = exp(log_scale)``.
 
-    The first training batch of all processes sets them so that y has mean 0 and variance 1; nothing after it does.
+    They are initialised from the first training batch of all processes, so that y has mean 0 and variance 1. Later
+    batches do not change them.
 
     Args:
         channels: C.
@@ -51,14 +52,14 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
         return y / weights.inverse_scale + weights.centre
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Affine) -> Accuracy:
-        """Number by number: a difference and a product, ``|dx| <= a (|r| + 2 u |y|)``, and what underflows."""
+        """For each number: a difference and a product, ``|dx| <= a (|r| + 2 u |y|)``, plus underflow."""
         centre, inverse_scale = weights.centre.double(), weights.inverse_scale.double()
         exact = (x.double() - centre) * inverse_scale
         residual = (y[0].double() - exact).abs()
         rounding = (
             2 * unit_roundoff(x.dtype) * exact.abs() + torch.finfo(x.dtype).tiny * (1 + inverse_scale) + stored[0]
         )
-        # float64 evaluates itself no better
+        # for float64 features, the evaluation in float64 has the same rounding
         rounding = rounding * (1 + torch.finfo(torch.float64).eps / torch.finfo(x.dtype).eps)
         bound = (residual + rounding) / inverse_scale
         return Accuracy(*(max_token_norm(each) for each in (residual, rounding, bound)))
@@ -76,7 +77,7 @@ class ActNorm2d(ExplicitInverse, DataDependentStart):
         total = sum_of_processes(torch.full((), x.shape[0] * x[0, 0].numel(), dtype=x.dtype, device=x.device))
         centre = (sum_of_processes(x.sum((0, 2, 3))) / total)[:, None, None]
         variance = sum_of_processes((x - centre).square().sum((0, 2, 3))) / total
-        # A channel that is constant has no scale of its own; nor has one whose spread is the rounding of its mean.
+        # A constant channel has no scale, and neither has one whose spread is only the rounding of its mean: use 1.
         floor = (centre.flatten() * eps * 8).square()
         return dict(centre=centre, log_scale=torch.where(variance > floor, variance, 1).log()[:, None, None] / 2)
 

@@ -1,20 +1,22 @@
-"""Invertible residual block of convolutions (Behrmann et al., https://arxiv.org/abs/1811.00995), with a certificate
-that holds for every size of the feature map.
+"""Invertible residual block of convolutions, with a certificate that holds for every size of the feature map.
 
     y = x + g(x),    g = conv_n o phi o ... o phi o conv_1,    |phi'| <= 1
 
-A convolution adds, at every pixel, ``W_tap h`` over its taps, each at one pixel (or at none, in the padding). For any
-positive numbers f_tap it is ``[W_tap / sqrt(f_tap)]``, the taps side by side, times the ``sqrt(f_tap) h`` one below the
-other, so by Cauchy and Schwarz its operator norm in ``|H|_inf2 = max_i |h_i|_2`` is at most
+See Behrmann et al., https://arxiv.org/abs/1811.00995. At every pixel a convolution is the sum of ``W_tap h`` over its
+taps, where h is the feature at one pixel (or 0 in the padding). For any positive numbers f_tap this is the matrix
+``[W_tap / sqrt(f_tap)]``, with the taps side by side, times the vectors ``sqrt(f_tap) h``, stacked. So by the
+Cauchy-Schwarz inequality its operator norm in ``|H|_inf2 = max_i |h_i|_2`` is at most
 
     |[W_tap / sqrt(f_tap)]|_2 sqrt(sum over the taps of f_tap),        f_tap = |W_tap|_F
 
-whatever height and width; a bound in the norm l2 by power iteration or Fourier would be one of the training crop's.
-With ``f_tap = |W_tap|_2`` this is never above the sum of those norms over the taps, and for taps that differ in
-direction well below it; Frobenius norms keep most of that, and leave one matrix of which to find the spectral norm.
+for every height and width; a bound in the l2 norm from power iteration or Fourier transforms would hold only for the
+size of the training crop. With ``f_tap = |W_tap|_2`` this would never exceed the sum of those norms over the taps, and
+would be well below it for taps that differ in direction. Frobenius norms are almost as good, and then only one spectral
+norm has to be computed, that of the whole matrix.
 
-phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906.02735), whose second derivative, which
-the gradient of the log-determinant needs, does not vanish where its slope is largest; or the i-ResNet's ELU.
+phi is LipSwish, ``h sigmoid(h) / 1.1`` (Chen et al., https://arxiv.org/abs/1906.02735), or ELU as in the i-ResNet. The
+gradient of the log-determinant needs the second derivative of phi; that of LipSwish does not vanish where its slope is
+close to 1.
 """
 
 import math
@@ -57,11 +59,11 @@ def conv_norm(weight_OIHW: Tensor, matrix_norm: Callable[[Tensor], Tensor] | Non
 
     Args:
         weight_OIHW: shape (..., O, I, H, W).
-        matrix_norm: upper bound of the spectral norm; gram_norm where None, which has a gradient.
+        matrix_norm: function that bounds the spectral norm from above; by default gram_norm, which has a gradient.
     """
     info = torch.finfo(weight_OIHW.dtype)
     f_HW = torch.linalg.vector_norm(weight_OIHW, dim=(-4, -3), keepdim=True).clamp(min=info.tiny)
-    # dividing rounds every number of the matrix, summing every f
+    # the division rounds every number of the matrix, and the sum rounds every f
     rows, taps = weight_OIHW.shape[-4], weight_OIHW.shape[-2:].numel()
     rounding = info.eps * (4 * min(rows, weight_OIHW.shape[-3] * taps) ** 0.5 + 2 * taps + 8)
     norm = (matrix_norm or gram_norm)((weight_OIHW / f_HW.sqrt()).flatten(-3))
@@ -69,16 +71,16 @@ def conv_norm(weight_OIHW: Tensor, matrix_norm: Callable[[Tensor], Tensor] | Non
 
 
 def _division(weight: Tensor) -> float:
-    """What dividing W by a number changes in its norm, relative.
+    """Bound of the relative change of the norm of W from rounding when W is divided by a number.
 
-    Each number was rounded twice: ``|E|_2 <= |E|_F <= 2 eps |W|_F <= 2 eps sqrt(rank) |W|_2``.
+    Each number is rounded twice: ``|E|_2 <= |E|_F <= 2 eps |W|_F <= 2 eps sqrt(rank) |W|_2``.
     """
     rank = min(weight.shape[0], weight[0].numel())
     return torch.finfo(weight.dtype).eps * (2 * rank**0.5 + 4)
 
 
 class ConvWeights(nn.Conv2d):
-    """The weight and bias of a convolution that others evaluate: calling the module gives (W, b)."""
+    """Weight and bias of a convolution. Calling the module returns (W, b) and does not evaluate the convolution."""
 
     bias: nn.Parameter
 
@@ -87,7 +89,7 @@ class ConvWeights(nn.Conv2d):
 
 
 class BranchWeights(NamedTuple):
-    """Weights as the branch uses them, and upper bounds of the norms of the convolutions as they are stored."""
+    """Weights as the branch uses them, and upper bounds of the norms of the stored convolutions."""
 
     convs: tuple[tuple[Tensor, Tensor], ...]
     norms: tuple[Tensor, ...]
@@ -96,8 +98,8 @@ class BranchWeights(NamedTuple):
 class InvConvResidual(ResidualLayer):
     """Residual block of k x k convolutions that is a contraction by construction.
 
-    Each convolution is divided by its bound where that exceeds ``contraction**(1/n)``, so the product never exceeds
-    ``contraction``, in train and eval mode alike, and weights that are smaller stay as they are.
+    Each of the n convolutions is scaled down to ``contraction**(1/n)`` if its bound exceeds that; smaller weights are
+    not changed. So the product of the bounds never exceeds ``contraction``, in train and in eval mode.
 
     Args:
         channels: C.
@@ -123,7 +125,7 @@ class InvConvResidual(ResidualLayer):
         check_kernel_sizes(kernel_sizes)
         if activation not in ACTIVATIONS:
             raise ValueError(
-                f'activation={activation!r} is not one of {list(ACTIVATIONS)}, those whose slope is at most 1'
+                f'activation={activation!r} is unknown: choose one of {list(ACTIVATIONS)}, whose slope is at most 1'
             )
         hidden = channels if hidden_channels is None else hidden_channels
         for name, value in (('channels', channels), ('hidden_channels', hidden)):
@@ -131,7 +133,7 @@ class InvConvResidual(ResidualLayer):
         widths = [channels] + [hidden] * (len(kernel_sizes) - 1) + [channels]
         self.channels, self.contraction, self.activation = channels, contraction, activation
         convs = (ConvWeights(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(kernel_sizes))
-        # a ModuleList does not say what it is a list of
+        # for the type checker: a ModuleList has no element type
         self.convs = cast(Sequence[ConvWeights], nn.ModuleList(convs))
 
     def weights(self) -> BranchWeights:
@@ -147,7 +149,7 @@ class InvConvResidual(ResidualLayer):
             )
 
     def _shares(self, convs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
-        """The contraction of each convolution, less what the division by its norm may round."""
+        """The contraction of each convolution, minus a margin for the rounding of the division by its norm."""
         return [self.contraction ** (1 / len(convs)) / (1 + _division(weight)) for weight, _ in convs]
 
     def branch(self, x: Tensor, weights: BranchWeights) -> Tensor:
@@ -158,22 +160,28 @@ class InvConvResidual(ResidualLayer):
         return h
 
     def branch_bound(self, weights: BranchWeights, n: int | None) -> float:
-        """Product of the convolutions' bounds as the branch uses them, rounded up, which costs nothing more."""
+        """Product of the bounds of the convolutions as the branch uses them, rounded up.
+
+        The norms are known from :meth:`weights`, so this costs almost nothing.
+        """
         shares = self._shares(weights.convs)
         norms = [min(float(norm), share) for norm, share in zip(weights.norms, shares, strict=True)]
         return math.prod(norm * (1 + _division(weight)) for norm, (weight, _) in zip(norms, weights.convs, strict=True))
 
     def assess(self, x: Tensor, weights: BranchWeights, u: Roundoff) -> Assessment:
-        """Convolution by convolution.
+        """Goes through the convolutions one by one.
 
-        Steepness: the norms of the convolutions, the columns of a channel times the largest slope of phi around its
-        arguments h. These move by no more than what comes before makes of the reach, and phi' by no more than they do.
+        Lipschitz constant: the product of the norms of the convolutions, where the columns of each channel are
+        multiplied by the largest slope of phi around its arguments h. The arguments change by at most the reach times
+        the Lipschitz constant of the layers before, and phi' changes by at most as much.
 
-        Rounding: with the error e of its input and n terms a number, a convolution of norm K leaves
+        Rounding: if its input has an error e and each output is a sum of n terms, the output of a convolution of norm K
+        has the error
 
             (e')^2 = (K e)^2 + R(n, C)^2 max_i sum_k |W_:k|^2 h_ik^2
 
-        and its sums and phi ``u (2 |W h| + |b|) + 4 K u |phi(h)|``, with R of :func:`~mmseg_invattn.ops.sum_rounding`.
+        and in addition ``u (2 |W h| + |b|) + 4 K u |phi(h)|`` for its sums and for phi. R is
+        :func:`~mmseg_invattn.ops.sum_rounding`.
         """
         h, e, sums = x, torch.zeros(len(x), dtype=x.dtype, device=x.device), 0.0
         arguments, products = [], [sum_rounding(weight[0].numel(), len(weight), u.sums) for weight, _ in weights.convs]
@@ -205,7 +213,7 @@ class InvConvResidual(ResidualLayer):
         return min(conv.out_channels for conv in self.convs)
 
     def _norm(self, weight: Tensor, h: Tensor, moved: Tensor) -> Tensor:
-        """Norm of a convolution behind phi, at arguments of phi that are within ``moved`` of h, shape (B,)."""
+        """Norm of phi followed by a convolution, for arguments of phi within ``moved`` of h, shape (B,)."""
         slope_BC = SLOPES[self.activation](h).abs().flatten(2).amax(2) + moved[:, None]
         return conv_norm(weight * slope_BC.clamp(max=1)[:, None, :, None, None], spectral_norm_bound)
 

@@ -1,5 +1,6 @@
-"""Couplings (Dinh et al., https://arxiv.org/abs/1410.8516 and https://arxiv.org/abs/1605.08803): one part of the
-channels passes and tells a free sub-network how to change the other part.
+"""Couplings: one part of the channels is unchanged, and a sub-network computes from it how the other part changes.
+
+The sub-network is unconstrained. See Dinh et al., https://arxiv.org/abs/1410.8516 and https://arxiv.org/abs/1605.08803.
 
     additive  y1 = x1,  y2 = x2 + t(x1)                       x2 = y2 - t(y1),                 log|det| = 0
     affine    y1 = x1,  y2 = x2 exp(s(x1)) + t(x1)            x2 = (y2 - t(y1)) exp(-s(y1)),   log|det| = sum s(x1)
@@ -16,24 +17,25 @@ from ...ops import AdditiveStep, CouplingStep, Step, full_precision, max_token_n
 from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import parameters_of
 
-# Two outputs of one sub-network for one input that differ by more than so many rounding errors are no accident of the
-# order in which a device sums.
+# If two outputs of a sub-network for the same input differ by more than this many rounding errors, the order in which a
+# device sums cannot be the reason: the sub-network is random.
 RANDOM = 2.0**10
 
 
 class Coupling(ExplicitInverse):
-    """What the two couplings share.
+    """Base class of the additive and the affine coupling.
 
-    Forward and inverse evaluate the sub-network at the same numbers and in full precision, so it may be anything that
-    gives the same output for the same input; to run it in lower precision, open an autocast inside it, or give it
-    parameters of that dtype. ``inverse`` evaluates it twice and refuses one whose outputs differ. How far an error of y
-    spreads depends on its Lipschitz constant, which nobody knows: ``info.error_bound`` is for the y that forward
-    returned, and NaN behind another layer that leaves an error.
+    Forward pass and inverse evaluate the sub-network at the same numbers and in full precision, so it may be any module
+    that gives the same output for the same input. To run it in lower precision, use autocast inside the sub-network, or
+    give it parameters of that dtype. ``inverse`` evaluates it twice and raises an error if the outputs differ. The
+    effect of an error of y depends on the Lipschitz constant of the sub-network, which is unknown. So
+    ``info.error_bound`` holds for a y that the forward pass returned; it is NaN if y comes from the inverse of another
+    layer with an error.
     """
 
     channels: int
     evaluations = 1
-    outputs = 1  # of the sub-network, for each changed channel
+    outputs = 1  # output channels of the sub-network for each changed channel
 
     def __init__(self, channels: int, net: nn.Module, swap: bool = False):
         super().__init__()
@@ -43,14 +45,14 @@ class Coupling(ExplicitInverse):
             counts = isinstance(module, _BatchNorm) or isinstance(module, _NormBase) and module.track_running_stats
             if counts or isinstance(module, _DropoutNd) and module.p > 0:
                 raise ValueError(
-                    f'the sub-network of a coupling holds {type(module).__name__} ({name or "itself"}): '
-                    'its output depends on more than its input, so forward and inverse would differ; use '
+                    f'the sub-network of a coupling contains {type(module).__name__} ({name or "itself"}), '
+                    'whose output does not depend on its input alone, so forward and inverse would differ: use '
                     'GroupNorm or LayerNorm, and no dropout'
                 )
         self.channels, self.net, self.swap = channels, net, swap
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(what passes, what is changed)."""
+        """(the unchanged part, the part that changes)."""
         first, second = x[:, : self.channels // 2], x[:, self.channels // 2 :]
         return (second, first) if self.swap else (first, second)
 
@@ -58,15 +60,15 @@ class Coupling(ExplicitInverse):
         return torch.cat((changed, passed) if self.swap else (passed, changed), 1)
 
     def call_net(self, passed: Tensor, changed: Tensor) -> Tensor:
-        """The sub-network of what passes: computed in the dtype of its parameters, returned in that of the features."""
+        """The output of the sub-network: computed in the dtype of its parameters, returned in that of the features."""
         first = next(parameters_of(self.net), passed)
         out = self.net(passed.to(first.dtype))
-        want = (changed.shape[0], self.outputs * changed.shape[1], *changed.shape[2:])  # len() would fix it in exports
+        want = (changed.shape[0], self.outputs * changed.shape[1], *changed.shape[2:])  # not len(): exports
         if out.shape != want:
             raise ValueError(
                 f'the sub-network turned features of shape {tuple(passed.shape)} into '
                 f'{tuple(out.shape)}; {type(self).__name__}({self.channels}, swap={self.swap}) needs '
-                f'{want} from it'
+                f'{want}'
             )
         return out.to(changed.dtype)
 
@@ -74,12 +76,12 @@ class Coupling(ExplicitInverse):
         return [CouplingStep(self.net_of_step, self.change, self.change_back, **self.step_options())]
 
     def net_of_step(self, passed: Tensor, changed: Tensor) -> Tensor:
-        """As :meth:`transform` is evaluated, which a step of a memory-free pass is not inside."""
+        """:meth:`call_net` in full precision: a step of a memory-free pass does not run inside :meth:`forward`."""
         with full_precision(passed.device):
             return self.call_net(passed, changed)
 
     def step_options(self) -> dict:
-        """What every step of a coupling has: which part passes, how many channels each has, what learns."""
+        """Arguments of the step: which part is unchanged, the channels of both parts, parameters and buffers."""
         return dict(
             passes=int(self.swap),
             halves=(self.channels // 2, self.channels - self.channels // 2),
@@ -89,11 +91,11 @@ class Coupling(ExplicitInverse):
 
     @abstractmethod
     def change(self, changed: Tensor, out: Tensor) -> Tensor:
-        """y2 of x2 and what the sub-network gave."""
+        """Computes y2 from x2 and the output of the sub-network."""
 
     @abstractmethod
     def change_back(self, changed: Tensor, out: Tensor) -> Tensor:
-        """x2 of y2 and what the sub-network gave."""
+        """Computes x2 from y2 and the output of the sub-network."""
 
     def transform(self, x: Tensor, weights: tuple) -> Tensor:
         passed, changed = self.parts(x)
@@ -104,33 +106,33 @@ class Coupling(ExplicitInverse):
         return self.join(passed, self.change_back(changed, self.call_net(passed, changed)))
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
-        """By a second evaluation of the sub-network, at the numbers that forward evaluated it at.
+        """Evaluates the sub-network a second time, at the same numbers as in the forward pass.
 
-        Where y was stored in a lower precision the sub-network reads what passes as it was stored, which is how it was
-        given if x had that precision.
+        If y was stored in a lower precision, the sub-network reads the unchanged part as it was stored. If x had that
+        precision too, these are the numbers of the forward pass.
 
         Raises:
-            ValueError: it gave another output than the first time.
+            ValueError: the sub-network gave another output than the first time.
         """
         (passed, changed), x2 = self.parts(y[0]), self.parts(x)[1]
         out, u = self.call_net(passed, changed), unit_roundoff(x.dtype)
         exact, scale, rounding = self.change_exactly(x2.double(), out, u)
         residual = (changed.double() - exact).abs()
         rounding = rounding + self.parts(stored[0])[1]
-        # solving rounded as much once more, and a little
+        # the inverse adds about as much rounding again
         if (max_token_norm(residual) > RANDOM * max_token_norm(rounding + u * x2.abs() * scale)).any():
             raise ValueError(
-                f'the sub-network of {type(self).__name__} gave two outputs for one input, and the inverse is off by '
-                f'{float(residual.max()):.3g}: it draws random numbers (dropout, stochastic depth) or changes with '
-                'every call. Switch that off, by eval() or in the sub-network; MemoryFree draws the same numbers again '
-                'and may train it'
+                f'the sub-network of {type(self).__name__} gave two different outputs for the same input, so the '
+                f'inverse has a residual of {float(residual.max()):.3g}: it draws random numbers (dropout, stochastic '
+                'depth) or changes with every call. Switch that off with eval() or in the sub-network. Training with '
+                'MemoryFree is possible, because it draws the same random numbers again'
             )
         bound = (residual + rounding) / scale
         return Accuracy(*(max_token_norm(each) for each in (residual, rounding, bound)))
 
     @abstractmethod
     def change_exactly(self, x2: Tensor, out: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
-        """y2 of an x2 in float64, ``d y2 / d x2``, and bounds of the rounding in y2, number by number."""
+        """y2 for an x2 in float64, ``d y2 / d x2``, and a bound of the rounding of each number of y2."""
 
     def extra_repr(self) -> str:
         return f'{self.channels}, swap={self.swap}'
@@ -141,17 +143,17 @@ class AdditiveCoupling(Coupling):
 
     Args:
         channels: C, at least 2. The first part has ``C // 2`` channels.
-        net: t, any sub-network from the channels that pass to those that change, of the same height and width. It
-            holds no batch statistics and no dropout.
-        swap: the second part passes and the first changes. Alternate it from layer to layer.
-        lipschitz: an upper bound of Lip(t) in the norm inf2, if ``net`` has one by construction; then error bounds
-            carry through a sequence.
+        net: t, any sub-network from the unchanged channels to the changed channels, of the same height and width,
+            without batch statistics and dropout.
+        swap: False changes the second part, True the first. Alternate it from layer to layer.
+        lipschitz: an upper bound of Lip(t) in the norm inf2, if ``net`` has one by construction; then a sequence with
+            this layer can have an error bound.
     """
 
     def __init__(self, channels: int, net: nn.Module, swap: bool = False, lipschitz: float | None = None):
         super().__init__(channels, net, swap)
         if lipschitz is not None and not 0 <= lipschitz < float('inf'):
-            raise ValueError(f'lipschitz={lipschitz} is not a bound: give a number of at least 0, or None')
+            raise ValueError(f'lipschitz={lipschitz} is not possible: give a finite number of at least 0, or None')
         self.lipschitz = lipschitz
 
     def steps(self, tol: float | None, max_iter: int) -> list[Step]:
@@ -177,9 +179,9 @@ class AffineCoupling(Coupling):
 
     Args:
         channels: C, at least 2. The first part has ``C // 2`` channels.
-        net: any sub-network from the channels that pass to **twice** those that change: raw, then t. It holds no batch
+        net: any sub-network from the unchanged channels to **twice** the changed channels: raw, then t. It has no batch
             statistics and no dropout.
-        swap: the second part passes and the first changes. Alternate it from layer to layer.
+        swap: False changes the second part, True the first. Alternate it from layer to layer.
         max_log_scale: m.
     """
 

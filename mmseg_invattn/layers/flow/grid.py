@@ -1,16 +1,16 @@
-"""Couplings on a grid: reversible to the last bit, however steep the sub-networks are.
+"""Couplings on a grid: reversible bit by bit, for sub-networks of any Lipschitz constant.
 
-In floating point ``(x2 + t(x1)) - t(x1)`` is x2 up to a rounding error, and the next coupling evaluates its sub-network
-at a number that is slightly off; how far that spreads nobody knows. With every number of the stream a multiple of one
-step, a power of two,
+In floating point ``(x2 + t(x1)) - t(x1)`` is x2 up to a rounding error, so the next coupling evaluates its sub-network
+at slightly wrong numbers; the effect of this is not bounded. If instead every number of the stream is a multiple of the
+same step, a power of two,
 
     y1 = x1,   y2 = x2 + round(t(x1))          x2 = y2 - round(t(y1))
 
-sums and differences are exact (below 2048, in float32 and in float64), so x1 and x2 come back bit for bit, and so does
-everything in front of them. What an image loses is its own rounding to the grid, at most half a step: 6e-5 in float32,
-of a grey level 1/140 with the usual normalisation. Gradients pass the rounding unchanged.
+sums and differences are exact (below 2048, in float32 and in float64). So x1 and x2 are recovered bit by bit, and so
+are the inputs of all layers before. The only error is the rounding of the image to the grid, at most half a step: 6e-5
+in float32, at most 1/140 of a grey level with the usual normalisation. Gradients ignore the rounding.
 
-The fixed-point numbers of a reversible network are those of MacKay et al., https://arxiv.org/abs/1810.10999.
+Fixed-point numbers in reversible networks are due to MacKay et al., https://arxiv.org/abs/1810.10999.
 """
 
 import torch
@@ -21,19 +21,19 @@ from ...ops.second_derivative import transformed
 from ..explicit import Accuracy, ExplicitInverse
 from .coupling import AdditiveCoupling
 
-# Multiples of the step below LARGEST have all their bits in the mantissa of the dtype.
+# Multiples of the step below LARGEST are represented exactly in the dtype.
 LARGEST = 2.0**11
 
 
 def grid_step(dtype: torch.dtype) -> float:
-    """2^-13 in float32, 2^-42 in float64."""
+    """The step of the grid: 2^-13 in float32, 2^-42 in float64."""
     return torch.finfo(dtype).eps * LARGEST / 2
 
 
 def to_grid(x: Tensor) -> Tensor:
-    """The nearest multiple of the step; its gradient is that of x."""
+    """Rounds to the nearest multiple of the step; the gradient passes unchanged."""
     if transformed() or torch.compiler.is_compiling():
-        return x + (_ToGrid.forward(x) - x).detach()  # exact: below LARGEST both are multiples of what x is rounded to
+        return x + (_ToGrid.forward(x) - x).detach()  # exact: both terms are multiples of the last digit of x
     return _ToGrid.apply(x)
 
 
@@ -41,7 +41,7 @@ class _ToGrid(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         step = grid_step(x.dtype)
-        return (x * (1 / step)).round_().mul_(step)  # powers of two: exact but for the rounding
+        return (x * (1 / step)).round_().mul_(step)  # exact except for round_(), since the step is a power of two
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -53,12 +53,12 @@ class _ToGrid(torch.autograd.Function):
 
 
 def is_exact(*terms: Tensor) -> Tensor:
-    """Whether sums of these are exact: all of them on the grid and below LARGEST, shape (B,)."""
+    """Whether sums of these tensors are exact, because all numbers are on the grid and below LARGEST; shape (B,)."""
     return torch.stack([((to_grid(x) == x) & (x.abs() < LARGEST)).flatten(1).all(1) for x in terms]).all(0)
 
 
 class ToGrid(ExplicitInverse):
-    """Rounds the numbers of x to the grid. The inverse is the identity, off by half a step in every channel.
+    """Rounds the numbers of x to the grid. The inverse is the identity, with an error of up to half a step per number.
 
     The log-determinant, 0, is that of the map without the rounding.
     """
@@ -70,7 +70,7 @@ class ToGrid(ExplicitInverse):
         return y
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: tuple) -> Accuracy:
-        # beyond LARGEST numbers are coarser than the grid, and rounded as all numbers are
+        # numbers beyond LARGEST are coarser than the grid and have the rounding errors of ordinary numbers
         rounding = torch.full_like(x, grid_step(x.dtype) / 2).double() + stored[0]
         rounding = max_token_norm(rounding) + torch.where(
             is_exact(y[0]), 0, 4 * unit_roundoff(x.dtype)
@@ -82,11 +82,11 @@ class ToGrid(ExplicitInverse):
 
 
 class GridCoupling(AdditiveCoupling):
-    """``y2 = x2 + round(t(x1))`` on a stream that :class:`ToGrid` began: the error of the inverse is 0.
+    """``y2 = x2 + round(t(x1))``, to be used after :class:`ToGrid`: the error of the inverse is 0.
 
-    That holds as long as ``net`` gives the same output for the same input: in the same batch (kernels may sum in
-    another order for another size of it), on the same device, with the same settings. Where y is not on the grid, or
-    beyond its range, the error is that of :class:`AdditiveCoupling`.
+    This holds as long as ``net`` gives the same output for the same input: with the same batch size (kernels may sum in
+    another order for another one), on the same device, with the same settings. If y is not on the grid, or is outside
+    its range, the error bound is that of :class:`AdditiveCoupling`.
     """
 
     def call_net(self, passed: Tensor, changed: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ class InvConv1x1(ExplicitInverse):
     """``y_i = W x_i`` for every pixel, ``W = P L (U + diag(sign exp(log_s)))``.
 
     P is a fixed permutation, L unit lower and U strictly upper triangular, so ``log|det W| = sum log_s`` and W is
-    invertible for all values of the parameters. It starts as a random rotation. W is put together and solved for in
-    float64.
+    invertible for all values of the parameters. It starts as a random rotation. W is computed, and its equations are
+    solved, in float64.
 
     Args:
         channels: C.
@@ -70,7 +70,7 @@ class InvConv1x1(ExplicitInverse):
         return x_CN.unflatten(1, (len(y), *y.shape[2:])).transpose(0, 1).to(y.dtype)
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Factors) -> Accuracy:
-        """With M the numbers of W that the forward pass multiplied by: ``|dx| <= |M^-1| (|r| + rounding)``."""
+        """``|dx| <= |M^-1| (|r| + rounding)``, where M is W as rounded for the forward pass."""
         matrix, u = self.matrix(weights).to(x.dtype).double(), Roundoff.of(x.dtype).sums
         residual = max_token_norm(y[0].double() - torch.einsum('oc,bchw->bohw', matrix, x.double()))
         rounding = product_rounding(matrix, u) * max_token_norm(x) + u * max_token_norm(y[0])
@@ -85,7 +85,7 @@ class InvConv1x1(ExplicitInverse):
         return float(spectral_norm_bound(matrix)), backward if math.isfinite(backward) else math.inf
 
     def _inverse(self, weights: Factors) -> Tensor:
-        """W^-1 as far as float64 knows it, shape (C, C)."""
+        """W^-1, rounded to float64, shape (C, C)."""
         eye = torch.eye(self.channels, dtype=torch.float64, device=weights.lower.device)[self.permutation.argsort()]
         lower = torch.linalg.solve_triangular(weights.lower, eye, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(weights.upper, lower, upper=True)
@@ -99,9 +99,12 @@ class InvConv1x1(ExplicitInverse):
 
 
 def _inverse_norm(approximate: Tensor, matrix: Tensor) -> Tensor:
-    """Bound of ``|M^-1|`` from an X near it: ``M^-1 = (1 - (1 - X M))^-1 X``; infinite where X is not near enough."""
+    """Bound of ``|M^-1|`` from an approximation X of it: ``M^-1 = (1 - (1 - X M))^-1 X``.
+
+    Infinite if X is not close enough.
+    """
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     size, norm = spectral_norm_bound(approximate), torch.linalg.matrix_norm(matrix)
-    # X M itself is rounded
+    # the last term is the rounding of X M
     defect = torch.linalg.matrix_norm(eye - approximate @ matrix) + len(matrix) * 2.0**-52 * size * norm
     return torch.where(defect < 1, size / (1 - defect), torch.inf)

@@ -1,4 +1,4 @@
-"""Orthogonal 1x1 convolution as an invertible layer: chooses new axes for the channels and amplifies nothing."""
+"""Orthogonal 1x1 convolution as an invertible layer: it rotates the channels and amplifies no error."""
 
 from torch import Tensor
 
@@ -11,8 +11,8 @@ from ..orthogonal import OrthogonalMatrix, rotate
 class OrthogonalConv1x1(ExplicitInverse):
     """``y_i = U x_i`` for every pixel, U orthogonal for all values of its parameters; log-determinant 0.
 
-    Where :class:`InvConv1x1` may become as ill-conditioned as training makes it, the inverse of this one is a
-    transpose and keeps the norm of every error.
+    :class:`InvConv1x1` may become ill-conditioned during training. The inverse of this layer is a transpose and does
+    not change the norm of an error.
 
     Args:
         channels: C.

@@ -1,4 +1,4 @@
-"""Multi-scale split: part of the channels is finished and becomes an output of the network."""
+"""Multi-scale split: part of the channels leaves the sequence and becomes an output of the network."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from ..explicit import Accuracy, ExplicitInverse, nothing_lost
 
 
 class Split(ExplicitInverse):
-    """``x -> (trunk, latent)``: the first ``keep`` channels go on, the others are an output.
+    """``x -> (trunk, latent)``: the first ``keep`` channels go to the next layer, the others are an output.
 
-    The inverse takes both and puts them together: nothing is lost and nothing is rounded. In an
+    The inverse concatenates both, without any error. In an
     :class:`~mmseg_invattn.layers.InvertibleSequential` the next layer reads the trunk, and the sequence returns
     (trunk, latent of the first split, latent of the second, ...). The log-determinant is 0.
 
@@ -48,7 +48,7 @@ class Split(ExplicitInverse):
         return nothing_lost(x, torch.cat(stored, 1))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
-        # a pixel of x is a pixel of the trunk and one of the latent, each off by e at most
+        # a pixel of x consists of a pixel of the trunk and one of the latent, each with an error of at most e
         return 1.0, 2**0.5
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Space to depth: trades resolution for channels and keeps every value."""
+"""Space to depth: less resolution, more channels, the same values."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,8 +11,8 @@ from ..explicit import Accuracy, ExplicitInverse, nothing_lost
 class Squeeze(ExplicitInverse):
     """(B, C, H, W) -> (B, C r^2, H/r, W/r): the pixels of an r x r block become the channels of one pixel.
 
-    A permutation: the inverse is exact and the log-determinant 0. A token of y holds r^2 tokens of x, so in the norm
-    inf2 ``Lip(f) = r`` and ``Lip(f^-1) = 1``.
+    This is a permutation, so the inverse is exact and the log-determinant is 0. A token of y consists of r^2 tokens of
+    x, so in the norm inf2 ``Lip(f) = r`` and ``Lip(f^-1) = 1``.
 
     Args:
         factor: r.

@@ -9,7 +9,7 @@ from torch import nn
 class CifarResNet(ResNet):
     """ResNet of MMSegmentation with a stem of one 3x3 convolution of stride 1 and no pooling.
 
-    11.2 million parameters in depth 18 with 10 classes. All arguments are those of ``ResNet``.
+    Depth 18 has 11.2 million parameters with 10 classes. All arguments are those of ``ResNet``.
     """
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:

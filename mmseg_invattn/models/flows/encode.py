@@ -1,7 +1,7 @@
 """Latents and log-determinant of a sequence in one pass, with the activations stored or recovered.
 
-A step of the sequence is ``x -> (f(x), log|det df/dx|)``. Where activations are recovered the backward pass draws the
-probes of the forward pass again, so the gradient is that of the very number that was returned.
+A step of the sequence is ``x -> (f(x), log|det df/dx|)``. If activations are recovered, the backward pass draws the
+same probes as the forward pass, so the gradient belongs to exactly the number that was returned.
 """
 
 import torch
@@ -15,12 +15,13 @@ from ...ops import Roulette, Step, at_least_float32, memory_free
 def encode(
     flow: InvertibleSequential, x: Tensor, n_terms: int | str | Roulette, n_samples: int, recover: bool
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What ``flow(x)`` returns, as a tuple, and ``flow.log_abs_det(x)``, shape (B,).
+    """``flow(x)`` as a tuple, and ``flow.log_abs_det(x)``, shape (B,).
 
     Args:
         flow: the layers.
         x: shape (B, C, H, W).
-        n_terms: as in :meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det`, like ``n_samples``.
+        n_terms: as in :meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det`.
+        n_samples: as in :meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det`.
         recover: recover the activations in the backward pass instead of storing them.
     """
     x = at_least_float32(x)
@@ -41,7 +42,7 @@ def _step(layer: InvertibleModule, n_terms: int | str | Roulette, n_samples: int
     def forward(x: Tensor, weights) -> tuple[Tensor, ...]:
         y, log_det = layer.forward_and_log_abs_det(x, n_terms, n_samples, weights)
         trunk, *own = outputs(y)
-        # a determinant that is constant has no graph, and the memory-free step differentiates all of its outputs
+        # The memory-free step differentiates all outputs, but a constant determinant has no graph: give it one.
         return trunk, *own, log_det + 0 * trunk.flatten(1)[:, 0]
 
     return inverse_step(layer, forward, more_outputs=1)

@@ -1,7 +1,7 @@
-"""The paper's first experiment: does an attention block that was trained return its input?
+"""The first experiment of the paper: does the inverse of a trained attention block recover its input?
 
-Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003: squeeze by 2, one attention block, trained towards
-one fixed Gaussian target, a batch of it, by the mean squared error; then test images go forward and back.
+Zha et al., Invertible Attention, https://arxiv.org/abs/2106.09003. The model is a squeeze by 2 and one attention block.
+It is trained with the mean squared error to a fixed batch of Gaussian noise; then test images are run forward and back.
 """
 
 import torch
@@ -15,16 +15,16 @@ from ..attention import build_attention
 
 @MODELS.register_module()
 class InvReconstruction(BaseModel):
-    """Squeeze by 2 and one attention block, trained to a fixed target.
+    """Squeeze by 2 and one attention block, trained to match a fixed target.
 
     Args:
         attention: config of the attention, without ``in_channels``; see
             :func:`~mmseg_invattn.models.attention.build_attention`. It must have an inverse.
-        target_shape: (batch, channels, height, width) of the target; a batch may be smaller. Height and width are half
-            of the image's.
-        target_seed: the target is a function of it and of the shape.
-        tol: of the inverse, see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
-        max_iter: likewise.
+        target_shape: (batch, channels, height, width) of the target; batches of images may be smaller. Height and width
+            are half of those of the images.
+        target_seed: seed of the target, which depends only on this and on the shape.
+        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
         data_preprocessor: as in every ``BaseModel``.
         init_cfg: as in every ``BaseModel``.
 
@@ -46,7 +46,7 @@ class InvReconstruction(BaseModel):
         block = build_attention(target_shape[1], attention)
         if not isinstance(block, InvertibleModule):
             raise ValueError(
-                f"attention={attention} has no inverse to measure: take form='certified', "
+                f"attention={attention} has no inverse to measure: use form='certified', "
                 "'conditional', 'coupling' or 'paper'"
             )
         self.flow = InvertibleSequential(Squeeze(2), block)
@@ -55,12 +55,13 @@ class InvReconstruction(BaseModel):
         self.register_buffer('target', torch.randn(tuple(target_shape), generator=generator))
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Tensor | dict | list[dict]:
-        """By ``mode``: ``'tensor'`` the features, ``'loss'`` the loss, ``'predict'`` what came back of every image.
+        """Features, loss or recovered images.
 
         Args:
             inputs: images (B, 3, H, W).
             labels: their classes, not used.
-            mode: see above.
+            mode: ``'tensor'`` for the features, ``'loss'`` for the loss, ``'predict'`` for the recovered images, see
+                :func:`reconstruct`.
         """
         if mode == 'predict':
             return reconstruct(self.flow, inputs, self.tol, self.max_iter)
@@ -68,21 +69,21 @@ class InvReconstruction(BaseModel):
         if mode == 'tensor':
             return y
         if mode != 'loss':
-            raise ValueError(f"mode={mode!r} is not one of 'tensor', 'loss', 'predict'")
+            raise ValueError(f"mode={mode!r} is unknown: choose one of 'tensor', 'loss', 'predict'")
         if y.shape[1:] != self.target.shape[1:] or len(y) > len(self.target):
             raise ValueError(
-                f'the features have shape {tuple(y.shape)} and the target {tuple(self.target.shape)}: set '
-                'target_shape to the batch size and to the channels and size behind the squeeze'
+                f'the features have shape {tuple(y.shape)}, but the target {tuple(self.target.shape)}: set '
+                'target_shape to the batch size and to the channels and size after the squeeze'
             )
         return dict(loss=(y - self.target[: len(y)]).square().mean())
 
 
 @torch.no_grad()
 def reconstruct(flow: InvertibleSequential, x: Tensor, tol: float, max_iter: int) -> list[dict]:
-    """Takes images forward and back; one dict for each of them.
+    """Runs images forward and back and returns one dict for each of them.
 
-    ``original`` and ``recovered`` are the images, ``error`` is the error in the norm of the report, ``error_bound``,
-    ``iterations``, ``residual`` and ``converged`` are that report (:class:`~mmseg_invattn.layers.InverseInfo`).
+    ``original`` and ``recovered`` are the images; ``error`` is the error in the norm of the report. ``error_bound``,
+    ``iterations``, ``residual`` and ``converged`` come from the report (:class:`~mmseg_invattn.layers.InverseInfo`).
     """
     y = flow(x)
     recovered, info = flow.inverse(y, tol, max_iter, strict=False)

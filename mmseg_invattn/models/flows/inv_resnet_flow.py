@@ -1,10 +1,13 @@
-"""Density of images by an invertible network (Behrmann et al., https://arxiv.org/abs/1811.00995), with attention where
-Zha et al. (https://arxiv.org/abs/2106.09003) put it: after the blocks of a scale, before its split.
+"""Density of images from an invertible network.
+
+The network is that of Behrmann et al., https://arxiv.org/abs/1811.00995. Attention is placed as in Zha et al.,
+https://arxiv.org/abs/2106.09003: after the blocks of a scale, before its split.
 
     log p(x) = log p_Z(f(x)) + log|det df/dx|,     bits/dim = -log2 p(x) / dims + 8
 
-The 8 bits are the cell that 8-bit values were spread over. A series cut after n terms is off by at most the bound that
-:meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det_error_bound` gives; Russian roulette has no bias.
+The 8 bits are there because values of 8 bits, dequantised with noise, are scaled to an interval of length 1. The error
+of a series truncated after n terms is at most
+:meth:`~mmseg_invattn.layers.InvertibleModule.log_abs_det_error_bound` in expectation; Russian roulette has no bias.
 """
 
 import math
@@ -24,21 +27,21 @@ from .prior import NormalPrior
 
 @MODELS.register_module()
 class InvResNetFlow(BaseModel):
-    """Normalising flow whose transformation is an invertible backbone, ``InvResNet`` for the paper's.
+    """Normalising flow whose transformation is an invertible backbone, ``InvResNet`` for the one of the paper.
 
-    Trained by maximum likelihood; ``forward(mode='loss')`` is the mean of bits per dimension.
+    It is trained by maximum likelihood; ``forward(mode='loss')`` returns the mean of the bits per dimension.
 
     Args:
-        backbone: config of the backbone; all of its scales are latents. With ``memory_free=True`` activations are
-            recovered in training.
+        backbone: config of the backbone; its outputs at all scales are the latents. With ``memory_free=True``
+            activations are recovered in training.
         image_size: height and width of the images, for sampling.
-        num_classes: the prior's classes; None: one standard normal.
+        num_classes: number of classes of the prior; None is one standard normal.
         n_terms: of the log-determinant in training: a number of terms, or ``'roulette'``.
         n_samples: probes in training.
-        test_cfg: at test: ``n_terms`` and ``n_samples``, by default those of training, and ``reconstruct=True`` to take
-            the images forward and back as well.
-        tol: of the inverse, see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
-        max_iter: likewise.
+        test_cfg: settings for testing: ``n_terms`` and ``n_samples``, by default as in training, and
+            ``reconstruct=True`` to run the images forward and back as well.
+        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
         data_preprocessor: as in every ``BaseModel``.
         init_cfg: as in every ``BaseModel``.
     """
@@ -59,7 +62,7 @@ class InvResNetFlow(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         unknown = set(test_cfg or {}) - {'n_terms', 'n_samples', 'reconstruct'}
         if unknown:
-            raise ValueError(f'test_cfg has no {sorted(unknown)}: it takes n_terms, n_samples and reconstruct')
+            raise ValueError(f'test_cfg takes no {sorted(unknown)}: it takes n_terms, n_samples and reconstruct')
         self.backbone = MODELS.build(backbone)
         self.prior = NormalPrior(self.backbone.out_channels, num_classes)
         self.image_size, self.tol, self.max_iter = tuple(image_size), tol, max_iter
@@ -69,13 +72,13 @@ class InvResNetFlow(BaseModel):
     def forward(
         self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
     ) -> tuple[Tensor, ...] | dict | list[dict]:
-        """By ``mode``: ``'tensor'`` the latents, ``'loss'`` the loss, ``'predict'`` a dict for every image.
+        """Latents, loss or bits per dimension.
 
         Args:
             inputs: images (B, 3, H, W) in [-0.5, 0.5).
             labels: their classes (B,), for a prior with classes.
-            mode: see above. ``'predict'`` gives ``bits_per_dim`` and ``bias_bound`` in the same unit (NaN where there
-                is none).
+            mode: ``'tensor'`` for the latents, ``'loss'`` for the loss, ``'predict'`` for a dict for every image, with
+                ``bits_per_dim`` and ``bias_bound`` in the same unit (NaN if there is no bound).
         """
         if mode == 'tensor':
             return self.backbone(inputs)
@@ -83,7 +86,7 @@ class InvResNetFlow(BaseModel):
             log_p = self.log_prob(inputs, labels, self.n_terms, self.n_samples)
             return dict(loss=self.bits_per_dim(log_p, inputs).mean())
         if mode != 'predict':
-            raise ValueError(f"mode={mode!r} is not one of 'tensor', 'loss', 'predict'")
+            raise ValueError(f"mode={mode!r} is unknown: choose one of 'tensor', 'loss', 'predict'")
         n_terms = self.test_cfg['n_terms']
         with torch.no_grad():
             log_p = self.log_prob(inputs, labels, n_terms, self.test_cfg['n_samples'])
@@ -109,7 +112,7 @@ class InvResNetFlow(BaseModel):
         return 8 - log_p / (x[0].numel() * math.log(2))
 
     def decode(self, latents: Sequence[Tensor]) -> tuple[Tensor, InverseInfo]:
-        """Images of latents, in the order of ``forward(mode='tensor')``, with the report of the inverse."""
+        """Images from latents in the order of ``forward(mode='tensor')``, with the report of the inverse."""
         return self.backbone.inverse(latents, self.tol, self.max_iter, strict=False)
 
     @torch.no_grad()
@@ -119,16 +122,16 @@ class InvResNetFlow(BaseModel):
         """Draws images, (num, 3, H, W).
 
         Args:
-            num: how many.
-            temperature: factor of the prior's scale; below 1 images are nearer to the mode and less varied.
-            labels: (num,) classes; by default a prior with classes takes them in turn.
-            seed: the draw is a function of it.
+            num: number of images.
+            temperature: factor of the prior's scale; below 1 images are closer to the mode and less varied.
+            labels: classes, (num,); by default a prior with classes uses them in turn.
+            seed: seed of the random numbers.
 
         Raises:
             ValueError: an argument breaks its rule.
         """
         if num < 1 or not 0 <= temperature < math.inf:
-            raise ValueError(f'num={num} must be at least 1 and temperature={temperature} a number from 0')
+            raise ValueError(f'num={num} must be at least 1, and temperature={temperature} finite and at least 0')
         device = next(self.parameters()).device
         if labels is None and self.prior.num_classes is not None:
             labels = torch.arange(num, device=device) % self.prior.num_classes

@@ -14,13 +14,13 @@ class NormalPrior(nn.Module):
 
     Args:
         channels: of each latent tensor.
-        num_classes: None is the standard normal, which ignores labels.
+        num_classes: number of classes; None is the standard normal, which ignores labels.
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int | None = None):
         super().__init__()
         if num_classes is not None and num_classes < 1:
-            raise ValueError(f'num_classes={num_classes} is not a positive integer; None is the prior without classes')
+            raise ValueError(f'num_classes={num_classes} must be a positive integer, or None for no classes')
         self.channels, self.num_classes = tuple(channels), num_classes
         if num_classes is not None:
             self.mean = nn.Parameter(torch.zeros(num_classes, sum(channels)))
@@ -42,14 +42,14 @@ class NormalPrior(nn.Module):
     def sample(
         self, shapes: Sequence[Sequence[int]], labels: Tensor | None, temperature: float, generator: torch.Generator
     ) -> list[Tensor]:
-        """``m + temperature a n`` with n standard normal, drawn on the CPU and of these shapes (B, C_k, H_k, W_k)."""
+        """``m + temperature a n`` with n standard normal, drawn on the CPU, in the given shapes (B, C_k, H_k, W_k)."""
         return [
             mean + temperature * torch.exp(log_scale) * torch.randn(tuple(shape), generator=generator).to(mean)
             for shape, (mean, log_scale) in zip(shapes, self._parameters_of(labels), strict=True)
         ]
 
     def _parameters_of(self, labels: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        """(mean, log scale) of each latent tensor, which broadcast against it."""
+        """(mean, log scale) of each latent tensor, in a shape that broadcasts with it."""
         if self.num_classes is None:
             zero = torch.zeros(())
             return [(zero, zero)] * len(self.channels)
@@ -57,7 +57,7 @@ class NormalPrior(nn.Module):
             raise ValueError(f'the prior has num_classes={self.num_classes} and needs the labels of the images')
         if not ((labels >= 0) & (labels < self.num_classes)).all():
             raise ValueError(
-                f'labels from {int(labels.min())} to {int(labels.max())}: those of the prior are 0 to '
+                f'got labels from {int(labels.min())} to {int(labels.max())}; those of the prior are 0 to '
                 f'{self.num_classes - 1}'
             )
         parts = [p[labels][:, :, None, None].split(self.channels, 1) for p in (self.mean, self.log_scale)]

@@ -1,4 +1,4 @@
-"""What every head with attention in it shares."""
+"""The base class of all heads with attention."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,20 @@ from ..attention import AttentionInverse, build_attention, forward_and_back
 
 
 class AttentionHead(BaseDecodeHead):
-    """Base, before a head of MMSegmentation: an attention of ``channels`` channels, and its inversion.
+    """Adds an attention with ``channels`` channels, and its inversion, to a head of MMSegmentation.
+
+    It is the first base class; the head of MMSegmentation is the second.
 
     Args:
         attention: config of the attention block, without ``in_channels``: ``dict(form='certified', mode=...)`` with
-            the arguments of that form; ``form='none'`` is the ordinary non-local block in the very same place. A list
-            of configs stands for these blocks in a row.
-        num_blocks: the block so many times in a row, see :func:`~mmseg_invattn.models.attention.build_attention`; 0: no
-            attention, the control.
+            the arguments of that form; ``form='none'`` is the ordinary non-local block in the same place. A list of
+            configs gives several successive blocks.
+        num_blocks: number of successive blocks, see :func:`~mmseg_invattn.models.attention.build_attention`; 0 means no
+            attention, as a control.
         kwargs: arguments of the head.
 
     Attributes:
-        attention: one block, or several in a row.
+        attention: one block, or a sequence of blocks.
 
     Raises:
         ValueError: an argument breaks its rule.
@@ -34,7 +36,7 @@ class AttentionHead(BaseDecodeHead):
 
     @abstractmethod
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Multi-level features of the backbone -> the features that the attention is put on, (B, channels, H, W)."""
+        """Multi-level features of the backbone -> the input of the attention, (B, channels, H, W)."""
 
     @torch.no_grad()
     def invert_attention(
@@ -43,11 +45,13 @@ class AttentionHead(BaseDecodeHead):
         """Runs the features of the backbone through the attention and back.
 
         Args:
-            inputs: multi-level features, as ``forward`` takes them.
-            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as are ``max_iter`` and ``strict``.
+            inputs: multi-level features, as for ``forward``.
+            tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+            max_iter: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+            strict: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
 
         Raises:
             TypeError: the attention has no inverse.
-            NotConvergedError: with ``strict``, when a sample does not meet ``tol`` within ``max_iter``.
+            NotConvergedError: with ``strict``, if a sample does not meet ``tol`` within ``max_iter``.
         """
         return forward_and_back(self.attention, self.attention_input(inputs), tol, max_iter, strict)

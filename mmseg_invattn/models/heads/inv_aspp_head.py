@@ -13,7 +13,7 @@ from .attention_head import AttentionHead
 
 @MODELS.register_module()
 class InvASPPHead(AttentionHead, ASPPHead):
-    """The twin of MMSegmentation's ``ASPPHead``: dilated convolutions, their fusion, attention, classifier.
+    """MMSegmentation's ``ASPPHead`` with attention: dilated convolutions, their fusion, attention, classifier.
 
     Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, https://arxiv.org/abs/1706.05587.
 
@@ -31,14 +31,14 @@ class InvASPPHead(AttentionHead, ASPPHead):
 
 @MODELS.register_module()
 class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
-    """The twin of MMSegmentation's ``DepthwiseSeparableASPPHead``: attention on the fused ASPP features.
+    """MMSegmentation's ``DepthwiseSeparableASPPHead`` with attention on the fused ASPP features.
 
-    Behind it come the skip from the first stage, two separable convolutions and the classifier. Chen et al.,
+    After the attention come the skip from the first stage, two separable convolutions and the classifier. Chen et al.,
     Encoder-Decoder with Atrous Separable Convolution, https://arxiv.org/abs/1802.02611.
 
     Args:
-        c1_in_channels: channels of ``inputs[0]``, the skip; 0: there is no skip.
-        c1_channels: channels that the skip is brought to; of no effect without one.
+        c1_in_channels: channels of ``inputs[0]``, the skip; 0 means no skip.
+        c1_channels: channels of the skip after its 1x1 convolution; without effect if there is no skip.
         kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``ASPPHead``.
 
     Raises:
@@ -49,16 +49,16 @@ class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
         if c1_in_channels < 0:
             raise ValueError(
                 f'c1_in_channels={c1_in_channels} is negative: give the channels of the first stage, or 0 '
-                'for a head without the skip'
+                'for a head without a skip'
             )
-        # The convolutions behind the attention count c1_channels whether or not there is a skip.
+        # The convolutions after the attention expect c1_channels of the skip even if there is none; so set it to 0.
         super().__init__(c1_in_channels=c1_in_channels, c1_channels=c1_channels if c1_in_channels else 0, **kwargs)
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:
         return self._forward_feature(inputs)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Multi-level features of the backbone -> logits (B, num_classes, H, W), in the size of the skip."""
+        """Multi-level features of the backbone -> logits (B, num_classes, H, W), with the size of the skip."""
         output = self.attention(self.attention_input(inputs))
         if self.c1_bottleneck is not None:
             skip = self.c1_bottleneck(inputs[0])

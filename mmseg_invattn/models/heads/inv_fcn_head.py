@@ -1,4 +1,4 @@
-"""Fully convolutional head with any number of invertible attention blocks in a row."""
+"""Fully convolutional head with any number of successive invertible attention blocks."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,15 @@ from .attention_head import AttentionHead
 
 @MODELS.register_module()
 class InvFCNHead(AttentionHead, FCNHead):
-    """The twin of MMSegmentation's ``FCNHead``: convolutions, attention, classifier.
+    """MMSegmentation's ``FCNHead`` with attention: convolutions, attention, classifier.
 
-    One block cannot give one far pixel much weight where there are many; a few in a row can: ``num_blocks=3``.
+    On a large map a single certified block cannot give much weight to a single distant pixel, but a few successive
+    blocks can: ``num_blocks=3``.
 
     Args:
         kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``:
-            ``num_convs`` (0: the attention sees the backbone's features, then ``in_channels`` equals ``channels``),
-            ``kernel_size``, ``concat_input``, ``dilation`` and those of every head.
+            ``num_convs`` (with 0 the attention reads the features of the backbone, and ``in_channels`` must equal
+            ``channels``), ``kernel_size``, ``concat_input``, ``dilation`` and those of every head.
     """
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:

@@ -12,13 +12,13 @@ from .attention_head import AttentionHead
 
 @MODELS.register_module()
 class InvNLHead(AttentionHead, FCNHead):
-    """The twin of MMSegmentation's ``NLHead``: convolution, attention, convolution, classifier.
+    """MMSegmentation's ``NLHead`` with invertible attention: convolution, attention, convolution, classifier.
 
     Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971.
 
     Args:
-        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead``,
-            ``num_convs`` excepted.
+        kwargs: ``attention`` and ``num_blocks`` of :class:`AttentionHead`, and arguments of ``FCNHead`` except
+            ``num_convs``.
     """
 
     def __init__(self, **kwargs):

@@ -11,7 +11,7 @@ from .attention_head import AttentionHead
 
 @MODELS.register_module()
 class InvPSPHead(AttentionHead, PSPHead):
-    """The twin of MMSegmentation's ``PSPHead``: pyramid pooling, bottleneck, attention, classifier.
+    """MMSegmentation's ``PSPHead`` with attention: pyramid pooling, bottleneck, attention, classifier.
 
     Zhao et al., Pyramid Scene Parsing Network, https://arxiv.org/abs/1612.01105.
 

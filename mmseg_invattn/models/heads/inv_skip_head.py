@@ -12,14 +12,14 @@ from .skip_decoder import SkipDecoder
 
 @MODELS.register_module()
 class InvSkipHead(AttentionHead):
-    """Convolution, attention, skip from the first features, classifier: DeepLabV3+ with attention in place of ASPP.
+    """Convolution, attention, skip from the first features, classifier: DeepLabV3+ with attention instead of ASPP.
 
-    The logits have the size of the skip, so that attention sees few pixels and edges stay sharp. ``num_blocks=0`` is
-    the control without attention.
+    Attention works on coarse features with few pixels, while the logits have the size of the skip, so that edges stay
+    sharp. ``num_blocks=0`` is the control without attention.
 
     Args:
         c1_in_channels: channels of ``inputs[0]``, the skip.
-        c1_channels: channels that it is brought to.
+        c1_channels: channels of the skip after its 1x1 convolution.
         kernel_size: of the convolution before the attention, odd.
         kwargs: arguments of :class:`AttentionHead` and of every head.
 
@@ -45,5 +45,5 @@ class InvSkipHead(AttentionHead):
         return self.conv(self._transform_inputs(inputs))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Multi-level features of the backbone -> logits (B, num_classes, H, W), in the size of the skip."""
+        """Multi-level features of the backbone -> logits (B, num_classes, H, W), with the size of the skip."""
         return self.cls_seg(self.decoder(self.attention(self.attention_input(inputs)), inputs[0]))

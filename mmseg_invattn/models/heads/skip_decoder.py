@@ -1,4 +1,4 @@
-"""The decoder of DeepLabV3+: coarse features sharpened by those of an earlier stage."""
+"""The decoder of DeepLabV3+: it combines coarse features with finer ones of an earlier stage."""
 
 import torch
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -15,7 +15,7 @@ class SkipDecoder(BaseModule):
     Args:
         channels: channels of x and of y.
         c1_in_channels: channels of the skip.
-        c1_channels: channels that a 1x1 convolution brings it to.
+        c1_channels: channels of the skip after its 1x1 convolution.
         norm_cfg: config of the norm layers.
         act_cfg: config of the activations.
         align_corners: of the upsampling.
@@ -36,8 +36,8 @@ class SkipDecoder(BaseModule):
         super().__init__()
         if min(c1_in_channels, c1_channels) < 1:
             raise ValueError(
-                f'c1_in_channels={c1_in_channels} and c1_channels={c1_channels}: the skip needs the channels of '
-                'inputs[0] and a positive number to bring them to, such as 32'
+                f'c1_in_channels={c1_in_channels} and c1_channels={c1_channels} must both be positive: give the number '
+                'of channels of inputs[0], and that of the skip after its 1x1 convolution, such as 32'
             )
         self.align_corners = align_corners
         self.reduce = ConvModule(c1_in_channels, c1_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)

@@ -1,8 +1,8 @@
-"""Attention kernels, one file each, every one with a dense reference of a few lines.
+"""Attention kernels, one file each, and for each of them a dense reference of a few lines.
 
-A kernel takes features of queries and keys whose scores carry their scale already, values, and position logits beta of
-shape (G, N, M) or None. Those named ``*_log_weights`` give ``log w_ij`` of the row-stochastic weights
-``P_ij = w_ij e^beta_ij / sum_j w_ij e^beta_ij``, for attention over a part of the pixels.
+A kernel takes the features of queries and keys (already scaled, so that scores need no further factor), the values, and
+position logits beta of shape (G, N, M) or None. The functions named ``*_log_weights`` return ``log w_ij`` of the
+row-stochastic weights ``P_ij = w_ij e^beta_ij / sum_j w_ij e^beta_ij``, for attention over a part of the pixels.
 """
 
 from .concatenation import (

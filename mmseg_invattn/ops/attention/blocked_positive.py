@@ -1,18 +1,19 @@
-"""Attention with a positive function of the score, in blocks of queries that the backward pass computes again.
+"""Attention with a positive function of the score, in blocks of queries; the backward pass recomputes the blocks.
 
     out_i = sum_j w_ij v_j / z_i,   z_i = sum_j w_ij,   t_ij = q_i . k_j
     certified:  w_ij = (ELU(t_ij) + 1) e^beta_ij = (1 + max(t_ij, 0)) e_ij,   e_ij = exp(min(t_ij, 0) + beta_ij - s_i)
     paper:      w_ij = ELU(t_ij) = max(t_ij, 0) + e_ij - 1,                   e_ij = exp(min(t_ij, 0))
 
-The shift ``s_i = max_j (min(t_ij, 0) + beta_ij)`` drops out of the quotient. With it the largest e_ij is 1, so a row of
-nothing but very negative scores does not give 0 / 0. The paper's normaliser has no such shift, and may vanish.
+The shift ``s_i = max_j (min(t_ij, 0) + beta_ij)`` cancels in the quotient. With it the largest e_ij is 1, so a row in
+which all scores are very negative does not give 0 / 0. The paper's normaliser has no such shift and may be 0.
 
 With the gradient G of out, ``a_i = G_i / z_i`` and ``b_i = -a_i . out_i`` (the normaliser's part):
 
     dL/dw_ij = d_ij = a_i . v_j + b_i,    dL/dt_ij = d_ij e_ij    (e is w' in both),    dL/dbeta_ij = d_ij w_ij
     dq_i = sum_j dL/dt_ij k_j,    dk_j = sum_i dL/dt_ij q_i,    dv_j = sum_i w_ij a_i
 
-On a GPU, the certified weights without beta are ``triton_blocked_positive.py``'s where ``triton_choice.py`` says so.
+On a GPU, the certified weights without beta are computed by ``triton_blocked_positive.py`` where ``triton_choice.py``
+allows it.
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size. beta is (B or 1, G or 1, N, M).
 """
@@ -26,7 +27,8 @@ from torch import Tensor
 from ..second_derivative import once_differentiable
 from .triton_choice import triton_kernels
 
-# Numbers in a block of weights. CPU: a block and its two companions stay in the cache. CUDA: enough work per launch.
+# Numbers in a block of weights. CPU: a block and the two other tensors of its size stay in the cache. CUDA: enough
+# work per launch.
 BLOCK = {'cpu': 2**20, 'cuda': 2**26}
 MIN_ROWS = 16
 
@@ -34,14 +36,14 @@ MIN_ROWS = 16
 def blocked_positive_attention(
     q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None, elu: bool = False
 ) -> Tensor:
-    """``sum_j w_ij v_j / sum_j w_ij``, shape (B, G, N, E), in O(N + M) memory beside the logits.
+    """``sum_j w_ij v_j / sum_j w_ij``, shape (B, G, N, E), in O(N + M) memory in addition to the logits.
 
-    It accumulates in float32 or higher whatever autocast says, and has a first derivative only.
+    Sums are accumulated in float32 or higher, also under autocast. There is a first derivative only.
 
     Args:
-        logits_GNM: beta, (G, N, M) or anything that broadcasts to (B, G, N, M); -inf leaves a key out. Its gradient is
-            an N x M map as it is itself.
-        elu: the paper's weights in place of the certified ones; without logits.
+        logits_GNM: beta, (G, N, M) or anything that broadcasts to (B, G, N, M); -inf excludes a key. Its gradient is
+            an N x M map, like beta itself.
+        elu: use the paper's weights instead of the certified ones; only without logits.
     """
     dtype = v_BGME.dtype
     common = torch.promote_types(torch.promote_types(q_BGND.dtype, k_BGMD.dtype), dtype)
@@ -55,7 +57,7 @@ def blocked_positive_attention(
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What is summed in."""
+    """The dtype in which sums are accumulated."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -66,7 +68,7 @@ def _triton(q: Tensor, v: Tensor, beta: Tensor | None, elu: bool) -> ModuleType 
 
 
 def _blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of (samples, queries): several samples where they are small, else part of the queries of one."""
+    """Slices of (samples, queries): several samples if they are small, else part of the queries of one sample."""
     numbers = BLOCK.get(device, BLOCK['cuda'])
     samples = min(max(numbers // (groups * n * m), 1), batch)
     rows = min(max(numbers // (samples * groups * m), MIN_ROWS), n)
@@ -76,12 +78,12 @@ def _blocks(device: str, batch: int, groups: int, n: int, m: int) -> Iterator[tu
 
 
 def _part(beta: Tensor, samples: slice, rows: slice) -> Tensor:
-    """The logits of a block; those that all samples share have one sample."""
+    """The logits of a block; logits that all samples share have a batch size of 1."""
     return beta[samples if len(beta) > 1 else slice(None), :, rows]
 
 
 def _weigh(t: Tensor, beta: Tensor | None, elu: bool, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """(e, w, s) of a block, in place of its scores t; e and s are left as scratch where w is all that is wanted."""
+    """(e, w, s) of a block. Overwrites the scores t."""
     e = t.clamp(max=0)
     t.clamp_(min=0)
     if elu:
@@ -138,7 +140,7 @@ def _blocked_positive_backward(
     elu: bool,
     beta_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(dq, dk, dv, dbeta), the first three in the dtype of the inputs; dbeta is empty where it is not wanted."""
+    """(dq, dk, dv, dbeta), the first three in the dtype of the inputs; dbeta is empty if it is not wanted."""
     kernels = _triton(q, v, beta, elu)
     if kernels is not None:
         return *kernels.backward(grad, q, k, v, out, z, s), grad.new_empty(0)

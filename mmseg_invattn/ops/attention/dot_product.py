@@ -1,4 +1,4 @@
-"""Dot-product attention: ``t_ij = q_i . k_j`` in the positive kernel, as a plain mean, and as the paper computes it.
+"""Dot-product attention: ``t_ij = q_i . k_j`` with positive weights, as a plain mean, and as the paper computes it.
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size.
 """
@@ -18,7 +18,7 @@ def dot_product_log_weights(q_BGND: Tensor, k_BGMD: Tensor) -> Tensor:
 def dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None) -> Tensor:
     """``out_i = sum_j f(q_i . k_j) v_j / sum_j f(q_i . k_j)``, ``f = ELU + 1``, shape (B, G, N, E), in O(N + M) memory.
 
-    Where :func:`~mmseg_invattn.ops.plain_operators_wanted` it holds the N x M map.
+    If :func:`~mmseg_invattn.ops.plain_operators_wanted` returns True, the N x M map is built instead.
     """
     if plain_operators_wanted():
         return positive_attention(dot_product_log_weights(q_BGND, k_BGMD), v_BGME, logits_GNM)
@@ -28,17 +28,20 @@ def dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits
 def dot_product_attention_dense(
     q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, logits_GNM: Tensor | None = None
 ) -> Tensor:
-    """The same from its definition: the reference of the tests."""
+    """:func:`dot_product_attention` from its definition: the reference for the tests."""
     return positive_attention_dense(q_BGND @ k_BGMD.mT, v_BGME, logits_GNM)
 
 
 def mean_dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> Tensor:
-    """``out_i = 1/M sum_j (q_i . k_j) v_j``, the non-local block's; linear in the keys, so without the N x M map."""
+    """``out_i = 1/M sum_j (q_i . k_j) v_j``, as in the non-local block; linear in the keys, so without an N x M map."""
     return q_BGND @ (k_BGMD.mT @ v_BGME) / k_BGMD.shape[-2]
 
 
 def elu_dot_product_attention(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> Tensor:
-    """``out_i = sum_j ELU(q_i . k_j) v_j / sum_j ELU(q_i . k_j)``, the invertible attention paper's, as above."""
+    """``out_i = sum_j ELU(q_i . k_j) v_j / sum_j ELU(q_i . k_j)``, as in the invertible attention paper.
+
+    Memory as in :func:`dot_product_attention`.
+    """
     if plain_operators_wanted():
         return elu_attention(q_BGND @ k_BGMD.mT, v_BGME)
     return blocked_positive_attention(q_BGND, k_BGMD, v_BGME, elu=True)

@@ -1,8 +1,8 @@
-"""Softmax attention whose logits learn: the fused forward kernel, and a backward pass in blocks of queries.
+"""Softmax attention with learned logits: the fused forward kernel, and a backward pass in blocks of queries.
 
-Torch's fused kernels have no gradient of their mask and step aside for plain operators where one is asked for. Then the
-forward pass with gradients would round otherwise than one without, and a coupling could not take back what it added.
-Here one kernel serves both, and no N x M map is held but the logits' own.
+Torch's fused kernels have no gradient of their mask; if one is needed, torch uses plain operators instead. Then a
+forward pass with gradients would round differently from one without, and a coupling could not subtract exactly what it
+added. Here both use the same kernel, and the only N x M map in memory is that of the logits.
 
 With P the weights and G the gradient of ``out = P v``
 
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from ..second_derivative import once_differentiable
 
-BLOCK = 2**18  # weights of a head and sample at a time
+BLOCK = 2**18  # weights computed at a time, for each head and sample
 
 
 def learned_logits_attention(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
-    """``softmax(q k^T + beta) v``, shape (B, G, N, E), with a gradient of all four; a first derivative only."""
+    """``softmax(q k^T + beta) v``, shape (B, G, N, E), with gradients for all four inputs; a first derivative only."""
     return once_differentiable(_LearnedLogits.apply(q, k, v, beta))
 
 
 class _LearnedLogits(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
-        # torch asks whether the mask wants a gradient, whatever the mode
+        # torch checks whether the mask requires a gradient even where gradients are disabled
         q, k, v, beta = (t.detach() for t in (q, k, v, beta))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=beta, scale=1.0)
 
@@ -44,7 +44,7 @@ class _LearnedLogits(torch.autograd.Function):
         inner = (grad * out).sum(-1, keepdim=True)
         rows = -(-BLOCK // k.shape[2])
         parts: tuple[list[Tensor], ...] = ([], [], [], [])
-        # out of place, for gradients that come in batches
+        # not in place, because gradients may come in batches (vmap)
         for first in range(0, q.shape[2], rows):
             count = min(rows, q.shape[2] - first)
             q_rows, grad_rows, beta_rows, inner_rows = (t.narrow(2, first, count) for t in (q, grad, beta, inner))

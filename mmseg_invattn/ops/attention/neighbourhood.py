@@ -1,6 +1,6 @@
 """Attention over a part of the pixels: the row and the column of a pixel (criss-cross), or a window.
 
-The certificate holds for any set of attended pixels, so it does not change. Each query attends to a set that holds the
+The certificate holds for any set of attended pixels, so it does not change. The set of a query always includes the
 query itself.
 
 Shape suffixes: B batch, G heads, N = H W pixels, H rows, W columns, D query and key size, E value size, P pixels of a
@@ -27,14 +27,15 @@ def criss_cross_weights(
     The pixel itself belongs to both and counts once, in its row.
 
     Returns:
-        ``(row_BGHWW, column_BGWHH)``; for every pixel the two rows of weights sum to 1 together.
+        ``(row_BGHWW, column_BGWHH)``; the weights of a pixel over its row and over its column together sum to 1.
     """
     height, width = size
     q_BGHWD, k_BGHWD = q_BGND.unflatten(2, size), k_BGND.unflatten(2, size)
     row = log_weights(q_BGHWD, k_BGHWD)
     column = log_weights(q_BGHWD.transpose(2, 3), k_BGHWD.transpose(2, 3))
     if row_logits_GWW is not None and column_logits_GHH is not None:
-        # less the largest of each pixel, which no attention sees: logits of thousands would swallow the scores
+        # Subtract the largest logit of each pixel, which does not change the softmax: added to logits in the
+        # thousands, the scores would be lost to rounding.
         in_row, in_column = (logits.detach().amax(-1) for logits in (row_logits_GWW, column_logits_GHH))
         peak_GHW = torch.maximum(in_column[:, :, None], in_row[:, None])
         row = row + (row_logits_GWW[:, None] - peak_GHW[..., None]).to(row.dtype)
@@ -53,14 +54,14 @@ def mix_criss_cross(row_BGHWW: Tensor, column_BGWHH: Tensor, v_BGNE: Tensor) -> 
 
 
 def window_padding(size: tuple[int, int], window: int, shift: int) -> tuple[int, int, int, int]:
-    """Padding (left, right, top, bottom) that makes a map of this size whole windows, the first cut by ``shift``."""
+    """Padding (left, right, top, bottom) that makes windows with borders at ``shift + k window`` cover the map."""
     before = (window - shift) % window
     after = [-(before + length) % window for length in size]
     return before, after[1], before, after[0]
 
 
 def to_windows(x_BGNC: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """Cuts a map into windows, padding with zeros: shape (B K, G, P, C), ``P = window^2``."""
+    """Cuts a map into windows, padded with zeros: shape (B K, G, P, C), ``P = window^2``."""
     batch, groups, _, channels = x_BGNC.shape
     left, right, top, bottom = window_padding(size, window, shift)
     x = F.pad(x_BGNC.unflatten(2, size), (0, 0, left, right, top, bottom))
@@ -69,7 +70,7 @@ def to_windows(x_BGNC: Tensor, size: tuple[int, int], window: int, shift: int) -
 
 
 def window_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> Tensor:
-    """Logits of the keys in the windows of a map, (K, 1, 1, P): 0, and -inf of the padding, which is not attended to.
+    """Logits of the keys in the windows of a map, (K, 1, 1, P): 0, and -inf for padding, so that it gets no attention.
 
     They have the dtype and the device of ``like``.
     """
@@ -78,7 +79,7 @@ def window_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) ->
 
 
 def from_windows(x_KGPC: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """The inverse of :func:`to_windows`, padding taken off: shape (B, G, N, C)."""
+    """The inverse of :func:`to_windows`, with the padding removed: shape (B, G, N, C)."""
     left, right, top, bottom = window_padding(size, window, shift)
     rows, columns = (size[0] + top + bottom) // window, (size[1] + left + right) // window
     _, groups, _, channels = x_KGPC.shape
@@ -88,7 +89,7 @@ def from_windows(x_KGPC: Tensor, size: tuple[int, int], window: int, shift: int)
 
 
 def neighbourhood_mask(kind: str, size: tuple[int, int], window: int = 1, shift: int = 0) -> Tensor:
-    """Which pixel attends to which, (N, N) bool, from the definition: the dense reference of the tests."""
+    """Which pixel attends to which, (N, N) bool, from the definition: the dense reference for the tests."""
     y, x = (c.flatten() for c in torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing='ij'))
     if kind == 'full':
         return torch.ones(len(y), len(y), dtype=torch.bool)

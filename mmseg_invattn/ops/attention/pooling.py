@@ -1,4 +1,4 @@
-"""Pooled keys: ``k = Q x`` with Q row-stochastic and fixed, so that the certificate is that of all the pixels.
+"""Pooled keys: ``k = Q x`` with Q row-stochastic and fixed, so the certificate is the same as without pooling.
 
 Shape suffixes: B batch, G heads, N = H W pixels, M pooled keys, C channels.
 """
@@ -15,10 +15,10 @@ def pool_tokens(x_BGNC: Tensor, size: tuple[int, int], pooling: int | Sequence[i
 
     Args:
         x_BGNC: tokens of a feature map, row by row.
-        size: its (H, W).
-        pooling: a stride r: means over blocks of r x r pixels, those at the border smaller, M = ceil(H/r) ceil(W/r);
-            or pyramid bins such as (1, 3, 6, 8): adaptive means over 1 x 1, 3 x 3 ... parts, M = 1 + 9 + 36 + 64
-            whatever the size; or None: the tokens themselves.
+        size: (H, W) of the feature map.
+        pooling: a stride r: means over blocks of r x r pixels (smaller at the border), M = ceil(H/r) ceil(W/r); or
+            pyramid bins such as (1, 3, 6, 8): adaptive means over 1 x 1, 3 x 3 ... parts, M = 1 + 9 + 36 + 64 for
+            every size; or None: the tokens themselves.
     """
     if pooling is None:
         return x_BGNC

@@ -1,11 +1,11 @@
-"""Attention whose logits are a number of the rows plus a number of the columns, without an N x N map.
+"""Attention whose logits are a term of the rows plus a term of the columns, without an N x N map.
 
     softmax over (k_1, k_2) of r(q_1, k_1) + c(q_2, k_2)  =  softmax of r over k_1  x  softmax of c over k_2
 
-exactly, borders and rectangular masks included: ``O(N (H + W) E)`` a head.
+exactly, also at borders and with rectangular masks: ``O(N (H + W) E)`` per head.
 
-Shape suffixes: B batch, G heads, E value size, H and W rows and columns of the keys, I and J those of the queries,
-N = I J, M = H W.
+Shape suffixes: B batch, G heads, E value size, H and W rows and columns of the keys, I and J rows and columns of the
+queries, N = I J, M = H W.
 """
 
 import torch
@@ -18,7 +18,7 @@ def separable_attention(row_GIH: Tensor, column_GJW: Tensor, v_BGEHW: Tensor) ->
     Args:
         row_GIH: weights R of the rows, after the softmax.
         column_GJW: weights C of the columns.
-        v_BGEHW: values as feature maps; one group serves all G heads.
+        v_BGEHW: values as feature maps; if there is one group, all G heads share it.
     """
     if v_BGEHW.shape[1] == 1:
         v_BGEHJ = torch.einsum('gjw,behw->bgehj', column_GJW, v_BGEHW[:, 0])

@@ -1,14 +1,15 @@
-"""The operator of concatenation attention: forward and backward by the sums of ``sorted_sum.py``.
+"""The operator of concatenation attention: forward and backward pass use the sums of ``sorted_sum.py``.
 
 With G = dL/dout, ``a_i = G_i / z_i`` and ``b_i = -(G_i . out_i) / z_i`` (0 for ReLU), dL/df_ij = a_i . v_j + b_i, so
 
     dv_j = sum_i f(alpha_i + gamma_j) a_i,     dgamma_j = v_j . sum_i f' a_i + sum_i f' b_i
     dalpha_i = G_i . D_i,     D_i = d out_i / d alpha_i = (sum_j f' v_j - out_i sum_j f') / z_i
 
-where f is continuous, so that no term of the split point appears. D comes with the forward pass. The operator is opaque
+There is no term for the split point, because f is continuous. D is computed in the forward pass. The operator is opaque
 to ``torch.compile``: its many small steps would take minutes to trace.
 
-Shape suffixes: R rows (batch and heads), N queries, M keys, 1 the score's one number, E value size, F = E + 1.
+Shape suffixes: R rows (batch and heads), N queries, M keys, 1 the one number of a query or key in the score, E value
+size, F = E + 1.
 """
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from ..second_derivative import once_differentiable
 from .sorted_sum import count_below, sorted_sums
 
-PIECES = {'elu1': (True, 0.0), 'elu': (True, -1.0), 'relu': (False, 0.0)}  # f: exponential and offset of sorted_sum.py
+# For every f: the arguments `exponential` and `offset` of sorted_sum.py.
+PIECES = {'elu1': (True, 0.0), 'elu': (True, -1.0), 'relu': (False, 0.0)}
 
 
 def sorted_concatenation(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str) -> Tensor:
@@ -34,7 +36,7 @@ def sorted_concatenation(alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, ki
 def _forward(
     alpha_RN1: Tensor, gamma_RM1: Tensor, v_RME: Tensor, kind: str, wants_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """out, and for the backward: z, D (empty where not wanted), the orders of alpha and of gamma."""
+    """out, and for the backward pass: z, D (empty if not wanted), the sorting orders of alpha and of gamma."""
     exponential, offset = PIECES[kind]
     alpha_RN, gamma_RM, size = alpha_RN1.squeeze(2).double(), gamma_RM1.squeeze(2).double(), v_RME.shape[2]
     sorted_RM, by_gamma_RM = gamma_RM.sort(1)
@@ -85,7 +87,7 @@ def _backward(
     wants_gamma: bool,
     wants_v: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of alpha, gamma and v, empty where not wanted."""
+    """Gradients of alpha, gamma and v, empty if not wanted."""
     exponential, offset = PIECES[kind]
     d_alpha, d_gamma, d_v = (t.new_empty(0) for t in (alpha_RN1, gamma_RM1, v_RME))
     if wants_alpha:
@@ -148,14 +150,14 @@ _forward.register_autograd(_gradients, setup_context=_save)
 
 
 def _tokens_first(t_REN: Tensor, dtype: torch.dtype) -> Tensor:
-    """(R, N, E), contiguous, sharing no memory with what it is a part of."""
+    """A contiguous copy of shape (R, N, E)."""
     return t_REN.mT.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _clamped(alpha_RN: Tensor, largest_R1: Tensor, kind: str) -> Tensor:
-    """``max(alpha_i, -max gamma)`` for ELU + 1, with which z_i >= 1.
+    """``max(alpha_i, -max gamma)`` for ELU + 1, so that z_i >= 1.
 
-    Where all scores of a query are below 0 its weights are ``softmax_j(gamma_j)`` whatever alpha_i is: the output and
-    its derivatives do not change, and the normaliser does not underflow.
+    If all scores of a query are below 0, its weights are ``softmax_j(gamma_j)`` and do not depend on alpha_i. So the
+    output and its derivatives do not change, and the normaliser does not underflow.
     """
     return torch.maximum(alpha_RN, -largest_R1) if kind == 'elu1' else alpha_RN

@@ -1,4 +1,4 @@
-"""Triton kernels of the blocked positive attention, for a GPU: the N x M map stays in registers, a tile at a time.
+"""Triton kernels of the blocked positive attention for a GPU, with one tile of the N x M map in registers at a time.
 
 With t_ij = q_i . k_j, the shift s_i and the normaliser z_i of ``blocked_positive.py`` (without logits), the gradient G
 of out and b_i = G_i . out_i:
@@ -7,13 +7,15 @@ of out and b_i = G_i . out_i:
     dv_j = sum_i (w_ij / z_i) G_i,      dt_ij = e_ij (G_i . v_j - b_i) / z_i
     dq_i = sum_j dt_ij k_j,             dk_j = sum_i dt_ij q_i
 
-dq and dk are one kernel with queries and keys swapped. A program owns a block of rows and a part of the width of what
-it writes, and goes over all columns; it forms the scores of a tile again, so no two programs write to one place, and
-the result is the same in each run. The forward pass keeps the largest score so far, rescaling its sums as it grows.
+dq and dk are computed by one kernel, with queries and keys swapped. A program owns a block of rows and a part of the
+width of its output and loops over all columns, computing the scores of each tile again. So no two programs write to the
+same place, and the result is the same in each run. The forward pass keeps the largest score so far and rescales its
+sums when that grows.
 
-Sums are float32. Products of float32 are exact, not TF32. Of bfloat16 inputs the weights are rounded to bfloat16 on
-their way to the tensor cores, as in torch's fused kernels, and z adds up the rounded ones, so that out stays a mean of
-the values. Weights of float16 inputs go there in TF32, which rounds as float16 does and does not overflow.
+Sums are float32. Products of float32 are exact, not TF32. For bfloat16 inputs the weights are rounded to bfloat16
+before they enter the tensor cores, as in torch's fused kernels, and z is the sum of the rounded weights, so that out
+stays a mean of the values. For float16 inputs the weights enter in TF32, which has the precision of float16 and does
+not overflow.
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size.
 """
@@ -59,7 +61,7 @@ def _products(
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
 ):
-    """``x_r . y_c`` of a tile of rows r and c, float32; products of half precision numbers are exact as they are."""
+    """``x_r . y_c`` of a tile of rows r and c, float32; products of two half precision numbers are exact in float32."""
     sums = tl.zeros((HEIGHT, WIDTH), tl.float32)
     for first in range(0, SIZE, PART):
         x_tile = _tile(x, first_x, rows_x, first, SIZE, HEIGHT, PART)
@@ -70,7 +72,7 @@ def _products(
 
 @triton.jit
 def _low(t, first_column, columns, WIDTH: tl.constexpr):
-    """``min(t, 0)``, -inf beyond the last column. A NaN stays one, which ``minimum`` would not grant."""
+    """``min(t, 0)``, -inf beyond the last column. NaN stays NaN, which ``minimum`` does not guarantee."""
     inside = first_column + tl.arange(0, WIDTH) < columns
     return tl.where(inside[None, :], tl.where(t > 0, 0.0, t), LOW)
 
@@ -150,7 +152,7 @@ def _values_kernel(
     WEIGHT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dv: a program owns keys."""
+    """dv. A program owns a block of keys."""
     head, first_j = _place(m, HEIGHT)
     grad, q, k, dv = grad + head * n * E, q + head * n * D, k + head * m * D, dv + head * m * E
     z, s = z + head * n, s + head * n
@@ -187,7 +189,10 @@ def _features_kernel(
     WEIGHT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``dx_r = sum_c dt y_c``: dq of (x, y, a, c) = (q, k, G, v), dk of (k, q, v, G). QUERIES: 0 rows, 1 columns."""
+    """``dx_r = sum_c dt y_c``: dq for (x, y, a, c) = (q, k, G, v), dk for (k, q, v, G).
+
+    QUERIES: 0 if the rows are the queries, 1 if the columns are.
+    """
     head, first_r = _place(rows, HEIGHT)
     x, a, dx = x + head * rows * D, a + head * rows * E, dx + head * rows * D
     y, c = y + head * columns * D, c + head * columns * E
@@ -207,7 +212,8 @@ def _features_kernel(
     _store(dx, sums, first_r, rows, first_d, D, HEIGHT, OWN)
 
 
-# How the weights go into their product: their type, and the precision of a product of float32.
+# For every dtype of the inputs: the type of the weights in their matrix product, and the precision of that product if
+# the type is float32.
 WEIGHTS = {
     torch.float32: (tl.float32, 'ieee'),
     torch.float16: (tl.float32, 'tf32'),
@@ -217,7 +223,14 @@ COMPILER = dict(num_warps=8, num_stages=2, enable_fp_fusion=True)
 
 
 def settings(dtype: torch.dtype, size: int, values: int, own: int) -> dict:
-    """Constants of a kernel, for size of query and key, size of values, and the width ``own`` of what it writes."""
+    """Constants of a kernel.
+
+    Args:
+        dtype: of the inputs.
+        size: of queries and keys.
+        values: size of the values.
+        own: width of the output.
+    """
     wide = dtype == torch.float32
     weight, precision = WEIGHTS[dtype]
     return dict(
@@ -234,12 +247,12 @@ def settings(dtype: torch.dtype, size: int, values: int, own: int) -> dict:
 
 
 def _power(size: int, most: int) -> int:
-    """The power of 2 that holds ``size``, from 16, the least that a product of tiles takes, to ``most``."""
+    """The next power of 2 from ``size``, but at least 16 (the smallest that ``tl.dot`` takes) and at most ``most``."""
     return min(max(triton.next_power_of_2(size), 16), most)
 
 
 def forward(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, z, s) in float32, of contiguous inputs of one dtype out of float32, float16 and bfloat16."""
+    """(out, z, s) in float32. Inputs are contiguous and of one dtype: float32, float16 or bfloat16."""
     heads, (n, size), (m, values) = q_BGND.shape[:2], q_BGND.shape[2:], v_BGME.shape[2:]
     out, z, s = (q_BGND.new_empty(*heads, n, last, dtype=torch.float32) for last in (values, 1, 1))
     _launch(
@@ -263,7 +276,7 @@ def forward(q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor) -> tuple[Tensor, Ten
 def backward(
     grad_BGNE: Tensor, q_BGND: Tensor, k_BGMD: Tensor, v_BGME: Tensor, out_BGNE: Tensor, z: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq, dk, dv), in the dtype of the inputs, from what :func:`forward` gave."""
+    """(dq, dk, dv), in the dtype of the inputs, from the results of :func:`forward`."""
     heads, (n, size), (m, values) = q_BGND.shape[:2], q_BGND.shape[2:], v_BGME.shape[2:]
     dq, dk, dv = (torch.empty_like(x) for x in (q_BGND, k_BGMD, v_BGME))
     b = (grad_BGNE * out_BGNE).sum(-1, dtype=torch.float32)
@@ -276,7 +289,7 @@ def backward(
 
 
 def _launch(kernel: triton.JITFunction, heads: torch.Size, rows: int, own: int, constants: dict, *arguments) -> None:
-    """A program for every block of rows of every head, and every part of the width of what it writes."""
+    """Starts a program for every block of rows of every head and every part of the width of the output."""
     grid = (triton.cdiv(rows, constants['HEIGHT']) * heads.numel(), triton.cdiv(own, constants['OWN']))
     with torch.cuda.device_of(arguments[0]):
         kernel[grid](*arguments, **constants)

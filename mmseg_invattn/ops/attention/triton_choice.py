@@ -1,10 +1,10 @@
-"""When the Triton kernels serve: on a GPU, and only after a trial there has agreed with the torch operators.
+"""When the Triton kernels are used: on a GPU, and only after a trial on it has agreed with the torch operators.
 
-A compiled kernel can fail on a device, or with a compiler, that nobody has run it on. So the first call for a device, a
-dtype and a pair of widths runs both passes on a small input and compares them with the reference in float64. Where the
-kernels raise or differ, torch's operators do the work from then on, and one warning names the error.
+A compiled kernel can fail on a device, or with a compiler, for which it was never tested. So the first call for a
+device, a dtype and a pair of widths runs both passes on a small input and compares them with the reference in float64.
+If the kernels raise an error or differ, torch's operators are used from then on, and one warning names the error.
 
-``torch.compile`` sees none of this: it is asked inside the operator, which is opaque.
+``torch.compile`` does not trace this code: it runs inside the custom operator, which is opaque.
 """
 
 import warnings
@@ -18,11 +18,11 @@ from torch import Tensor
 
 Reference = tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
 
-# Errors that a trial may show, in parts of the largest number: of float32 sums, and of weights and gradients rounded to
-# the type of the inputs. A product of float32 in TF32 would exceed the first a hundred times.
+# Errors that a trial allows, relative to the largest number. For float32 it covers the rounding of sums; a product in
+# TF32 would exceed it a hundred times. For half precision it covers weights and gradients rounded to that type.
 TRIAL_ERRORS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-# Exact products of float32 run beside the tensor cores, and cuBLAS is good at them. What the kernels save, the traffic
-# of the N x M map, is the same for every width; what they may lose grows with the width.
+# Exact products of float32 do not use the tensor cores, and cuBLAS is fast at them. The kernels save the memory
+# traffic of the N x M map, which is the same for every width; what they may lose on the products grows with the width.
 WIDEST_FLOAT32 = 256
 _CHOSEN: dict[tuple, ModuleType | None] = {}
 
@@ -30,7 +30,7 @@ _CHOSEN: dict[tuple, ModuleType | None] = {}
 def triton_kernels(
     device: torch.device, dtype: torch.dtype, size: int, values: int, reference: Reference
 ) -> ModuleType | None:
-    """``triton_blocked_positive`` where it serves, None where torch's operators do.
+    """The module ``triton_blocked_positive`` if it is to be used, or None if torch's operators are.
 
     Args:
         size: of queries and keys.
@@ -43,7 +43,7 @@ def triton_kernels(
         return None
     key = device, dtype, size, values
     if key not in _CHOSEN:
-        if torch.cuda.is_current_stream_capturing():  # into a CUDA graph, where nothing may wait for the device
+        if torch.cuda.is_current_stream_capturing():  # a CUDA graph: nothing may wait for the device now
             return None
         _CHOSEN[key] = _tried(*key, reference)
     return _CHOSEN[key]
@@ -64,10 +64,10 @@ def _tried(device: torch.device, dtype: torch.dtype, size: int, values: int, ref
     try:
         kernels = _imported()
         trial(kernels, device, dtype, size, values, reference)
-    except Exception as error:  # whatever a compiler or a driver raises: the reference is there
+    except Exception as error:  # whatever a compiler or a driver raises: the torch operators remain
         warnings.warn(
-            f'Triton kernels of dot-product attention ({dtype}, widths {size} and {values}) are not used on '
-            f'{device}, torch operators are: {type(error).__name__}: {error}',
+            f'Triton kernels of dot-product attention ({dtype}, widths {size} and {values}) failed on {device}, so '
+            f'torch operators are used instead: {type(error).__name__}: {error}',
             stacklevel=2,
         )
         return None
@@ -77,7 +77,11 @@ def _tried(device: torch.device, dtype: torch.dtype, size: int, values: int, ref
 def trial(
     kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int, values: int, reference: Reference
 ) -> None:
-    """Both passes on two heads of several uneven tiles; raises ArithmeticError where they are not the reference's."""
+    """Runs both passes on two heads with several tiles, the last ones not full.
+
+    Raises:
+        ArithmeticError: the results differ from those of the reference.
+    """
     generator = torch.Generator(device).manual_seed(0)
     q, k, v, grad = (
         torch.randn(1, 2, count, last, device=device, generator=generator)
@@ -98,5 +102,5 @@ def trial(
 
 
 def _comparable(out: Tensor, z: Tensor, s: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
-    """The normaliser without its shift, which is 0 in most rows; scores of a trial are of order 1."""
+    """The results, with the shift of the normaliser undone. The scores of the trial are of order 1."""
     return out, z * s.exp(), *gradients

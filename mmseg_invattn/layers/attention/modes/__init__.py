@@ -1,4 +1,4 @@
-"""Modes: how pixels score each other. A mode is one file here and one line in ``MODES``.
+"""Modes: ways in which pixels score each other. A mode is one file here and one line in ``MODES``.
 
 A mode is a :class:`~.base.Mode` built as ``Mode(channels, inter_channels, groups, bias, key_bias)``.
 """

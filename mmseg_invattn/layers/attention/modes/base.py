@@ -1,4 +1,4 @@
-"""What a mode is: scores of pixels, their bounds, and the kernels that turn scores into attention.
+"""The interface of a mode: scores of pixels, their bounds, and the kernels that turn scores into attention.
 
 Shape suffixes: B batch, G heads, N queries, M keys, C channels of a token, D query and key size, E value size.
 """
@@ -18,7 +18,7 @@ Norm = Callable[..., Tensor]  # upper bound of |W|, or |L R|, of matrices: gram_
 
 
 class QueryKeyWeights(NamedTuple):
-    """Projections as the scores use them; every scale is in them."""
+    """The projections, including all scale factors of the scores."""
 
     query: Tensor
     key: Tensor
@@ -31,12 +31,12 @@ class QueryKeyWeights(NamedTuple):
 
 
 class ScoreBounds(NamedTuple):
-    """Upper bounds over tokens in the ball of radius R; all of them are proportional to the temperature.
+    """Upper bounds for tokens in the ball of radius R; all of them are proportional to the temperature.
 
     Attributes:
-        peak: largest score in size, terms that a softmax does not see left out.
-        query_slope: R times the Lipschitz constant of the score in the query token.
-        key_slope: R times that in the key token.
+        peak: largest absolute value of a score, without terms that have no effect on a softmax.
+        query_slope: R times the Lipschitz constant of the score as a function of the query token.
+        key_slope: R times the Lipschitz constant of the score as a function of the key token.
     """
 
     peak: Tensor
@@ -45,12 +45,12 @@ class ScoreBounds(NamedTuple):
 
 
 class ScoreGradients(NamedTuple):
-    """``dt_ij = <kappa_j, dx_i> + <alpha_ij, dx_j>``, of a softmax up to a number of row i.
+    """``dt_ij = <kappa_j, dx_i> + <alpha_ij, dx_j>``; for a softmax up to a term that depends only on i.
 
     Attributes:
         kappa: shape (B, G, N, C).
-        alpha: alpha_i, likewise.
-        tied: whether ``alpha_ij = alpha_i - kappa_j``; otherwise it is alpha_i.
+        alpha: alpha_i, shape (B, G, N, C).
+        tied: True if ``alpha_ij = alpha_i - kappa_j``, False if ``alpha_ij = alpha_i``.
     """
 
     kappa: Tensor
@@ -59,14 +59,14 @@ class ScoreGradients(NamedTuple):
 
 
 class Mode(nn.Module, ABC):
-    """Scores ``t_ij`` of tokens, and the attention that they give.
+    """Scores ``t_ij`` of tokens, and the attention that follows from them.
 
-    Calling the module hands out the projections once and every other method takes them back, so that a solver computes
-    them once for a whole solve.
+    Calling the module returns the projections, and every other method takes them as an argument, so that a solver
+    computes them once for a whole solve.
     """
 
     softmax = True  # whether P = softmax(t + beta)
-    key_bias_counts = False  # a softmax over the keys does not see the key's bias
+    key_bias_counts = False  # whether the bias of the keys has an effect; on a softmax over the keys it has none
     mmcv_scales = True  # whether mmcv's non-local block scales the scores
     factor_depends_on_n = False  # whether lipschitz_factor uses the number of pixels
     # Form 'paper': coefficients of the soft spectral normalisation of each projection, and of the value.
@@ -75,16 +75,16 @@ class Mode(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scaled: bool = True) -> NamedTuple:
-        """Projections of an ordinary attention; ``scaled=False`` leaves out ``1 / sqrt(D)``."""
+        """The projections of ordinary attention; ``scaled=False`` omits the factor ``1 / sqrt(D)``."""
 
     @staticmethod
     @abstractmethod
     def scaled(weights: NamedTuple, temperature: Tensor) -> NamedTuple:
-        """Weights whose scores are ``temperature`` times those given; temperature has shape (G,)."""
+        """Weights whose scores are ``temperature`` times those of the given weights; temperature has shape (G,)."""
 
     @staticmethod
     def factors(weights: NamedTuple) -> tuple[Tensor, Tensor] | None:
-        """L and R, shape (G, C, D) and (G, D, C), where :meth:`bounds` needs ``|L R|``; None where it does not."""
+        """L and R, shape (G, C, D) and (G, D, C), if :meth:`bounds` needs ``|L R|``; otherwise None."""
         return None
 
     @staticmethod
@@ -96,20 +96,22 @@ class Mode(nn.Module, ABC):
 
         Args:
             weights: of the scores.
-            norm: how norms of matrices are bounded.
+            norm: function that bounds norms of matrices.
             radius: of the ball.
-            product: that bound of ``|L R|``, where it is known already.
+            product: bound of ``|L R|`` by that function, if it is known already.
         """
 
     @staticmethod
     def lipschitz_factor(bounds: ScoreBounds, n_pixels: int | None = None) -> Tensor:
-        """Lambda of the certificate ``Lip(g) <= gain |W| Lambda`` on the unit ball: for every positive kernel f
-        with ``f' / f`` in [0, 1], ``s_1 + sqrt(1 + s_2 + s_2^2)`` with ``s_1 = R G_1``, ``s_2 = R G_2``.
+        """The factor Lambda of the certificate ``Lip(g) <= gain |W| Lambda`` on the unit ball.
+
+        For every positive kernel f with ``f' / f`` in [0, 1] it is ``s_1 + sqrt(1 + s_2 + s_2^2)`` with
+        ``s_1 = R G_1``, ``s_2 = R G_2``.
 
         Args:
             bounds: on the unit ball.
-            n_pixels: given where every pixel attends to every pixel, itself included, without position logits: some
-                modes have a smaller bound then.
+            n_pixels: number of pixels if every pixel attends to every pixel, including itself, without position
+                logits; some modes then have a smaller bound. Otherwise None.
         """
         s = bounds.key_slope
         return bounds.query_slope + (1 + s + s.square()).sqrt()
@@ -117,30 +119,30 @@ class Mode(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def project(weights: NamedTuple, queries_BGNC: Tensor, keys_BGMC: Tensor) -> tuple[Tensor, Tensor]:
-        """Features that the kernels take, (B, G, N, D) and (B, G, M, D)."""
+        """Queries and keys for the kernels, (B, G, N, D) and (B, G, M, D)."""
 
     @staticmethod
     @abstractmethod
     def score_gradients(weights: NamedTuple, tokens_BGNC: Tensor) -> ScoreGradients:
-        """How the scores follow the tokens, every token being query and key."""
+        """Gradients of the scores in the tokens; every token is both query and key."""
 
     @classmethod
     @abstractmethod
     def rounding(cls, weights: NamedTuple, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
-        """Bound of what rounding changes in the scores of a query, all keys together, at tokens within the reach.
+        """Bound of the rounding errors of the scores of a query, over all keys, for tokens within the reach.
 
         Args:
             weights: of the scores, float64.
-            tokens_BGNC: float64, every token being query and key.
-            reach_BG: how far others may be from them.
-            u: what the forward pass rounds with.
+            tokens_BGNC: float64; every token is both query and key.
+            reach_BG: the bound holds for all tokens within this distance of the given ones.
+            u: the rounding errors of the forward pass.
 
         Returns:
             Tensor of shape (B, H, N).
         """
 
-    # Kernels (q, k, v[, beta]) -> out, static: attend is row-stochastic, log_weights gives its log-weights, ordinary is
-    # mmcv's non-local block, paper the invertible attention paper's without its factor.
+    # Kernels (q, k, v[, beta]) -> out. attend is row-stochastic, and log_weights(q, k) returns its log-weights;
+    # ordinary is that of mmcv's non-local block, and paper that of the invertible attention paper without its 1.5.
     attend = staticmethod(softmax_attention)
     log_weights = staticmethod(softmax_log_weights)
     ordinary = staticmethod(softmax_attention)
@@ -153,9 +155,9 @@ class QueryKeyMode(Mode):
     Args:
         channels: C, channels of a token.
         inter_channels: D, size of queries and keys.
-        groups: G; each has projections of its own.
+        groups: G; each has its own projections.
         bias: whether the projections have biases.
-        key_bias: whether the key has one; as ``bias`` where not given.
+        key_bias: whether the key projection has a bias; by default as ``bias``.
     """
 
     def __init__(
@@ -197,7 +199,7 @@ class QueryKeyMode(Mode):
 
     @classmethod
     def rounding(cls, weights: QueryKeyWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
-        """``dq . k + q . dk``, and the sum of ``q . k``: of the factors, whatever their product is."""
+        """Rounding in ``dq . k + q . dk`` and in the sum ``q . k``; it depends on W_Q and W_K, not on their product."""
         q, k = cls.project(weights, tokens_BGNC, tokens_BGNC)
         q_reach, k_reach = (spectral_norm_bound(w) * reach_BG for w in (weights.query, weights.key))
         size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
@@ -207,10 +209,10 @@ class QueryKeyMode(Mode):
 
 
 def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u: Roundoff) -> Tensor:
-    """Of ``(W x) . y`` for ``|x| <= 1``, what rounding in ``W x`` makes of it, shape (B, H, N).
+    """The error of ``(W x) . y`` for ``|x| <= 1`` that is caused by rounding in ``W x``, shape (B, H, N).
 
-    Rows of W x round independently, in proportion to ``sqrt(sum_c W_dc^2 x_c^2)`` each, so their sum with weights y_d
-    in proportion to ``sqrt(max_c sum_d W_dc^2 y_d^2)``.
+    The rows of W x round independently, each in proportion to ``sqrt(sum_c W_dc^2 x_c^2)``. So the error of their sum
+    with weights y_d is proportional to ``sqrt(max_c sum_d W_dc^2 y_d^2)``.
     """
     dimensions, channels = weight_HDC.shape[-2:]
     seen = (other_BHND.square() @ weight_HDC.square()).amax(-1).sqrt()
@@ -220,10 +222,10 @@ def pulled_rounding(weight_HDC: Tensor, other_BHND: Tensor, reach_BH: Tensor, u:
 
 
 def inner_rounding(q: Tensor, k: Tensor, q_reach: Tensor, k_reach: Tensor, u: Roundoff) -> Tensor:
-    """Of ``q_i . k_j``, D products, and of what was rounded in the numbers of q and k; largest over j, (B, H, N).
+    """Rounding of ``q_i . k_j``, including the rounding of each number of q and k; the largest over j, (B, H, N).
 
-    ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2``, and the sum itself is no larger than ``|q| |k|``: where products are
-    cast, it may be stored so.
+    ``sum_d q_d^2 k_d^2 <= |q|_4^2 |k|_4^2`` for the D products, and the sum itself is at most ``|q| |k|``. If products
+    are cast, the sum may be stored in the lower precision too.
     """
     sizes = []
     for order in (2, 4):
@@ -249,6 +251,6 @@ def pulled_back(weight_GDC: Tensor, vector_GD: Tensor | None) -> Tensor | None:
 
 
 def product_norms(pairs: list[tuple[Tensor, Tensor]], norm: Norm) -> list[Tensor]:
-    """``norm(left, right)`` of pairs of one shape, in one pass."""
+    """``norm(left, right)`` of several pairs of the same shape, computed together."""
     left, right = (torch.cat(side) if len(pairs) > 1 else side[0] for side in zip(*pairs, strict=True))
     return list(norm(left, right).chunk(len(pairs)))

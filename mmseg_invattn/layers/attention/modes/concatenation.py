@@ -1,11 +1,13 @@
 """Concatenation: ``t_ij = w . [q_i ; k_j] = alpha_i + gamma_j``, ``P_ij = f(t_ij) / sum_j f(t_ij)``, ``f = ELU + 1``.
 
-Wang et al. (https://arxiv.org/abs/1711.07971) take ``ReLU(t) / M``, form ``none``; the invertible attention paper
-``ELU(t) / sum ELU(t)``, form ``paper``. On the ball of radius R, with ``a = W_Q^T w_q`` and ``c = W_K^T w_k``:
+Wang et al. (https://arxiv.org/abs/1711.07971) use ``ReLU(t) / M``, as in form ``none``; the invertible attention paper
+uses ``ELU(t) / sum ELU(t)``, as in form ``paper``. On the ball of radius R, with ``a = W_Q^T w_q`` and
+``c = W_K^T w_k``:
 
     G_1 = |a|,     G_2 = |c|,     Lambda = s_1 / 2 + sqrt(1 + s_2 + s_2^2),     s_1 = R G_1,     s_2 = R G_2
 
-A query moves all its scores alike, and the weights feel it only as far as ``f' / f`` differs between the keys: by half.
+A change of a query changes all of its scores by the same amount. This changes the weights only as far as ``f' / f``
+differs between the keys; hence the factor 1/2 of s_1.
 """
 
 from typing import NamedTuple
@@ -32,12 +34,12 @@ class ConcatenationWeights(NamedTuple):
     bias: Tensor | None = None
 
     def swapped(self) -> 'ConcatenationWeights':
-        """The same scores with queries and keys exchanged; the bias is of the sum."""
+        """The same scores with queries and keys exchanged; the bias belongs to the sum and stays."""
         return self._replace(query=self.key, key=self.query)
 
 
 class Concatenation(QueryKeyMode):
-    """Positive function of a learned number of the query plus one of the key. Arguments: ``QueryKeyMode``."""
+    """Positive function of a learned term of the query plus one of the key. Arguments: :class:`~.base.QueryKeyMode`."""
 
     softmax = False
     key_bias_counts = True
@@ -73,7 +75,7 @@ class Concatenation(QueryKeyMode):
 
     @staticmethod
     def factors(weights: ConcatenationWeights) -> None:
-        """The scores are sums: nothing is multiplied."""
+        """None: the scores are sums, without a product of projections."""
 
     @staticmethod
     def bounds(

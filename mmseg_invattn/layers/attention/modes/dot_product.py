@@ -1,14 +1,15 @@
 """Dot product: ``P_ij = f(q_i . k_j) / sum_j f(q_i . k_j)`` with ``f = ELU + 1``; certified and conditional forms.
 
-Wang et al. (https://arxiv.org/abs/1711.07971) divide the scores by the number of keys, form ``none``; the invertible
-attention paper divides ``ELU(q . k)`` by its sum, form ``paper``.
+Wang et al. (https://arxiv.org/abs/1711.07971) divide the scores by the number of keys, as in form ``none``; the
+invertible attention paper divides ``ELU(q . k)`` by its sum, as in form ``paper``.
 
-On the ball of radius R, with ``A = W_Q^T W_K``: both biases count, f is not invariant to shifts, and ``f' / f <= 1``:
+On the ball of radius R, with ``A = W_Q^T W_K`` and ``f' / f <= 1``. Both biases matter, because f is not invariant to
+shifts:
 
     G_1 = |A| R + |W_Q^T b_K|,     G_2 = |A| R + |W_K^T b_Q|
     Lambda = s_1 + sqrt(1 + s_2 + s_2^2),     s_1 = R G_1,     s_2 = R G_2
 
-and both are s without biases.
+Without biases, s_1 = s_2 = s.
 """
 
 from torch import Tensor
@@ -34,7 +35,7 @@ class DotProduct(QueryKeyMode):
     paper = staticmethod(elu_dot_product_attention)
 
     def forward(self, scaled: bool = True) -> QueryKeyWeights:
-        """mmcv's dot product, like the paper's, has no scale ``1 / sqrt(D)``."""
+        """The dot products of mmcv and of the paper have no factor ``1 / sqrt(D)``."""
         return super().forward(scaled=False)
 
     @classmethod

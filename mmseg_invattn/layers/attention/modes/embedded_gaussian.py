@@ -2,12 +2,13 @@
 
 Wang et al., Non-local Neural Networks, https://arxiv.org/abs/1711.07971
 
-On the ball of radius R, with ``A = W_Q^T W_K`` and ``a = W_K^T b_Q`` (the key bias is the same for all keys, so inert):
+On the ball of radius R, with ``A = W_Q^T W_K`` and ``a = W_K^T b_Q`` (the key bias adds the same to the scores of all
+keys, so it has no effect):
 
     score b_i^T A b_j + a^T b_j + const_i,     G_1 = |A| R,     G_2 = |A| R + |a|
     Lambda = s_1 + sqrt(1 + s_2^2),            s_1 = R G_1,     s_2 = R G_2 = the largest content logit
 
-The effective products A and a are bounded and not their factors, because |A| may be far below |W_Q| |W_K|.
+The norms of the products A and a are bounded, not those of their factors, because |A| may be far below |W_Q| |W_K|.
 """
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from .base import Norm, QueryKeyMode, QueryKeyWeights, ScoreBounds, pulled_back,
 
 
 def softmax_factor(bounds: ScoreBounds) -> Tensor:
-    """``Lambda = s_1 + sqrt(1 + s_2^2)``: the query part plus the value and key part, for every number of pixels."""
+    """``Lambda = s_1 + sqrt(1 + s_2^2)``: a term for queries plus one for values and keys; for any number of pixels."""
     return bounds.query_slope + (1 + bounds.key_slope.square()).sqrt()
 
 

@@ -15,7 +15,7 @@ from .embedded_gaussian import softmax_factor
 
 
 class Temperature(NamedTuple):
-    """G, and t, shape (G,) or (); None for 1."""
+    """The number of groups G, and t, shape (G,) or (); None means 1."""
 
     groups: int
     temperature: Tensor | None = None
@@ -30,10 +30,10 @@ class Gaussian(Mode):
 
     Args:
         channels: C, channels of a token.
-        inter_channels: of no effect, as for every mode without projections.
-        groups: G, heads; they differ by their values, and by their sharpness where it is learned.
-        bias: of no effect.
-        key_bias: likewise.
+        inter_channels: without effect, because there are no projections.
+        groups: G, heads; they differ by their values, and by their sharpness if it is learned.
+        bias: without effect.
+        key_bias: without effect.
     """
 
     paper_coefficients: dict[str, float] = {}
@@ -46,10 +46,11 @@ class Gaussian(Mode):
         self.groups, self.channels = groups, channels
 
     def forward(self, scaled: bool = True) -> Temperature:
-        """``t = 1 / sqrt(C)``, or 1 as in mmcv and in the paper, where every pixel attends to itself: of ordinary
-        features ``|x|^2`` is about C.
+        """``t = 1 / sqrt(C)``, or 1 as in mmcv and in the paper.
+
+        With t = 1 every pixel attends mainly to itself, because ``|x|^2`` of ordinary features is about C.
         """
-        # a number without dimensions takes the device of whatever it meets
+        # a tensor without dimensions can be combined with tensors on any device
         return Temperature(self.groups, torch.tensor(self.channels**-0.5) if scaled else None)
 
     @staticmethod
@@ -61,7 +62,7 @@ class Gaussian(Mode):
     def bounds(
         weights: Temperature, norm: Norm, radius: float | Tensor = 1.0, product: Tensor | None = None
     ) -> ScoreBounds:
-        # a number without dimensions takes the device of whatever it meets
+        # a tensor without dimensions can be combined with tensors on any device
         peak = (torch.ones(()) if weights.temperature is None else weights.temperature.abs()) * radius**2
         return ScoreBounds(peak, peak, peak)
 
@@ -86,7 +87,7 @@ class Gaussian(Mode):
 
 
 def _scale(tokens_BGNC: Tensor, weights: Temperature) -> Tensor:
-    """Tokens of every group, times t; one group of them serves all."""
+    """Tokens times t, for every group; a single group of tokens is used for all groups."""
     if weights.temperature is None:
         return tokens_BGNC.expand(-1, weights.groups, -1, -1)
     t = weights.temperature

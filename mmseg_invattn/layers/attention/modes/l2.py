@@ -1,21 +1,21 @@
-"""L2: ``P_ij = softmax_j(-|q_i - k_j|^2 + beta_ij)``, ``q = k = W x``: a pixel is its own nearest.
+"""L2: ``P_ij = softmax_j(-|q_i - k_j|^2 + beta_ij)``, ``q = k = W x``: the nearest key to a query is its own pixel.
 
 Kim et al., The Lipschitz Constant of Self-Attention, https://arxiv.org/abs/2006.04710
 
-With the temperature in W, on the ball of radius R:
+With the temperature included in W, on the ball of radius R:
 
     G_1 = 2 |W|^2 R,    G_2 = 4 |W|^2 R,    Lambda = s + sqrt(1 + s / 4 + 64 s^2 / 27),    s = 2 |W|^2 R^2 = R G_1
 
-where s is half the range of the scores: a key far from the query, where its score is steep, has a value far from the
-mean only where it has little weight; the proof is in docs/explanation/certificate.md. Where each pixel attends to all N
-pixels, itself included, without position logits, the weights fall off faster than distances grow:
-``E_P |W (b_j - b_i)|^2 <= Phi(N) = W_0((N - 1) / e)``. The scores move by ``|ds_ij| <= 4 e |W| |W (b_j - b_i)|`` when
-tokens move by e, so their covariance with values of the ball is at most ``4 e |W| R sqrt(Phi)`` and
+where s is half the range of the scores. The score of a key far from the query is steep, but such a key can have a value
+far from the mean only if its weight is small; the proof is in docs/explanation/certificate.md. If each pixel attends to
+all N pixels, including itself, without position logits, weights decrease faster than distances increase:
+``E_P |W (b_j - b_i)|^2 <= Phi(N) = W_0((N - 1) / e)``. The scores change by ``|ds_ij| <= 4 e |W| |W (b_j - b_i)|`` if
+tokens change by e, so their covariance with values in the ball is at most ``4 e |W| R sqrt(Phi)`` and
 
     Lambda <= 1 + 4 |W| R sqrt(Phi(N)) = 1 + 4 sqrt(s Phi(N) / 2)
 
-which grows with the root of the sharpness and, slowly, with N: the smaller of the two holds. (Kim's unbounded bound
-``1 + 4 Phi`` is the same argument for values that are tied to the keys as well.)
+which grows with the root of the sharpness and, slowly, with N. Both bounds hold, and the smaller one is used. (Kim's
+bound ``1 + 4 Phi``, for tokens of any size, follows from the same argument for values that are tied to the keys.)
 """
 
 import math
@@ -31,7 +31,7 @@ from .base import Mode, Norm, ScoreBounds, ScoreGradients, inner_rounding, pulle
 
 
 class DistanceWeights(NamedTuple):
-    """W, shape (G, D, C), the root of the temperature included."""
+    """W times the root of the temperature, shape (G, D, C)."""
 
     weight: Tensor
 
@@ -46,9 +46,9 @@ class L2(Mode):
     Args:
         channels: C, channels of a token.
         inter_channels: D, size of the projection.
-        groups: G; each has a projection of its own.
-        bias: of no effect: queries and keys share their map, so a bias drops out of every distance.
-        key_bias: likewise.
+        groups: G; each has its own projection.
+        bias: without effect: queries and keys share their projection, so a bias cancels in every distance.
+        key_bias: without effect.
     """
 
     factor_depends_on_n = True
@@ -86,7 +86,7 @@ class L2(Mode):
         if n_pixels is None:
             return ball
         steep = bounds.query_slope / 2 * phi(n_pixels)
-        # Where steep is 0 the ball's bound is the smaller one or equal; the clamp keeps the root's gradient finite.
+        # The clamp keeps the gradient of the root finite; where `steep` is 0, the bound of the ball is not larger.
         return ball.minimum(1 + 4 * steep.clamp(min=1e-30).sqrt()) if n_pixels > 1 else ball.clamp(max=1)
 
     @staticmethod
@@ -95,7 +95,7 @@ class L2(Mode):
 
     @classmethod
     def rounding(cls, weights: DistanceWeights, tokens_BGNC: Tensor, reach_BG: Tensor, u: Roundoff) -> Tensor:
-        """Of ``2 <q_i, k_j> - |k_j|^2``, which is summed as one inner product of D + 1 terms."""
+        """Rounding of ``2 <q_i, k_j> - |k_j|^2``, which is summed as one inner product of D + 1 terms."""
         q, _ = cls.project(weights, tokens_BGNC, tokens_BGNC)
         reach = spectral_norm_bound(weights.weight) * reach_BG
         size_BGN = torch.linalg.vector_norm(tokens_BGNC, dim=-1) + reach_BG[..., None]
@@ -105,7 +105,7 @@ class L2(Mode):
 
     @staticmethod
     def score_gradients(weights: DistanceWeights, tokens_BGNC: Tensor) -> ScoreGradients:
-        """``-|q_i - k_j|^2 = 2 <q_i, k_j> - |k_j|^2`` and a number of row i."""
+        """Gradients of ``-|q_i - k_j|^2 = 2 <q_i, k_j> - |k_j|^2`` plus a term that depends only on i."""
         pulled_back = 2 * grouped_linear(tokens_BGNC, weights.weight) @ weights.weight
         return ScoreGradients(pulled_back, pulled_back, tied=True)
 
@@ -114,7 +114,7 @@ def phi(n: int) -> float:
     """``Phi = W_0((n - 1) / e)``, the solution of ``Phi e^(Phi + 1) = n - 1``, rounded up."""
     if n < 2:
         return 0.0
-    root = math.log(n)  # above the root for n >= 2, from where Newton's method on a convex function descends to it
+    root = math.log(n)  # above the root for n >= 2; from there Newton's method for a convex function descends to it
     for _ in range(60):
         root -= (root - (n - 1) * math.exp(-root - 1)) / (1 + root)
     return root * (1 + 1e-12)
