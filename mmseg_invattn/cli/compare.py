@@ -1,6 +1,6 @@
 """Train segmentation heads, evaluate and compare them, and write one report.
 
-What is trained already is not trained again. docs/compare.md says what is measured and how.
+What is trained already is not trained again. docs/guides/compare.md says what is measured and how.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# The comparison of docs/results.md, on one thread of a CPU. The other heads differ from this one in attention alone.
+# The comparison of docs/results/camvid.md, on one thread of a CPU. Other heads differ from this one in attention alone.
 _base_ = [
     '../../_base_/models/skip_efficientnetlite0-d8.py',
     '../../_base_/datasets/camvid_240x320.py',

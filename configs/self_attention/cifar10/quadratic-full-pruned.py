@@ -1,6 +1,6 @@
 _base_ = './quadratic-full.py'
 # A trained quadratic-full without its degenerate heads, trained on for 100 epochs at a tenth of the rate. The number of
-# heads of each layer comes from the pruning: docs/attention_as_convolution.md
+# heads of each layer comes from the pruning: docs/explanation/attention_as_convolution.md
 load_from = 'work_dirs/quadratic-full/pruned.pth'
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 param_scheduler = [

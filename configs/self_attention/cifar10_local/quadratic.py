@@ -1,6 +1,6 @@
 _base_ = '../cifar10_short/quadratic.py'
 # The recipe that lets heads move within minutes on a CPU: 8 x 8 tokens, 3 layers, 32 channels, no dropout; AdamW, and
-# centres and widths learn at ten times the rate of the rest. Why that takes so much: docs/attention_as_convolution.md
+# centres and widths learn at ten times the rate of the rest. docs/explanation/attention_as_convolution.md says why.
 model = dict(backbone=dict(num_layers=3, out_indices=(2,)))
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.05),
