@@ -112,7 +112,7 @@ class CertifiedAttention2d(ResidualLayer):
         sharpness: float | str = 1.0,
         heads: str = 'grouped',
         precision: str = 'float32',
-        **attention,
+        **attention: Any,
     ):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)

@@ -11,7 +11,7 @@ are: both streams stay in float32 or higher, and the error bound follows the ste
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class CouplingAttention2d(ExplicitInverse):
     evaluations = 1
     wide_output = True
 
-    def __init__(self, in_channels: int, *, precision: str = 'float32', **attention):
+    def __init__(self, in_channels: int, *, precision: str = 'float32', **attention: Any):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)
         options.check_halves(in_channels)

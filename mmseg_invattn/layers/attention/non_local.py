@@ -4,6 +4,8 @@ The baseline: it has no inverse and no certificate. mmcv's names: theta = query,
 concat_project = join. The dot product and the concatenation are divided by the number of keys there, not by their sum.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class NonLocalAttention2d(nn.Module):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, **attention):
+    def __init__(self, in_channels: int, **attention: Any):
         super().__init__()
         options = read_options(type(self), AttentionOptions, attention)
         options.check_channels(in_channels)
