@@ -1,5 +1,6 @@
 """The page of the command line, made of the parsers that the commands use."""
 
+import html
 import re
 import sys
 from importlib import import_module
@@ -42,13 +43,13 @@ def section(command: str) -> str:
     usage = parser.format_usage().removeprefix('usage: ').replace('[-h] [--debug] ', '').replace('[-h] [--debug]', '')
     usage = re.sub(r'\n {7}', '\n', usage).strip()
     examples = re.sub(r'^ +', '', (parser.epilog % dict(prog=parser.prog)).partition('\n')[2], flags=re.MULTILINE)
-    arguments = [
-        f'| `{formatter._format_action_invocation(action)}` | {cell(formatter._expand_help(action))} |'
+    arguments = '\n'.join(
+        f'- `{formatter._format_action_invocation(action)}` – {plain(formatter._expand_help(action))}'
         for action in parser._actions
         if action.dest not in ALL_TAKE
-    ]
-    table = '\n'.join(['| argument | |', '| --- | --- |', *arguments]) if arguments else ''
-    parts = [f'## {command}', prose(parser.description), f'```text\n{usage}\n```', table, f'```shell\n{examples}\n```']
+    )
+    parts = [f'## {command}', prose(parser.description), f'```text\n{usage}\n```', arguments]
+    parts.append(f'```shell\n{examples}\n```')
     return '\n\n'.join(filter(None, parts))
 
 
@@ -78,12 +79,11 @@ def prose(text: str) -> str:
     return '\n\n'.join(f'```text\n{part}\n```' if '\n  ' in part else plain(part) for part in parts)
 
 
-def cell(text: str) -> str:
-    return plain(text).replace('|', r'\|')
-
-
 def plain(text: str) -> str:
     """Text in which nothing is Markdown but code: what stands in back ticks, and options."""
     text = re.sub(r'(?<![\w`-])--[a-z][a-z-]*', r'`\g<0>`', text)
     parts = re.split(r'(`+[^`]+`+)', text)
-    return ''.join(part if index % 2 else re.sub(r'([*_<>\[\]\\])', r'\\\1', part) for index, part in enumerate(parts))
+    return ''.join(
+        part if index % 2 else re.sub(r'([*_\[\]\\])', r'\\\1', html.escape(part, quote=False))
+        for index, part in enumerate(parts)
+    )

@@ -4,7 +4,7 @@ import re
 
 import griffe
 
-ROLE = re.compile(r':(?:class|func|meth|mod|attr|data):`(~?)([\w.]+)`')
+ROLE = re.compile(r':(?:class|func|meth|mod|attr|data):`(~?)\.?([\w.]+)`')
 
 
 class Roles(griffe.Extension):
@@ -25,12 +25,22 @@ def visit(scope: griffe.Object) -> None:
 
 
 def link(match: re.Match, at: griffe.Object) -> str:
-    path = match[2].lstrip('.')
+    path = match[2]
     name = path.rpartition('.')[2] if match[1] else path
-    scope = at if at.is_module else at.module
-    target = path if path.startswith('mmseg_invattn.') else f'{scope.path}.{path}'
-    try:
-        target = scope.modules_collection[target].canonical_path
-    except KeyError:
-        pass
+    target = find(path, at if at.is_module else at.module)
     return f'<autoref optional identifier="{target}"><code>{name}</code></autoref>'
+
+
+def find(path: str, module: griffe.Module) -> str:
+    """The place of an object that a docstring of the module names, whole or as it is seen from there."""
+    while module is not None:
+        for name in (path, f'{module.path}.{path}'):
+            try:
+                found = module.modules_collection[name]
+                if found.is_module and path.rpartition('.')[2] in found.members:  # a function in a file of its name
+                    found = found.members[path.rpartition('.')[2]]
+                return found.canonical_path
+            except KeyError:
+                pass
+        module = module.parent
+    return path

@@ -96,7 +96,7 @@ class CertifiedAttention2d(ResidualLayer):
         TypeError: an argument that the class does not take.
         ValueError: an argument breaks its rule.
 
-    Example:
+    Examples:
         >>> block = CertifiedAttention2d(8)
         >>> x = torch.randn(2, 8, 5, 7)
         >>> x_hat, info = block.inverse(block(x))

@@ -31,7 +31,7 @@ class InvAttentionResNet(ResNet):
     Raises:
         ValueError: an argument breaks its rule.
 
-    Example:
+    Examples:
         >>> net = InvAttentionResNet(depth=18, attention=[dict(stage=2, form='certified')])
     """
 
