@@ -36,7 +36,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 # The site of the documentation, in build/site: index.html there opens in a browser, without a server or a network. A
-# warning is an error.
+# warning is an error. It takes Python 3.11 or later.
 docs: $(VENV_DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build
 
