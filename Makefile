@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_OPENMMLAB ?= .venv-openmmlab
+VENV_DOCS ?= .venv-docs
 DEMO_ARGS ?=
 BOUNDS ?=
 PYTEST := -m pytest -n 2 --dist loadfile
@@ -9,7 +10,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 # Small tensors everywhere: threads within an operation would only wait for each other.
 test test-slow test-bounds test-openmmlab: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-slow test-bounds test-openmmlab lint wheel check-wheel setup clean
+.PHONY: demo test test-slow test-bounds test-openmmlab lint docs wheel check-wheel setup clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)
@@ -33,6 +34,11 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+# The site of the documentation, in build/site: index.html there opens in a browser, without a server or a network. A
+# warning is an error. It takes Python 3.11 or later.
+docs: $(VENV_DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build
 
 # The wheel and the source distribution, in dist/.
 wheel: $(VENV)/.ready
@@ -58,5 +64,10 @@ $(VENV_OPENMMLAB)/.ready: pyproject.toml setup.py requirements/common.txt requir
 	$(VENV_OPENMMLAB)/bin/python -m mmseg_invattn.doctor
 	touch $@
 
+$(VENV_DOCS)/.ready: requirements/docs.txt requirements/common.txt requirements/onedl.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_OPENMMLAB) build dist work_dirs data/context_shapes
+	rm -rf $(VENV) $(VENV_OPENMMLAB) $(VENV_DOCS) build dist work_dirs data/context_shapes

@@ -1,4 +1,4 @@
-"""Train, evaluate and compare segmentation heads; docs/compare.md describes what is measured and how.
+"""Train, evaluate and compare segmentation heads; docs/guides/compare.md describes what is measured and how.
 
 The command ``mmseg-invattn compare`` under the name that users of MMSegmentation type.
 """

@@ -1,4 +1,4 @@
-# A config for your own data, see docs/datasets.md. Copy this file with:
+# A config for your own data, see docs/reference/datasets.md. Copy this file with:
 #   mmseg-invattn print-config own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py
 _base_ = ['../_base_/models/nonlocal_r50-d8.py', '../_base_/datasets/own_data.py', '../_base_/default_runtime.py']
 
@@ -11,7 +11,7 @@ batch_size = 8
 max_iters = 2000
 lr = 1e-3  # for training from scratch; use 1e-4 for training from published weights
 
-# The model: non-local attention with an inverse. For other attention see docs/configs.md.
+# The model: non-local attention with an inverse. For other attention see docs/reference/configs.md.
 data_preprocessor = dict(size=size)
 model = dict(
     data_preprocessor=data_preprocessor,

@@ -70,10 +70,7 @@ def add_model_arguments(parser: ArgumentParser, alone: bool = False) -> None:
     _add_config(
         parser,
         **(
-            dict(
-                more='; without it, the config in the checkpoint is used: its values are read, nothing is run',
-                nargs='?',
-            )
+            dict(more='; without it, the config in the checkpoint, whose values are read and not run', nargs='?')
             if alone
             else {}
         ),

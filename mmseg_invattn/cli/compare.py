@@ -1,6 +1,6 @@
 """Train segmentation heads, evaluate and compare them, and write one report.
 
-Runs that are already trained are not trained again. docs/compare.md describes what is measured and how.
+Runs that are already trained are not trained again. docs/guides/compare.md describes what is measured and how.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Segmentation data set that says at once when its folders are missing or empty."""
 
+from typing import Any
+
 import mmengine.fileio as fileio
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
@@ -29,7 +31,7 @@ class CheckedSegDataset(BaseSegDataset):
     """
 
     def __init__(
-        self, img_suffix: str | None = None, seg_map_suffix: str = '.png', metainfo: dict | None = None, **kwargs
+        self, img_suffix: str | None = None, seg_map_suffix: str = '.png', metainfo: dict | None = None, **kwargs: Any
     ) -> None:
         given = {**self.METAINFO, **(metainfo or {})}
         classes, palette = given.get('classes') or (), given.get('palette') or ()

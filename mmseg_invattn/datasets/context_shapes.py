@@ -2,6 +2,7 @@
 
 import json
 import os.path as osp
+from typing import Any
 
 from mmseg.registry import DATASETS
 
@@ -63,7 +64,7 @@ class ContextShapesDataset(CheckedSegDataset):
         img_suffix: str = '.png',
         seg_map_suffix: str = '.png',
         metainfo: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self.num_classes = num_classes
         own = {'classes': class_names(num_classes), 'palette': PALETTE[:num_classes]}

@@ -1,4 +1,5 @@
-# The comparison in docs/results.md, on one thread of a CPU. The other heads differ from this one only in the attention.
+# The comparison in docs/results/camvid.md, on one thread of a CPU. The other heads differ from this one only in the
+# attention.
 _base_ = [
     '../../_base_/models/skip_efficientnetlite0-d8.py',
     '../../_base_/datasets/camvid_240x320.py',

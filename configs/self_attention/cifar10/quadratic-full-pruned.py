@@ -1,6 +1,6 @@
 _base_ = './quadratic-full.py'
 # A trained quadratic-full without its degenerate heads, trained for 100 more epochs with 1/10 of the learning rate. The
-# number of heads of each layer comes from the pruning, see docs/attention_as_convolution.md.
+# number of heads of each layer comes from the pruning, see docs/explanation/attention_as_convolution.md.
 load_from = 'work_dirs/quadratic-full/pruned.pth'
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 param_scheduler = [

@@ -16,7 +16,7 @@ from ..parser import CommandParser
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, '--thin --forms certified paper', '--doc docs/inversion_grid.md')
+    parser = CommandParser(__doc__, '--thin --forms certified paper', '--doc docs/results/inversion_grid.md')
     parser.add_argument(
         '--forms',
         nargs='+',

@@ -19,7 +19,7 @@ COMPARED = ('none', 'certified', 'conditional', 'coupling')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser(__doc__, '--forms none certified --modes l2 --seeds 0', '--doc docs/learning.md')
+    parser = CommandParser(__doc__, '--forms none certified --modes l2 --seeds 0', '--doc docs/results/learning.md')
     parser.add_argument(
         '--forms', nargs='+', default=COMPARED, choices=FORMS, metavar='FORM', help='forms of the attention'
     )

@@ -96,7 +96,7 @@ class CertifiedAttention2d(ResidualLayer):
         TypeError: an argument that the class does not take.
         ValueError: an argument breaks its rule.
 
-    Example:
+    Examples:
         >>> block = CertifiedAttention2d(8)
         >>> x = torch.randn(2, 8, 5, 7)
         >>> x_hat, info = block.inverse(block(x))
@@ -112,7 +112,7 @@ class CertifiedAttention2d(ResidualLayer):
         sharpness: float | str = 1.0,
         heads: str = 'grouped',
         precision: str = 'float32',
-        **attention,
+        **attention: Any,
     ):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)

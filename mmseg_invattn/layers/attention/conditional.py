@@ -114,7 +114,7 @@ class ConditionalAttention2d(ResidualLayer):
         sharpness: float | str = 2.0,
         heads: str = 'grouped',
         precision: str = 'float32',
-        **attention,
+        **attention: Any,
     ):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)

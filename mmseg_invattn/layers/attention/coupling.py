@@ -12,7 +12,7 @@ constants around the features (:mod:`.local_bound`). See RevNet (https://arxiv.o
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class CouplingAttention2d(ExplicitInverse):
     evaluations = 1
     wide_output = True
 
-    def __init__(self, in_channels: int, *, precision: str = 'float32', **attention):
+    def __init__(self, in_channels: int, *, precision: str = 'float32', **attention: Any):
         super().__init__()
         options = read_options(type(self), LocalAttentionOptions, attention)
         options.check_halves(in_channels)

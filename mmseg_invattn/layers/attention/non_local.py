@@ -5,6 +5,8 @@ conv_out = out, concat_project = join. As in mmcv, the scores of dot product and
 of keys, not by their sum.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class NonLocalAttention2d(nn.Module):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, **attention):
+    def __init__(self, in_channels: int, **attention: Any):
         super().__init__()
         options = read_options(type(self), AttentionOptions, attention)
         options.check_channels(in_channels)

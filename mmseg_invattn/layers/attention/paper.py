@@ -71,7 +71,7 @@ class PaperAttention2d(ResidualLayer):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, in_channels: int, *, gamma: str = 'conv', precision: str = 'float32', **attention):
+    def __init__(self, in_channels: int, *, gamma: str = 'conv', precision: str = 'float32', **attention: Any):
         super().__init__()
         options = read_options(type(self), AttentionOptions, attention)
         options.check_channels(in_channels)

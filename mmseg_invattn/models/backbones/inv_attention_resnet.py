@@ -1,6 +1,7 @@
 """ResNet of any depth with invertible attention after chosen stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmseg.models.backbones import ResNet
@@ -30,11 +31,11 @@ class InvAttentionResNet(ResNet):
     Raises:
         ValueError: an argument breaks its rule.
 
-    Example:
+    Examples:
         >>> net = InvAttentionResNet(depth=18, attention=[dict(stage=2, form='certified')])
     """
 
-    def __init__(self, attention: Sequence[Mapping] = (), deep_stem: bool = True, **kwargs):
+    def __init__(self, attention: Sequence[Mapping] = (), deep_stem: bool = True, **kwargs: Any):
         super().__init__(deep_stem=deep_stem, **kwargs)
         for entry in attention:
             self._attach(**entry)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -30,7 +31,7 @@ class AttentionHead(BaseDecodeHead):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, num_blocks: int = 1, **kwargs):
+    def __init__(self, attention: Mapping | Sequence[Mapping] | None = None, num_blocks: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
         self.attention = build_attention(self.channels, attention, num_blocks)
 

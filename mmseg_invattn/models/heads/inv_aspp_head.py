@@ -1,6 +1,7 @@
 """Heads of DeepLabV3 and DeepLabV3+ with an attention block that can be inverted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmseg.models.decode_heads import ASPPHead, DepthwiseSeparableASPPHead
@@ -45,7 +46,7 @@ class InvDepthwiseSeparableASPPHead(AttentionHead, DepthwiseSeparableASPPHead):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, c1_in_channels: int, c1_channels: int, **kwargs):
+    def __init__(self, c1_in_channels: int, c1_channels: int, **kwargs: Any):
         if c1_in_channels < 0:
             raise ValueError(
                 f'c1_in_channels={c1_in_channels} is negative: give the channels of the first stage, or 0 '

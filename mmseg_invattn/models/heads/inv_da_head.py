@@ -1,6 +1,7 @@
 """Dual attention head whose two attentions can be inverted."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmseg.models.decode_heads import DAHead
@@ -43,7 +44,7 @@ class InvDAHead(AttentionHead, DAHead):
         channel_attention: Mapping | None = None,
         c1_in_channels: int = 0,
         c1_channels: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         if pam_channels is not None:
             attention = _with_size(attention, pam_channels, kwargs.get('channels'))

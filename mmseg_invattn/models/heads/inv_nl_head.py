@@ -1,6 +1,7 @@
 """Non-local head with an attention block that can be inverted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmseg.models.decode_heads import FCNHead
@@ -21,7 +22,7 @@ class InvNLHead(AttentionHead, FCNHead):
             ``num_convs``.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(num_convs=2, **kwargs)
 
     def attention_input(self, inputs: Sequence[Tensor]) -> Tensor:

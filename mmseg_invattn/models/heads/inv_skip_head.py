@@ -1,6 +1,7 @@
 """Head with attention on coarse features and a skip from finer ones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmseg.registry import MODELS
@@ -27,7 +28,7 @@ class InvSkipHead(AttentionHead):
         ValueError: an argument breaks its rule.
     """
 
-    def __init__(self, c1_in_channels: int, c1_channels: int, kernel_size: int = 3, **kwargs):
+    def __init__(self, c1_in_channels: int, c1_channels: int, kernel_size: int = 3, **kwargs: Any):
         super().__init__(**kwargs)
         self.conv = ConvModule(
             self.in_channels,
