@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_model(args)
     picture, image = read_image(model, args.image)
     views = attention_views(model, lambda: model(image, mode='tensor'))
-    title = f'{Path(args.image).name}, seen by {Path(args.config).stem}'
+    checkpoint = '/'.join(Path(args.checkpoint).parts[-2:])  # its folder says of which run it is
+    title = f'Image {Path(args.image).name} · config {Path(args.config).name} · checkpoint {checkpoint}'
     page = make_page(picture, views, title, channel_notes(model), centres=_centres(Path(args.checkpoint).parent / FILE))
     AtomicLocalBackend().put_text(page, args.out)
     blocks = ', '.join(f'{name} ({view.heads})' for name, view in views)
