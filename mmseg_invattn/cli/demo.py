@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
     from ..engine.inference import init_model
-    from ..experiments.demo import draw, evaluate, make_table, seconds_per_iteration
+    from ..experiments.demo import evaluate, make_table, seconds_per_iteration
+    from ..experiments.demo_pictures import draw
     from ..layers import constant_weights
 
     context_shapes.main(['--overwrite'] if args.overwrite else [])

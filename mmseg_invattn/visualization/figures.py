@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+DPI = 120
+LEAST_WIDTH = 800  # pixels
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -16,7 +21,13 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure; the suffix says the format (.png, .svg, .pdf). Text in an SVG stays text."""
+def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
+    """Write a figure, at least 800 pixels wide, on white, so that it can be read on a dark page as well.
+
+    Args:
+        figure: of :func:`new_figure`.
+        file: the suffix says the format (.png, .svg, .pdf); PNG where it has no name. Text in an SVG stays text.
+    """
+    dpi = max(DPI, math.ceil(LEAST_WIDTH / figure.get_figwidth()))
     with matplotlib.rc_context({'svg.fonttype': 'none'}):
-        figure.savefig(file, dpi=120)
+        figure.savefig(file, dpi=dpi, facecolor='white')
