@@ -89,7 +89,7 @@ def _draw_inverse(part: SubFigure, found: dict, indices: Sequence[int]) -> None:
         axes[0].imshow(before, interpolation='nearest')
         axes[1].imshow(after, interpolation='nearest')
         shown = axes[2].imshow(errors[index], cmap='magma', vmin=0, vmax=top, interpolation='nearest')
-        bar = part.colorbar(shown, ax=axes[2], format='%.0e')
+        bar = part.colorbar(shown, ax=axes[2], format='%.1e')
         bar.set_label('norm over channels', fontsize=8)
         bar.ax.tick_params(labelsize=8)
         for axis, title in zip(axes, ('features (3 principal axes)', 'recovered', 'error of each pixel'), strict=True):

@@ -40,15 +40,16 @@ def largest(error: Tensor) -> Tensor:
 
 def plot_convergence(path: Path, curves: dict[str, Tensor], steps: Sequence[int] = STEPS) -> None:
     """One line for the median image and one for the worst of every entry, both axes logarithmic."""
-    from matplotlib.figure import Figure
+    from ...visualization.figures import new_figure, save_figure
 
-    figure = Figure(figsize=(5, 3.5), layout='constrained')
+    figure = new_figure(6.7, 4)
     axes = figure.add_subplot()
     for i, (name, errors) in enumerate(curves.items()):
         worst, median = errors.amax(1).double(), errors.double().median(1).values
         for values, style, which in ((worst, '-', 'worst'), (median, '--', 'median')):
             axes.plot(steps, values.clamp(1e-9, 1e9).tolist(), style, color=f'C{i}', label=f'{name}, {which} image')
-    axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image')
+    axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image (values span 1)')
+    axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
