@@ -241,7 +241,7 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     assert run_compare(results=case[2] / 'results.json', out=again) == 0 and STEPS == []
     assert (again / 'report.md').read_text() == (case[2] / 'report.md').read_text()
     page = (again / 'report.html').read_text()
-    assert page.count('<svg') == 7 and 'id="pictures"' not in page
+    assert page.count('<svg') == 5 and 'id="pictures"' not in page
     with pytest.raises(ValueError, match='holds a report: give another --out, or --overwrite'):
         run_compare(results=case[2] / 'results.json', out=again)
     assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0
