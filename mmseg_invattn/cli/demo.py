@@ -104,7 +104,8 @@ def tell(args: argparse.Namespace) -> None:
     """Train, evaluate and draw what is not there yet."""
     from ..engine.atomic_backend import AtomicLocalBackend
     from ..engine.inference import init_model
-    from ..experiments.demo import draw, evaluate, make_table, seconds_per_iteration
+    from ..experiments.demo import evaluate, make_table, seconds_per_iteration
+    from ..experiments.demo_pictures import draw
     from ..layers import constant_weights
 
     context_shapes.main(['--overwrite'] if args.overwrite else [])

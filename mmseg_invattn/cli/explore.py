@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
     picture, image = read_image(model, args.image)
     with outputs_of(args.image):
         views = attention_views(model, lambda: model(image, mode='tensor'))
-    title = f'{Path(args.image).name}, seen by {Path(args.config or args.checkpoint).stem}'
+    checkpoint = '/'.join(Path(args.checkpoint).parts[-2:])  # its folder says of which run it is
+    config = f'config {Path(args.config).name} · ' if args.config else ''
+    title = f'Image {Path(args.image).name} · {config}checkpoint {checkpoint}'
     note = windows_note(model, image)
     if note:
         title += f'. {note}'

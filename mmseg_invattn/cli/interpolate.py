@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..datasets.generative import read_images
     from ..experiments.flow.latent_walk import interpolate
-    from ..visualization.image_grid import image_grid
+    from ..visualization.image_grid import image_grid, large
     from ..visualization.media import write_image
 
     refuse_existing([args.out], args.overwrite)
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
     images = read_images(dataset, args.pairs).to(next(model.parameters()).device)
     walks, errors = interpolate(model, images[::2], images[1::2], args.steps)
-    write_image(args.out, image_grid(walks.flatten(0, 1), args.steps))
+    labels = [f'{first} to {last}' for first, last in zip(args.pairs[::2], args.pairs[1::2], strict=True)]
+    write_image(args.out, large(image_grid(walks.flatten(0, 1), args.steps), labels))
     print(
         f'{args.out}: {counted(len(walks), "interpolation")} of {counted(args.steps, "image")}; the images at the ends '
         f'are recovered with errors of up to {float(errors.max()):.1e}'

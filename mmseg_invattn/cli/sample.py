@@ -23,13 +23,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ..visualization.image_grid import image_grid
+    from ..visualization.image_grid import image_grid, large
     from ..visualization.media import write_image
 
     refuse_existing([args.out], args.overwrite)
     model = load_flow(args)
     images, info = model.sample(args.num, args.temperature, seed=args.seed)
-    write_image(args.out, image_grid(images, args.columns))
+    write_image(args.out, large(image_grid(images, args.columns)))
     print(
         f'{args.out}: {counted(args.num, "image")} at temperature {args.temperature:g}; '
         f'the inverse did not converge for {int((~info.converged).sum())} of them, '

@@ -1,11 +1,10 @@
-"""The results that the demo shows: predictions with their IoU, the inverse, a table and pictures."""
+"""The results that the demo shows: predictions with their IoU, the inverse, and a table of these."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -14,11 +13,10 @@ from mmseg.evaluation import IoUMetric
 from prettytable import PrettyTable
 from torch import nn
 
-from ..engine.atomic_backend import whole_file
 from ..engine.scalars import find_logs, read_entries
 from ..ops import max_token_norm
 
-PICTURES = 12
+SHOWN = 12  # images of which pictures are drawn
 
 
 def seconds_per_iteration(work_dir: Path) -> float:
@@ -29,10 +27,14 @@ def seconds_per_iteration(work_dir: Path) -> float:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, cfg: Config) -> dict:
-    """Predictions for the validation split, their IoU computed by ``IoUMetric``, and the inverse if there is one."""
+    """Predictions for the validation split, their IoU computed by ``IoUMetric``, and the inverse if there is one.
+
+    For the inverse there are the error and its certified bound of every image, and for the first images the features
+    that the attention sees and those that the inverse recovers from its output, ``inverted``, (C, H, W) each.
+    """
     loader = Runner.build_dataloader(cfg.test_dataloader)
     classes = loader.dataset.metainfo['classes']
-    areas, images, truths, predictions, inverse = [], [], [], [], []
+    areas, images, truths, predictions, inverse, inverted = [], [], [], [], [], []
     head = model.decode_head
     invertible = hasattr(head, 'invert_attention')
     for batch in loader:
@@ -49,6 +51,7 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
             inverse.append(
                 torch.stack([error, error / max_token_norm(seen), info.error_bound, info.iterations.to(error)]).cpu()
             )
+            inverted += list(zip(seen.cpu(), recovered.cpu(), strict=True))[: SHOWN - len(inverted)]
     areas = [sum(area) for area in zip(*areas, strict=True)]
     scores = IoUMetric.total_area_to_metrics(*areas, metrics=['mIoU'])
     result = dict(
@@ -71,6 +74,9 @@ def evaluate(model: nn.Module, cfg: Config) -> dict:
             bound=bound,
             iterations=int(iterations),
             within=bool((values[0] <= values[2]).all()),
+            errors=values[0].tolist(),
+            bounds=values[2].tolist(),
+            inverted=inverted,
         )
     return result
 
@@ -95,28 +101,3 @@ def make_table(results: dict[str, dict]) -> PrettyTable:
     for label, value in certified:
         table.add_row([label, *(value(r) if 'lipschitz' in r else '-' for r in results.values())])
     return table
-
-
-def draw(results: dict[str, dict], folder: Path) -> None:
-    """Draws one picture for each of the first validation images: input, ground truth, predictions."""
-    plt.switch_backend('agg')
-    folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(results.values()))
-    palette = np.array(first['palette'], dtype=np.uint8)
-    columns = {'input': first['images'], 'ground truth': [palette[truth] for truth in first['truths']]}
-    columns |= {name: [palette[label] for label in r['predictions']] for name, r in results.items()}
-    for start, count, name in [*((i, 1, f'{i:04d}.png') for i in range(PICTURES)), (0, 4, 'overview.png')]:
-        count = min(count, len(first['images']) - start)
-        if count < 1:
-            break
-        figure, axes = plt.subplots(
-            count, len(columns), figsize=(2.6 * len(columns), 1.5 * count + 0.2), squeeze=False, layout='constrained'
-        )
-        for column, (title, images) in zip(axes.T, columns.items(), strict=True):
-            column[0].set_title(title, fontsize=10)
-            for axis, image in zip(column, images[start : start + count], strict=True):
-                axis.imshow(image, interpolation='nearest')
-                axis.set_axis_off()
-        with whole_file(folder / name) as partial:
-            figure.savefig(partial, dpi=110)
-        plt.close(figure)

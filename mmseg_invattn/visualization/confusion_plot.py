@@ -35,7 +35,7 @@ def draw_confusion(file: Path, matrix_KK: np.ndarray, classes: Sequence[str], co
     axes.set_yticks(range(many), classes)
     axes.tick_params(labelsize=max(3, min(9, 400 / many)))
     axes.set(xlabel='prediction', ylabel='ground truth')
-    figure.colorbar(image, label='pixels' if counts else '% of the row', shrink=0.8)
+    figure.colorbar(image, label='pixels' if counts else '% of the pixels of a class (row)', shrink=0.8)
     if many <= NUMBERED:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value) and value >= (1 if counts else 0.05):

@@ -33,7 +33,7 @@ def draw_curves(file: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
                     marker='.' if len(curve.steps) < MARKED else None,
                     label=run.name,
                 )
-        panel.set(title=key, xlabel='iteration')
+        panel.set(xlabel='iteration', ylabel=key)
         panel.grid(alpha=0.3)
     for panel in panels[len(keys) :]:
         panel.set_visible(False)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..engine.atomic_backend import whole_file
+
+DPI = 120
+LEAST_WIDTH = 800  # pixels
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -18,7 +24,17 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
-    """Write a figure, whole or not at all; the suffix says the format (.png, .svg, .pdf). Text in an SVG stays text."""
-    with matplotlib.rc_context({'svg.fonttype': 'none'}), whole_file(file) as partial:
-        figure.savefig(partial, dpi=dpi)
+def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
+    """Write a figure, at least 800 pixels wide, on white, so that it can be read on a dark page as well.
+
+    Args:
+        figure: of :func:`new_figure`.
+        file: a path, written whole or not at all, whose suffix says the format (.png, .svg, .pdf), or an open file,
+            which gets a PNG. Text in an SVG stays text.
+    """
+    dpi = max(DPI, math.ceil(LEAST_WIDTH / figure.get_figwidth()))
+    with (
+        matplotlib.rc_context({'svg.fonttype': 'none'}),
+        whole_file(file) if isinstance(file, str | Path) else nullcontext(file) as target,
+    ):
+        figure.savefig(target, dpi=dpi, facecolor='white')

@@ -1,11 +1,18 @@
 """Images side by side as one picture."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..wording import counted
+from .figures import LEAST_WIDTH
+
+FONT_SIZE, MARGIN = 16, 8  # pixels, of the labels and around them
 
 
 def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
@@ -27,3 +34,24 @@ def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
     images = F.pad(torch.cat([images, blank]), (0, gap, 0, gap), value=1.0)
     picture = images.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return (picture[: -gap or None, : -gap or None] * 255).round().byte().numpy()
+
+
+def large(picture_HW3: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
+    """The picture at least 800 pixels wide, each pixel a square of as many, with the labels of its rows at the left.
+
+    Args:
+        picture_HW3: of :func:`image_grid`.
+        labels: one for each row of images, black on white; none: no column of labels.
+    """
+    factor = max(1, math.ceil(LEAST_WIDTH / picture_HW3.shape[1]))
+    picture_HW3 = picture_HW3.repeat(factor, 0).repeat(factor, 1)
+    if not labels:
+        return picture_HW3
+    font = ImageFont.load_default(size=FONT_SIZE)
+    height = len(picture_HW3)
+    width = max(math.ceil(font.getlength(label)) for label in labels) + 2 * MARGIN
+    column = Image.new('RGB', (width, height), 'white')
+    for row, label in enumerate(labels):
+        middle = round((row + 0.5) * height / len(labels))
+        ImageDraw.Draw(column).text((width - MARGIN, middle), label, fill='black', font=font, anchor='rm')
+    return np.concatenate([np.asarray(column), picture_HW3], 1)

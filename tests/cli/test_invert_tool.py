@@ -49,7 +49,7 @@ def test_report_and_figures(tmp_path, capsys, name):
         if name not in ('coupling', 'revnet'):  # these need no iteration
             assert len(curve) > 1 and curve[0]['error'] > 10 * curve[-1]['error']
         figure = cv2.imread(str(out / f'{inverse["name"]}.png'))
-        assert figure.shape[1] == 1200 and figure.std() > 10
+        assert figure.shape[1] == 1440 and figure.std() > 10
         assert f'certified bound {inverse["error_bound"]:.1e}' in printed
 
 

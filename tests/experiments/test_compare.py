@@ -139,7 +139,7 @@ def test_reports_show_them(case):
     for place in (text, page):
         assert 'Reduced protocol' not in place and 'train_cfg.val_interval=3 (was 100)' in place
         assert f'torch {torch.__version__}' in place and '6 iterations of batch 2' in place
-    assert f'{head["miou"]:.2f}' in page and page.count('<svg') == 3
+    assert f'{head["miou"]:.2f}' in page and page.count('<svg') == 5
     assert 'http://' not in page.replace('http://www.w3.org', '') and 'https://' not in page
     assert 'data:image/jpeg;base64,' in page and 'data:image/png;base64,' in page
 
@@ -241,7 +241,7 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     assert run_compare(results=case[2] / 'results.json', out=again) == 0 and STEPS == []
     assert (again / 'report.md').read_text() == (case[2] / 'report.md').read_text()
     page = (again / 'report.html').read_text()
-    assert page.count('<svg') == 3 and 'id="pictures"' not in page
+    assert page.count('<svg') == 5 and 'id="pictures"' not in page
     with pytest.raises(ValueError, match='holds a report: give another --out, or --overwrite'):
         run_compare(results=case[2] / 'results.json', out=again)
     assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0

@@ -7,7 +7,7 @@ import pytest
 from helpers.browser import ARGUMENTS
 from helpers.comparison_case import OPTIONS, made_up_runs, made_up_speed
 
-from mmseg_invattn.experiments.compare.pictures import _indexed
+from mmseg_invattn.experiments.compare.pictures import ERROR_COLOURS, WRONG, _indexed
 from mmseg_invattn.experiments.compare.report import write_reports
 from mmseg_invattn.experiments.compare.summary import summarise
 
@@ -79,7 +79,7 @@ def test_fits_a_phone(open_page):
     page = open_page(viewport=dict(width=390, height=844))
     assert page.evaluate('document.documentElement.scrollWidth') == 390
     charts = page.locator('svg')
-    assert charts.count() == 1 + HEADS  # differences, and learning curves of every head
+    assert charts.count() == 1 + 2 + HEADS  # differences, learning curves together, and those of every head
     assert all(0 < charts.nth(i).bounding_box()['width'] <= 390 for i in range(charts.count()))
     assert page.evaluate('[...document.images].every(image => image.complete && image.naturalWidth > 0)')
 
@@ -122,9 +122,80 @@ def test_pictures_switch_to_the_errors(open_page):
     page = open_page()
     prediction, errors = page.locator('img.prediction').first, page.locator('img.errors').first
     assert prediction.is_visible() and not errors.is_visible()
+    legends = page.locator('#pictures .legend')
+    assert [legend.is_visible() for legend in legends.all()] == [False, True]
+    assert 'predictions' in legends.nth(1).inner_text() and 'wrong' not in legends.nth(1).inner_text()
     page.locator('#show-predictions').focus()
     page.keyboard.press('ArrowRight')
     assert errors.is_visible() and not prediction.is_visible()
+    # the legend follows: red is wrong, and the colours of the classes are those of the ground truth alone
+    said = [legend.inner_text().split('\n') for legend in legends.all()]
+    assert said[0] == ['errors', 'right', 'wrong', 'without label']
+    assert said[1] == ['ground truth', 'sky', 'road', 'tree', 'sign']
+    red = legends.nth(0).locator('i').nth(1).evaluate('i => getComputedStyle(i).backgroundColor')
+    assert red == f'rgb{ERROR_COLOURS[WRONG][:3]}'
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_every_curve_can_be_seen(open_page, scheme):
+    """Axes say what they are; lines of all heads and frames of pictures stand out from the page."""
+    page = open_page(color_scheme=scheme, viewport=dict(width=1280, height=900))
+    charts = page.locator('.together svg')
+    assert charts.count() == 2
+    box, main = page.locator('.together').bounding_box(), page.locator('main').bounding_box()
+    assert box['width'] > main['width'] - 40
+    for chart, name in zip(charts.all(), ('validation mIoU, %', 'training loss'), strict=True):
+        words = chart.locator('text').all_text_contents()
+        assert 'iteration' in words and name in words
+    for panel in page.locator('.grid svg').all():
+        words = panel.locator('text').all_text_contents()
+        assert words.count('iteration') == 2 and 'validation mIoU, %' in words
+    legend = page.locator('.together + .legend')
+    assert len(legend.inner_text().split('\n')) == HEADS
+    lines = legend.locator('i').evaluate_all('all => all.map(i => getComputedStyle(i).borderTopColor)')
+    assert len(set(lines)) == HEADS
+    strokes = charts.nth(0).evaluate(
+        "svg => [...svg.querySelectorAll('path')].map(path => getComputedStyle(path).stroke)"
+    )
+    assert set(lines) <= set(strokes)  # the legend has the colours of the chart
+    card = page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
+    assert all(contrast(line, card) >= 3 for line in lines)
+    image = page.locator('#pictures figure img').first
+    frame = image.evaluate('i => [getComputedStyle(i).borderTopWidth, getComputedStyle(i).borderTopColor]')
+    paper = page.evaluate('getComputedStyle(document.body).backgroundColor')
+    assert frame[0] == '1px' and contrast(frame[1], paper) >= 2.4
+
+
+def contrast(*colours):
+    """WCAG's ratio of two colours as the browser writes them."""
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in colour.removeprefix('rgb(').rstrip(')').split(',')]
+        r, g, b = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_table_that_scrolls_says_so(open_page):
+    page = open_page(viewport=dict(width=390, height=844))
+    table, box, hint = (page.locator(name).first for name in ('.table', '.scroll', '.hint'))
+
+    def shade():
+        page.wait_for_timeout(300)
+        return float(table.evaluate("t => getComputedStyle(t, '::after').opacity"))
+
+    assert 'more columns' in hint.inner_text() and shade() == 1
+    box.focus()
+    page.keyboard.press('ArrowRight')
+    page.wait_for_timeout(300)
+    assert box.evaluate('b => b.scrollLeft') > 0  # also by the keyboard
+    box.evaluate('b => b.scrollLeft = 1e6')
+    assert shade() == 0 and 'last column' in hint.inner_text()
+    page.set_viewport_size(dict(width=3000, height=844))
+    page.add_style_tag(content='main { max-width: none !important; }')
+    assert shade() == 0 and not hint.is_visible()
 
 
 def test_a_failed_run_stands_above_the_tables(open_page):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.browser import opened, wait_until
+from helpers.browser import one_browser, opened, wait_until
 from helpers.view_cases import CASES, make_block, run_tool, views_of, write_model
 from mmcv.cnn import NonLocal2d
 
@@ -19,6 +19,13 @@ from mmseg_invattn.layers import InvRelativeAttention2d
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 QUERY = 16
+
+
+@pytest.fixture(scope='module', autouse=True)
+def browser():
+    """One for all tests, started by the first that opens a page."""
+    with one_browser():
+        yield
 
 
 def written(folder, views, notes=()):
@@ -111,9 +118,10 @@ def test_pointer_keys_and_choices(tmp_path):
         assert tab.locator('#block').input_value() == '0'
         assert tab.locator('#all button').first.get_attribute('aria-pressed') == 'true'
         before = pixels()
-        tab.locator('#range').select_option('zero')
+        assert tab.locator('#range').input_value() == 'zero' and tab.locator('#low').inner_text() == '0.00 %'
+        tab.locator('#range').select_option('contrast')
         tab.wait_for_timeout(100)
-        assert before != pixels() and tab.locator('#low').inner_text() == '0.00 %'
+        assert before != pixels() and tab.locator('#low').inner_text() != '0.00 %'
 
         notes = tab.locator('#notes').inner_text()
         assert 'a note of <b>ours</b>' in notes and 'cold ones negative' in notes
@@ -121,19 +129,163 @@ def test_pointer_keys_and_choices(tmp_path):
         assert not faults
 
 
-def test_a_click_holds_the_query(tmp_path):
+def drawn(tab, answer, source='byId("map")'):
+    """The answer of an expression about ``d``, the pixels of the large map or of another source in its size."""
+    return tab.evaluate(
+        f"""() => {{ const copy = document.createElement('canvas'), map = byId('map');
+            [copy.width, copy.height] = [map.width, map.height];
+            const context = copy.getContext('2d', {{ willReadFrequently: true }});
+            context.imageSmoothingEnabled = false;
+            context.drawImage({source}, 0, 0, map.width, map.height);
+            const d = context.getImageData(0, 0, map.width, map.height).data;
+            return {answer}; }}"""
+    )
+
+
+def greenish(tab):
+    """How many pixels of the large map have the green of a held query."""
+    return drawn(tab, 'd.filter((r, i) => i % 4 === 0 && r === 61 && d[i + 1] === 220 && d[i + 2] === 132).length')
+
+
+def test_a_held_query_is_seen_and_other_pixels_are_read(tmp_path):
     block, x = make_block(CASES['none-gaussian'], dtype=torch.float32)
-    page = written(tmp_path, views_of(block, x))
+    (view,) = views_of(block, x)
+    page = written(tmp_path, [view])
+    exact = 100 * weights(view, 0)[0]
     with opened(page) as (tab, faults):
         wait_until(tab, 'explorer.weights')
         box = tab.locator('#map').bounding_box()
         place = [(box['x'] + box['width'] * x, box['y'] + box['height'] * 0.1) for x in (0.1, 0.9)]
+        tab.mouse.move(*place[0])
+        wait_until(tab, 'explorer.query === 0')
+        tab.wait_for_timeout(100)
+        hold, said, free = tab.locator('#hold'), tab.locator('#pointed'), greenish(tab)
+        assert hold.get_attribute('aria-pressed') == 'false'
+        assert said.inner_text().startswith('Weight of the query for itself')
+
+        def reads(row, column):
+            tab.wait_for_timeout(100)
+            text = said.inner_text()
+            value = float(text.split(': ')[1].split(' %')[0])
+            factor = float(text.split('(')[1].split(' ×')[0])
+            expected = float(exact[6 * (row - 1) + column - 1])
+            assert f'row {row}, column {column} of 5 x 6' in text and abs(value - expected) < 0.02 * expected
+            assert factor == pytest.approx(expected * 30 / 100, rel=0.06)
+
         tab.mouse.click(*place[0])
         tab.mouse.move(*place[1])
-        tab.wait_for_timeout(100)
+        reads(1, 6)
         assert tab.evaluate('explorer.query') == 0
+        assert hold.get_attribute('aria-pressed') == 'true' and 'held' in hold.inner_text()
+        assert greenish(tab) > free + 20
+        assert 'Held query' in tab.locator('#readout').inner_text()
         tab.mouse.click(*place[1])
         wait_until(tab, 'explorer.query === 5')
+        tab.wait_for_timeout(100)
+        assert hold.get_attribute('aria-pressed') == 'false' and greenish(tab) == 0
+
+        tab.mouse.move(*place[0])  # the same by the keyboard
+        wait_until(tab, 'explorer.query === 0')
+        tab.mouse.move(1, 1)
+        tab.locator('#map').focus()
+        tab.keyboard.press('Enter')
+        tab.keyboard.press('ArrowDown')
+        tab.keyboard.press('Shift+ArrowRight')
+        reads(2, 6)
+        assert tab.evaluate('explorer.query') == 0
+        tab.keyboard.press('Escape')
+        tab.keyboard.press('ArrowRight')
+        wait_until(tab, 'explorer.query === 1')
+        assert not faults
+
+
+def test_the_address_says_what_is_held(tmp_path):
+    views = views_of(*make_block(CASES['certified-embedded_gaussian'], dtype=torch.float32))
+    page = written(tmp_path, views * 2)
+    with opened(page) as (tab, faults):
+        wait_until(tab, 'explorer.weights')
+        tab.goto(f'{page.as_uri()}#block=2&head=2&row=3&column=4')
+        tab.reload()
+        wait_until(tab, 'explorer.query === 15')
+        assert tab.evaluate('[explorer.state.block, explorer.state.head, explorer.state.held]') == [1, 1, True]
+        tab.locator('#head').select_option(index=0)
+        wait_until(tab, 'location.hash === "#block=2&head=1&row=3&column=4"')
+        tab.locator('#hold').click()
+        wait_until(tab, 'location.hash === ""')
+        tab.goto(f'{page.as_uri()}#block=99&head=x&row=1e9&column=-4')  # what is not there becomes what is nearest
+        tab.reload()
+        wait_until(tab, 'explorer.query === 24')
+        assert tab.evaluate('[explorer.state.block, explorer.state.head]') == [1, 0]
+        assert [fault for fault in faults if not fault.startswith(page.as_uri())] == []
+
+
+@pytest.mark.parametrize('width', [390, 1280])
+def test_the_scale_says_how_far_weights_are_from_equal(tmp_path, width):
+    """Both ends and the mark of equal weights stand where the numbers say."""
+    views = views_of(*make_block(CASES['certified-embedded_gaussian'], dtype=torch.float32))
+    exact = weights(views[0], 15)[0]
+    with opened(written(tmp_path, views), viewport=dict(width=width, height=900)) as (tab, faults):
+        wait_until(tab, 'explorer.query === 15')
+        factor = float(exact.max()) * 30
+
+        def high():
+            return float(tab.locator('#high').inner_text().split('(')[1].split(' ×')[0])
+
+        assert high() == pytest.approx(factor, rel=0.06)
+        assert tab.locator('#equal').inner_text() == 'equal weights: 3.33 % (1 ×)'
+        bar, tick = tab.locator('.bar').bounding_box(), tab.locator('#tick').bounding_box()
+        assert abs(tick['x'] + tick['width'] / 2 - bar['x'] - bar['width'] / factor) < 3
+        label = tab.locator('#equal span').bounding_box()
+        assert bar['x'] - 1 <= label['x'] <= tick['x'] <= label['x'] + label['width'] <= bar['x'] + bar['width'] + 1
+        first = tab.locator('#all button').first.inner_text()
+        assert first.startswith('head 1: ') and float(first.split()[2]) == pytest.approx(factor, rel=0.06)
+        tab.locator('#range').select_option('contrast')
+        tab.wait_for_timeout(100)
+        share = (1 / 30 - float(exact.min())) / float(exact.max() - exact.min())
+        tick = tab.locator('#tick').bounding_box()
+        assert abs(tick['x'] + tick['width'] / 2 - bar['x'] - bar['width'] * share) < 3
+        assert not faults
+
+
+def test_opacity_leads_from_the_picture_to_the_colours(tmp_path):
+    views = views_of(*make_block(CASES['none-gaussian'], dtype=torch.float32))
+    with opened(written(tmp_path, views)) as (tab, faults):
+        wait_until(tab, 'explorer.weights')
+
+        def corner(opacity):
+            tab.locator('#opacity').fill(str(opacity))
+            tab.wait_for_timeout(100)
+            return np.array(drawn(tab, 'Array.from(d.slice(0, 400))'))
+
+        plain = np.array(drawn(tab, 'Array.from(d.slice(0, 400))', 'picture'))
+        off = [np.abs(corner(opacity) - plain).mean() for opacity in (0, 30, 100)]
+        assert off[0] < 1 and off[1] > off[0] + 3 and off[2] > off[1] + 3
+        assert not faults
+
+
+def test_sharpness_and_saturation_are_said_and_explained(tmp_path):
+    """Of forms that have them; others say nothing of them."""
+    block, x = make_block(CASES['certified-embedded_gaussian'], dtype=torch.float32)
+    other, _ = make_block(CASES['none-gaussian'], dtype=torch.float32)
+    (view,), (plain,) = views_of(block, x), views_of(other, x)
+    assert view.sharpness_H == (1.0, 1.0) and view.saturation == pytest.approx(float(block.saturation(x)))
+    assert plain.sharpness_H is None and plain.saturation is None
+    learned = type(block)(16, num_heads=2, sharpness='learned')
+    learned(x)
+    learned.sharpness.raw.data = torch.tensor([0.0, 3.0])
+    assert views_of(learned.eval(), x)[0].sharpness_H == pytest.approx((0.6931, 3.0486), abs=1e-4)
+    with opened(written(tmp_path, [coarser(view, 2), plain])) as (tab, faults):
+        wait_until(tab, 'explorer.weights')
+        facts = tab.locator('#facts')
+        share = f'{100 * view.saturation:.1f}'
+        assert facts.inner_text() == f'Sharpness of this head: 1.00. Saturated pixels of this block: {share} %.'
+        tab.locator('summary').focus()
+        tab.keyboard.press('Enter')
+        words = tab.locator('dl').inner_text()
+        assert 'Sharpness' in words and 'Saturation' in words
+        tab.locator('#block').select_option(index=1)
+        tab.wait_for_timeout(100)
+        assert facts.inner_text() == ''
         assert not faults
 
 
@@ -145,8 +297,18 @@ def test_phone_and_dark_mode(tmp_path):
         assert tab.evaluate('document.documentElement.scrollWidth') <= 360
         assert tab.evaluate('getComputedStyle(document.body).backgroundColor') == 'rgb(22, 22, 26)'
         box = tab.locator('#map').bounding_box()
-        tab.touchscreen.tap(box['x'] + box['width'] * 0.99, box['y'] + box['height'] * 0.99)
-        wait_until(tab, 'explorer.query === 29')
+
+        def tap(x, y):
+            tab.touchscreen.tap(box['x'] + box['width'] * x, box['y'] + box['height'] * y)
+
+        tap(0.99, 0.7)
+        wait_until(tab, 'explorer.query === 23')
+        tab.locator('#hold').tap()
+        wait_until(tab, 'explorer.state.held')
+        box = tab.locator('#map').bounding_box()
+        tap(0.01, 0.3)  # reads another pixel
+        wait_until(tab, 'byId("pointed").textContent.includes("row 2, column 1")')
+        assert tab.evaluate('explorer.query') == 23
         assert not faults
 
 
@@ -203,7 +365,9 @@ def test_tool(tmp_path, capsys, head, blocks):
     config, checkpoint, image = write_model(tmp_path, dict(head))
     out = tmp_path / 'folder' / 'page.html'
     run_tool('explore_attention', config, checkpoint, image, '--out', out, '--device', 'cpu')
-    data = data_of(out.read_text(encoding='utf-8'))
+    page = out.read_text(encoding='utf-8')
+    assert f'<p>Image street.png · config model.py · checkpoint {tmp_path.name}/model.pth</p>' in page
+    data = data_of(page)
     assert len(data['blocks']) == blocks and data['blocks'][0]['size'] == [12, 16]
     assert any('over channels' in note for note in data['notes']) == head['type'].endswith('DAHead')
     assert str(out) in capsys.readouterr().out

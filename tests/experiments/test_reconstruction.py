@@ -28,7 +28,7 @@ from mmseg_invattn.experiments.reconstruct.run import run_reconstruction, try_pl
 from mmseg_invattn.experiments.reconstruct.table import read_results, reconstruction_table
 from mmseg_invattn.layers import CertifiedAttention2d, NotConvergedError, PaperAttention2d
 from mmseg_invattn.layers.attention.modes import MODES
-from mmseg_invattn.visualization.image_grid import image_grid
+from mmseg_invattn.visualization.image_grid import image_grid, large
 
 DATA = {
     'cifar10': ('Cifar10Dataset', (16, 16)),
@@ -141,7 +141,8 @@ def test_metric_counts_what_a_mean_would_hide(tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(row['max_error']) for row in rows] == pytest.approx([0, 2e-3, 0.5]) and rows[0]['psnr'] == '200.0'
     grid = cv2.imread(str(tmp_path / 'grid.png'))
-    assert grid.shape == (3 * 4 + 2 * 2, 2 * 4 + 2, 3)
+    assert len(grid) == (3 * 4 + 2 * 2) * 80 and grid.shape[1] > (2 * 4 + 2) * 80
+    grid = grid[::80, -800::80]  # without the labels, a pixel for each of the images
     assert grid[12 + 1, 6 + 2, 2] == round((0.5 + 100 * 2e-3) * 255)  # red, of the second image's error
 
 
@@ -172,6 +173,18 @@ def test_grid_of_one_row():
     assert [picture[0, 0, 0], picture[0, 3, 0], picture[3, 0, 0], picture[4, 4, 0]] == [0, 128, 255, 255]
     with pytest.raises(ValueError, match='empty'):
         image_grid(torch.zeros(0, 3, 2, 2), 2)
+
+
+def test_a_small_grid_is_enlarged_and_its_rows_are_labelled():
+    picture = image_grid(torch.rand(6, 3, 32, 32) - 0.5, columns=3)
+    enlarged = large(picture)
+    assert enlarged.shape[1] >= 800 and np.array_equal(enlarged[::8, ::8], picture)  # no pixel is changed
+    labelled = large(picture, ('original', 'recovered'))
+    assert np.array_equal(labelled[:, -enlarged.shape[1] :], enlarged)
+    dark = (labelled[:, : -enlarged.shape[1]] < 100).all(-1).any(1)
+    assert dark[: len(dark) // 2].any() and dark[len(dark) // 2 :].any() and not dark.all()
+    wide = np.zeros((2, 900, 3), np.uint8)
+    assert large(wide) is wide or np.array_equal(large(wide), wide)
 
 
 OPTIONS = (

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,22 @@ ARGUMENTS = [
 ]
 
 
+_shared: list[ExitStack] = []  # of the browser that pages are opened in, while there is one for many
+_browsers: list = []
+
+
+@contextmanager
+def one_browser() -> Iterator[None]:
+    """Pages inside are opened in one browser, which the first of them starts; Chromium takes seconds to start."""
+    with ExitStack() as stack:
+        _shared.append(stack)
+        try:
+            yield
+        finally:
+            _shared.clear()
+            _browsers.clear()
+
+
 @contextmanager
 def opened(page: Path, **context: object) -> Iterator[tuple]:
     """Open a file.
@@ -31,21 +47,35 @@ def opened(page: Path, **context: object) -> Iterator[tuple]:
         Playwright's page, and a list that collects what must not happen: errors, messages of the console, requests of
         anything but the file and data URLs.
     """
-    playwright = pytest.importorskip('playwright.sync_api')
-    executable = shutil.which('chromium')
-    if executable is None:
-        pytest.skip('no chromium')
     faults = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        tab = browser.new_context(**context).new_page()
+    with ExitStack() as stack:
+        if not _shared:
+            browser = _start(stack)
+        else:
+            if not _browsers:
+                _browsers.append(_start(_shared[0]))
+            browser = _browsers[0]
+        own_context = browser.new_context(**context)
+        stack.callback(own_context.close)
+        tab = own_context.new_page()
         tab.on('console', lambda message: faults.append(message.text))
         tab.on('pageerror', lambda error: faults.append(str(error)))
         own = ('data:', page.as_uri())
         tab.on('request', lambda request: request.url.startswith(own) or faults.append(request.url))
         tab.goto(page.as_uri())
         yield tab, faults
-        browser.close()
+
+
+def _start(stack: ExitStack):
+    """Chromium, closed with the stack."""
+    playwright = pytest.importorskip('playwright.sync_api')
+    executable = shutil.which('chromium')
+    if executable is None:
+        pytest.skip('no chromium')
+    driver = stack.enter_context(playwright.sync_playwright())
+    browser = driver.chromium.launch(executable_path=executable, args=ARGUMENTS)
+    stack.callback(browser.close)
+    return browser
 
 
 def wait_until(tab, condition: str, seconds: float = 20.0) -> None:

@@ -1,6 +1,7 @@
 _base_ = '../cifar10_short/quadratic.py'
 # Settings with which the centres of heads move within minutes on a CPU: 8 x 8 tokens, 3 layers, 32 channels, no
-# dropout, AdamW, and ten times the learning rate for centres and widths. docs/explanation/attention_as_convolution.md explains why.
+# dropout, AdamW, and ten times the learning rate for centres and widths.
+# docs/explanation/attention_as_convolution.md explains why.
 model = dict(backbone=dict(num_layers=3, out_indices=(2,)))
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.05),

@@ -10,7 +10,6 @@ from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
 
 if TYPE_CHECKING:
-    from ...engine.atomic_backend import whole_file
     from ...engine.scalars import Curve
 
 BITS = 'flow/bits_per_dim'
@@ -36,13 +35,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from matplotlib.figure import Figure
-
     from ...engine.scalars import read_runs
+    from ...visualization.figures import new_figure, save_figure
 
     refuse_existing([args.out], args.overwrite)
     runs = read_runs(args.runs)
-    figure = Figure(figsize=(6, 3.5), layout='constrained')
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     for i, run in enumerate(runs):
         if 'loss' not in run.curves or BITS not in run.curves:
@@ -53,8 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         loss, bits = run.curves['loss'], run.curves[BITS]
         axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training')
         axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=f'{run.name}, test images')
-    axes.set(xlabel='iterations', ylabel='bits per dimension')
+    axes.set(xlabel='iteration', ylabel='bits per dimension')
+    axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
-    with whole_file(args.out) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, args.out)
     print(bits_table({run.name: run.curves[BITS] for run in runs}))

@@ -35,6 +35,10 @@ STYLE = {
     'axes.titlelocation': 'left',
 }
 SMOOTHED = 25  # points of a loss that are averaged
+# Of the heads: they stand out from light and dark pages alike.
+COLOURS = ('#2f7de1', '#d9541e', '#2a9a4c', '#b558d6', '#b07d00', '#0e93a0', '#e0457b', '#7a7f87')
+DASHES = ('solid', 'dashed', 'dotted')  # of as many heads as there are colours, one after the other
+CURVES = dict(miou='validation mIoU, %', loss='training loss')
 _numbers = itertools.count()
 
 
@@ -66,28 +70,81 @@ def differences(heads: Sequence[dict], baseline: str, margin: float | None = Non
         return _svg(figure, f'Difference of the mIoU to {baseline}')
 
 
+def all_curves(heads: Sequence[dict]) -> dict:
+    """All heads together, each the mean over its seeds.
+
+    Returns:
+        ``charts``, an SVG of the mIoU and one of the loss, and ``legend``: ``label``, ``colour`` and ``dash`` of each
+        head; both are empty where nothing was trained.
+    """
+    trained = _trained(heads)
+    legend = [
+        dict(
+            label=head['label'],
+            colour=COLOURS[number % len(COLOURS)],
+            dash=DASHES[number // len(COLOURS) % len(DASHES)],
+        )
+        for number, head in enumerate(trained)
+    ]
+    charts = []
+    for key, title in CURVES.items() if trained else ():
+        with matplotlib.rc_context(STYLE | {'font.size': 9}):
+            figure = Figure(figsize=(4.8, 2.7), layout='constrained')
+            axis = figure.subplots()
+            for head, style in zip(trained, legend, strict=True):
+                steps, values = _mean_curve(head, key)
+                marker = '.' if len(steps) < 3 else None
+                axis.plot(steps, values, color=style['colour'], linestyle=style['dash'], linewidth=1.5, marker=marker)
+            _label(axis, key, _top(trained))
+            charts.append(_svg(figure, f'{title} of all heads'))
+    return dict(charts=charts, legend=legend)
+
+
 def learning_curves(heads: Sequence[dict]) -> list[dict]:
     """A panel for each head: its own curves in colour, those of all others behind it. ``label`` and ``svg``."""
-    trained = [head for head in heads if any(run['curves']['loss']['steps'] for run in head['runs'])]
-    losses = [value for head in trained for run in head['runs'] for value in _smoothed(run['curves']['loss'])[1]]
-    top = float(np.quantile(losses, 0.98)) * 1.05 if losses else 1.0
+    trained = _trained(heads)
     panels = []
     for head in trained:
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(3.9, 1.7), layout='constrained')
-            for axis, key, title in zip(
-                figure.subplots(1, 2), ('miou', 'loss'), ('validation mIoU', 'training loss'), strict=True
-            ):
+            figure = Figure(figsize=(4.2, 1.9), layout='constrained')
+            for axis, key in zip(figure.subplots(1, 2), CURVES, strict=True):
                 for other in trained:
-                    _draw(axis, other, key, dict(color=FAINT, linewidth=0.8))
+                    _draw(axis, other, key, dict(color=MUTED, alpha=0.4, linewidth=0.7))
                 _draw(axis, head, key, dict(color=ACCENT if key == 'miou' else SECOND, linewidth=1.4))
-                axis.set_title(title, color=MUTED)
-                axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
-                axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_thousands))
-                if key == 'loss':
-                    axis.set_ylim(0, top)
+                _label(axis, key, _top(trained))
             panels.append(dict(label=head['label'], svg=_svg(figure, f'Learning curves of {head["label"]}')))
     return panels
+
+
+def _trained(heads: Sequence[dict]) -> list[dict]:
+    return [head for head in heads if any(run['curves']['loss']['steps'] for run in head['runs'])]
+
+
+def _top(trained: Sequence[dict]) -> float:
+    """End of the axis of the losses: nearly all of them lie below."""
+    losses = [value for head in trained for run in head['runs'] for value in _smoothed(run['curves']['loss'])[1]]
+    return float(np.quantile(losses, 0.98)) * 1.05 if losses else 1.0
+
+
+def _label(axis: Axes, key: str, top: float) -> None:
+    axis.set(xlabel='iteration', ylabel=CURVES[key])
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+    axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_thousands))
+    if key == 'loss':
+        axis.set_ylim(0, top)
+
+
+def _mean_curve(head: dict, key: str) -> tuple[list[float], list[float]]:
+    """Steps at which every seed with a curve has a value, and the means of these."""
+    by_step: dict[float, list[float]] = {}
+    curves = [run['curves'][key] for run in head['runs'] if run['curves'][key]['steps']]
+    for curve in curves:
+        for step, value in zip(
+            *(_smoothed(curve) if key == 'loss' else (curve['steps'], curve['values'])), strict=True
+        ):
+            by_step.setdefault(float(step), []).append(float(value))
+    steps = sorted(step for step, values in by_step.items() if len(values) == len(curves))
+    return steps, [float(np.mean(by_step[step])) for step in steps]
 
 
 def _draw(axis: Axes, head: dict, key: str, style: dict) -> None:

@@ -19,6 +19,13 @@ from .plan import Run
 COUNT, WIDTH = 6, 480
 RIGHT, WRONG, IGNORED = range(3)
 ERROR_COLOURS = [(0, 0, 0, 0), (226, 74, 51, 255), (128, 128, 128, 110)]  # right is transparent: the page shows through
+# Names and colours, as CSS has them, for the legend.
+ERROR_LEGEND = [
+    (name, f'rgb({r} {g} {b} / {a / 255:.2f})')
+    for name, (r, g, b, a) in zip(
+        ('right', 'wrong', 'without label'), (ERROR_COLOURS[k] for k in (RIGHT, WRONG, IGNORED)), strict=True
+    )
+]
 
 
 def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> list[dict]:

@@ -9,11 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from ...engine.atomic_backend import AtomicLocalBackend
 from ...wording import counted
-from .charts import differences, learning_curves
+from .charts import all_curves, differences, learning_curves
 from .columns import CERTIFICATE, COST, Column, accuracy_columns, cells, class_columns
 from .facts import facts, reduced, warnings
 from .findings import findings, is_ahead_of_all
 from .folder import write_json
+from .pictures import ERROR_LEGEND
 
 
 def write_reports(out: Path, results: dict, pictures: Sequence[dict]) -> None:
@@ -77,11 +78,13 @@ def html(results: dict, pictures: Sequence[dict]) -> str:
         warnings=warnings(results),
         findings=findings(results),
         differences=differences(heads, baseline, results['margin']),
+        together=all_curves(heads),
         curves=learning_curves(heads),
         ahead=[head['name'] for head in heads if is_ahead_of_all(results, head)],
         leader=next((head for head in heads if results['leader'] and head['name'] == results['leader']['name']), None),
         failed=[(head, run) for head in heads for run in head['runs'] if run['status'] != 'done'],
         legend=list(zip(results['classes'], results['palette'], strict=True)),
+        error_legend=ERROR_LEGEND,
     )
 
 

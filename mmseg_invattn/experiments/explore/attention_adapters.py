@@ -27,6 +27,7 @@ from ...layers.attention.attention import Attention
 from ...layers.attention.options import AttentionOptions
 from ...layers.attention.ordinary_branch import OrdinaryBranch
 from ...layers.attention.paper import FACTOR
+from ...layers.attention.sharpness import Sharpness
 from ...models.recorded_inputs import recorded_inputs
 from ...ops.attention import l2_attention, pool_tokens, softmax_attention
 from ...ops.attention.concatenation import (
@@ -135,7 +136,14 @@ def _form(form: nn.Module, x: Tensor) -> AttentionView:
         neighbourhood=options.neighbourhood,
         window=(options.window_size, options.window_shift),
         factor=1 / FACTOR if isinstance(form, PaperAttention2d) else 1.0,
+        sharpness_H=_sharpness(form, size[0] * size[1], x),
+        saturation=float(form.saturation(x)) if hasattr(form, 'saturation') else None,
     )
+
+
+def _sharpness(form: nn.Module, n_pixels: int, x: Tensor) -> tuple[float, ...] | None:
+    sharpness: Sharpness | None = getattr(form, 'sharpness', None)
+    return None if sharpness is None else tuple(sharpness.at(sharpness(), n_pixels, x).tolist())
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class PackedView:
             score=view.score,
             kernel=view.kernel,
             factor=view.factor,
+            sharpness=view.sharpness_H,
+            saturation=view.saturation,
             neighbourhood=view.neighbourhood,
             window=view.window,
             queryCells=view.query_cells._asdict(),

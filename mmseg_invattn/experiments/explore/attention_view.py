@@ -9,7 +9,7 @@ For a query i and the keys j of a head, with c_j = how many keys a key stands fo
     mean      w_ij = c_j t_ij / sum_j c_j                                   (may be negative)
     relu      w_ij = c_j max(t_ij, 0) / sum_j c_j
 
-times a factor of the block. ``explorer/attention.js`` computes the same in the page: change both together.
+times a factor of the block. ``assets/attention.js`` computes the same in the page: change both together.
 
 Shape suffixes: H heads, N queries, M keys, D query and key size; the last 2 of coordinates are (row, column).
 """
@@ -75,6 +75,8 @@ class AttentionView:
         neighbourhood: which keys a query sees: ``'full'``, ``'criss_cross'`` or ``'window'``.
         window: its side, and by how much the windows are shifted.
         factor: that the weights are multiplied by.
+        sharpness_H: the largest size that a content score of each head can have, where the block sets it.
+        saturation: share of the tokens that the ball of the scores saturates, where there is a ball.
     """
 
     title: str
@@ -91,6 +93,8 @@ class AttentionView:
     neighbourhood: str = 'full'
     window: tuple[int, int] = (1, 0)
     factor: float = 1.0
+    sharpness_H: tuple[float, ...] | None = None
+    saturation: float | None = None
 
     @property
     def heads(self) -> int:

@@ -11,13 +11,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...engine.atomic_backend import whole_file
 from ...layers.convolution.encoding import QuadraticEncoding
 from ...layers.convolution.statistics import HeadStatistics, head_statistics
 from ...ops.attention import pixel_grid
+from ...visualization.figures import new_figure, save_figure
 from .relative_attention_pictures import read_centres
 
 NEAR = 0.5  # a head with more than this share of its weight on one offset counts as the tap of a convolution
@@ -69,7 +68,7 @@ def draw_curves(curves: list[dict], target: Path) -> None:
         curves: of :func:`head_curve`, of runs with the same layers.
         target: where the PNG goes.
     """
-    figure = Figure(figsize=(8, 3.2), layout='constrained')
+    figure = new_figure(9, 3.4)
     share_axis, spread_axis = figure.subplots(1, 2)
     names = list(curves[0]['layers'])
     colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.85, len(names)))
@@ -83,13 +82,14 @@ def draw_curves(curves: list[dict], target: Path) -> None:
                 axis.plot(iterations, values, color=colour, linewidth=0.6, alpha=0.6)
                 lines.append(values[np.isin(iterations, common)])
             axis.plot(common, np.mean(lines, 0), color=colour, linewidth=2, label=f'layer {number}')
-    share_axis.set_title(f'share of heads with more than {NEAR} on one offset', fontsize=9)
+    share_axis.set_ylabel(f'share of heads above {NEAR} on one offset', fontsize=9)
     share_axis.set_ylim(-0.02, 1.02)
-    spread_axis.set_title('median spread in pixels of the feature map', fontsize=9)
-    spread_axis.set_ylim(0, None)
+    spread_axis.set_ylabel('median spread, pixels of the feature map', fontsize=9)
+    spread_axis.set_ylim(0, 1.08 * spread_axis.get_ylim()[1])
     for axis in (share_axis, spread_axis):
         axis.set_xlabel('iteration')
         axis.grid(color='0.9')
-    share_axis.legend(fontsize=8)
-    with whole_file(target) as partial:
-        figure.savefig(partial, dpi=100)
+    figure.legend(*share_axis.get_legend_handles_labels(), loc='outside right center', fontsize=8)
+    if len(curves) > 1:
+        figure.suptitle('thin: each run; thick: mean of the runs', fontsize=9)
+    save_figure(figure, target)

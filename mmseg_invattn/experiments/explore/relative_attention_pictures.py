@@ -7,17 +7,17 @@ from typing import BinaryIO
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Rectangle
 
-from ...engine.atomic_backend import whole_file
+from ...visualization.figures import new_figure, save_figure
 from .relative_attention_report import AttentionLayer
 
 
 def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | None, path: Path) -> None:
-    """Attention probabilities of every head (column) of every layer (row) for one query pixel, marked in black.
+    """Attention weights of every head (column) of every layer (row) for one query pixel, marked in black and white.
 
-    Content attends to the first image. Each panel has a scale of its own: its largest weight stands above it.
+    Content attends to the first image. The weights of a layer have one scale, which stands beside its row.
 
     Args:
         layers: of a model, with what they saw.
@@ -32,8 +32,11 @@ def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | No
     if not all(0 <= place < side for place, side in zip(query, first, strict=True)):
         raise ValueError(f'query={query} is not on the feature map of {first[0]} x {first[1]} pixels')
     columns = max(layer.module.num_heads for layer in layers)
-    figure = Figure(figsize=(1.05 * columns + 0.6, 1.2 * len(layers) + 0.3), layout='constrained')
+    figure = new_figure(1.05 * columns + 1.3, 1.15 * len(layers) + 0.6)
     axes = figure.subplots(len(layers), columns, squeeze=False)
+    figure.suptitle(
+        f'Attention weights of the query at row {query[0] + 1}, column {query[1] + 1} (square)', fontsize=10
+    )
     for row, (layer, line) in enumerate(zip(layers, axes, strict=True)):
         module, size = layer.module, tuple(layer.x.shape[2:])
         # the nearest output of a layer that has a stride
@@ -41,20 +44,23 @@ def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | No
         index = torch.tensor([place[0] * -(-size[1] // module.stride) + place[1]])
         with torch.no_grad():
             p_GHW = module.attention_probabilities(layer.x[:1], index)[0, :, 0].unflatten(1, size).cpu().numpy()
-        line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
+        line[0].set_ylabel(f'layer {row + 1}', fontsize=9)
         for head, axis in enumerate(line):
             axis.set_xticks([])
             axis.set_yticks([])
+            if row == 0:
+                axis.set_title(f'head {head + 1}', fontsize=9)
             if head >= module.num_heads:
                 axis.set_visible(False)
                 continue
-            axis.imshow(p_GHW[head], cmap='viridis', vmin=0, interpolation='nearest')
+            shown = axis.imshow(p_GHW[head], cmap='viridis', vmin=0, vmax=p_GHW.max(), interpolation='nearest')
             corner = (place[1] * module.stride - 0.5, place[0] * module.stride - 0.5)
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='white', linewidth=1.6))
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor='black', linewidth=0.8))
-            axis.set_title(f'{p_GHW[head].max():.2g}', fontsize=6, pad=2)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+        bar = figure.colorbar(shown, ax=list(line), pad=0.01, aspect=10)
+        bar.set_label('weight', fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    save_figure(figure, path)
 
 
 def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -95,7 +101,7 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
     iterations, centres, precisions = read_centres(source)
     chosen = np.unique(np.linspace(0, len(iterations) - 1, moments).round().astype(int))
     reach = 1.3 * max(np.abs(c).max() for c in centres.values()) + 1
-    figure = Figure(figsize=(1.5 * len(chosen) + 0.4, 1.5 * len(centres) + 0.4), layout='constrained')
+    figure = new_figure(1.5 * len(chosen) + 1.5, 1.5 * len(centres) + 0.7)
     axes = figure.subplots(len(centres), len(chosen), squeeze=False, sharex=True, sharey=True)
     heads = max(c.shape[1] for c in centres.values())
     colours = matplotlib.colormaps['tab10' if heads <= 10 else 'tab20'].colors
@@ -115,7 +121,14 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
                 axis.plot(way[:, 1], way[:, 0], color=colour, linewidth=0.7)
                 axis.plot(x, y, 'o', color=colour, markersize=2.5)
             if row == 0:
-                axis.set_title(f'iteration {iterations[moment]}', fontsize=7)
-        line[0].set_ylabel(f'layer {row + 1}', fontsize=8)
-    with whole_file(target) as partial:
-        figure.savefig(partial, dpi=100)
+                axis.set_title(f'iteration {iterations[moment]}', fontsize=9)
+        line[0].set_ylabel(f'layer {row + 1}', fontsize=9)
+    figure.supxlabel('columns from the query, pixels of the feature map', fontsize=9)
+    figure.supylabel('rows from the query, pixels of the feature map', fontsize=9)
+    names = [
+        Line2D([], [], marker='o', linestyle='', markersize=4, color=colours[h % len(colours)]) for h in range(heads)
+    ]
+    figure.legend(
+        names, [f'head {head + 1}' for head in range(heads)], loc='outside right center', fontsize=8, frameon=False
+    )
+    save_figure(figure, target)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ...datasets.pictures import to_picture, value_range
-from ...engine.atomic_backend import whole_file
+from ...visualization.figures import new_figure, save_figure
 from ...wording import counted
 from .inversion import Inversion
 
@@ -30,21 +29,21 @@ def draw_inversion(inversion: Inversion, model: nn.Module, file: Path, note: str
     else:
         pictures, what = feature_colours(inversion.seen, inversion.recovered), 'features (first 3 principal axes)'
     _, _, height, width = inversion.seen.shape
-    figure = Figure(figsize=(12, min(2.2 + 11 * height / width, 16)), layout='constrained')
+    pixels = 0.5, width + 0.5, height + 0.5, 0.5  # rows and columns count from 1, as in the explorer
+    figure = new_figure(12, min(2.2 + 11 * height / width, 16))
     axes = figure.subplots(2, 2).flatten()
     for axis, picture, title in zip(axes, pictures, (f'{what} before', 'recovered by the inverse'), strict=False):
-        axis.imshow(picture, interpolation='nearest')
+        axis.imshow(picture, interpolation='nearest', extent=pixels)
         axis.set_title(title)
     error_HW = (inversion.recovered - inversion.seen)[0].norm(dim=0)
-    shown = axes[2].imshow(error_HW, cmap='magma', vmin=0, interpolation='nearest')
-    figure.colorbar(shown, ax=axes[2], format='%.1e')
+    shown = axes[2].imshow(error_HW, cmap='magma', vmin=0, interpolation='nearest', extent=pixels)
+    figure.colorbar(shown, ax=axes[2], format='%.1e', label='Euclidean norm over the channels')
     axes[2].set_title('error of each pixel')
     for axis in axes[:3]:
-        axis.set_axis_off()
+        axis.set(xlabel='column', ylabel='row')
     draw_curve(axes[3], inversion)
     figure.suptitle('\n'.join([summary(inversion), *(textwrap.wrap(note, LETTERS) if note else [])]))
-    with whole_file(file) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, file)
 
 
 def draw_curve(axis: Axes, inversion: Inversion) -> None:
@@ -60,7 +59,11 @@ def draw_curve(axis: Axes, inversion: Inversion) -> None:
     else:
         axis.text(0.5, 0.5, 'exact: error and residual are 0', transform=axis.transAxes, ha='center')
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel='evaluations allowed for each layer', title='error during the iteration')
+    axis.set(
+        xlabel='evaluations allowed for each layer',
+        ylabel='norm of the certificate',
+        title='error during the iteration',
+    )
     axis.grid(alpha=0.3)
     axis.legend()
 

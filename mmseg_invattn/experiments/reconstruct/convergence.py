@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...engine.atomic_backend import whole_file
 from ...layers import InvertibleModule
 
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
@@ -41,15 +40,15 @@ def largest(error: Tensor) -> Tensor:
 
 def plot_convergence(path: Path, curves: dict[str, Tensor], steps: Sequence[int] = STEPS) -> None:
     """Draws one line for the median image and one for the worst image of every curve, with logarithmic axes."""
-    from matplotlib.figure import Figure
+    from ...visualization.figures import new_figure, save_figure
 
-    figure = Figure(figsize=(5, 3.5), layout='constrained')
+    figure = new_figure(6.7, 4)
     axes = figure.add_subplot()
     for i, (name, errors) in enumerate(curves.items()):
         worst, median = errors.amax(1).double(), errors.double().median(1).values
         for values, style, which in ((worst, '-', 'worst'), (median, '--', 'median')):
             axes.plot(steps, values.clamp(1e-9, 1e9).tolist(), style, color=f'C{i}', label=f'{name}, {which} image')
-    axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image')
+    axes.set(xscale='log', yscale='log', xlabel='iterations', ylabel='largest error of an image (values span 1)')
+    axes.grid(alpha=0.3)
     axes.legend()
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)

@@ -11,7 +11,7 @@ from mmseg.registry import METRICS
 from torch import Tensor
 
 from ...engine.atomic_backend import whole_file
-from ...visualization.image_grid import image_grid
+from ...visualization.image_grid import image_grid, large
 from ...visualization.media import write_image
 
 NOT_RECOVERED = 1e-2  # largest error of a value: 2.5 of 255 grey levels, a visible difference
@@ -108,4 +108,5 @@ def write_results(folder: Path, results: list[dict], pictures: list[Tensor]) -> 
         writer.writerows((i, *(result[key] for key in COLUMNS)) for i, result in enumerate(results))
     original, recovered = torch.stack(pictures, 1)
     rows = torch.cat([original, recovered, (recovered - original) * 100])
-    write_image(folder / 'grid.png', image_grid(rows, columns=len(pictures)))
+    picture = large(image_grid(rows, columns=len(pictures)), ('original', 'recovered', '100 x error'))
+    write_image(folder / 'grid.png', picture)
