@@ -69,6 +69,8 @@ def begin(config: str, work: Path, *options: str, prepare: Callable[[], None] = 
         with open(work.parent / f'{work.name}.log', 'a') as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+        # under a test runner these two are files of its own
+        sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)
         prepare()
         from mmseg_invattn.cli.main import main
 
@@ -78,6 +80,9 @@ def begin(config: str, work: Path, *options: str, prepare: Callable[[], None] = 
         with _quickly():
             status = main(['train', config, '--work-dir', str(work), '--resume', '--cfg-options', *settings])
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
 
 

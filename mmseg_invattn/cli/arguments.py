@@ -14,6 +14,8 @@ from ..choices import FORMS, MODES
 from ..compat import prepare_distributed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -149,15 +151,16 @@ def read_config(args: Namespace) -> Config:
     return cfg
 
 
-def config_of_model(args: Namespace) -> Config:
-    """The config of ``add_model_arguments``: the file that is named, or what the checkpoint carries."""
+def config_of_model(args: Namespace, checkpoint: str | Path | None = None) -> Config:
+    """The config file that is named, or else the config in the checkpoint, ``args.checkpoint`` where None is given."""
     if args.config is not None:
         return read_config(args)
+    checkpoint = args.checkpoint if checkpoint is None else checkpoint
     from ..engine.config_file import apply_options
     from ..engine.inference import config_of_checkpoint
 
-    cfg = config_of_checkpoint(args.checkpoint, args.trust_checkpoint)
-    apply_options(cfg, args.cfg_options or {}, f'the config in {args.checkpoint}')
+    cfg = config_of_checkpoint(checkpoint, args.trust_checkpoint)
+    apply_options(cfg, args.cfg_options or {}, f'the config in {checkpoint}')
     return cfg
 
 

@@ -88,9 +88,12 @@ def _value(node: ast.expr) -> Any:
         keys = [key for key in node.keys if key is not None]  # None: of **
         if len(keys) == len(node.values):
             return {_value(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        if all(keyword.arg for keyword in node.keywords):
-            return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        # dict(a=1), and dict({'a.b': 1}) for keys that are no names
+        plain = all(keyword.arg for keyword in node.keywords) and len(node.args) <= 1
+        if plain and all(isinstance(argument, ast.Dict) for argument in node.args):
+            given = _value(node.args[0]) if node.args else {}
+            return given | {keyword.arg: _value(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         number = _value(node.operand)
         if isinstance(number, int | float | complex):

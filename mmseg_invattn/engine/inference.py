@@ -95,8 +95,8 @@ def config_of_checkpoint(checkpoint: str | Path, trust: bool = False) -> Config:
     text = embedded_text(read_checkpoint(checkpoint, 'cpu', trust, mmap=True, any_config=True))
     if text is None:
         raise ValueError(
-            f'{checkpoint}: this checkpoint carries no config, as one that was published or holds weights alone: give '
-            'the config file that it was trained with before it'
+            f'{checkpoint}: this checkpoint contains no config, because it was published or holds weights alone: give '
+            'the config file that it was trained with'
         )
     return Config(read_embedded(text, str(checkpoint)))
 

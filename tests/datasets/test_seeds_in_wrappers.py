@@ -100,7 +100,7 @@ def test_tta_reaches_the_data_sets_in_wrappers(tmp_path):
     for wrapped, count in ((inner, 4), (dict(type='RepeatDataset', times=2, dataset=nested), 24), (nested, 12)):
         cfg.test_dataloader.dataset = wrapped
         enable_tta(cfg)
-        assert cfg.model.type == 'SegTTAModel'
+        assert cfg.model.type == 'MeanTTAModel'
         cfg.model = cfg.model.module
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         assert len(dataset) == count

@@ -120,15 +120,15 @@ def test_kill_in_the_middle_of_a_checkpoint_loses_nothing(whole_run, tmp_path):
         cwd=tmp_path,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    assert sorted(path.name for path in work_dir.glob('*.pth')) == ['iter_2.pth']
+    assert sorted(path.name for path in work_dir.glob('[!.]*.pth')) == ['iter_2.pth']
     assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_2.pth')
-    (half,) = work_dir.glob('.iter_4.pth.*.partial')
+    (half,) = work_dir.glob('.iter_4.pth.*.partial.pth')
     assert 0 < half.stat().st_size < (work_dir / 'iter_2.pth').stat().st_size
     torch.load(work_dir / 'iter_2.pth', weights_only=True)
 
     run_tool('train', whole_run[0], '--work-dir', work_dir, '--resume')
     assert_same_run(work_dir, whole_run[1])
-    assert not list(work_dir.glob('.*.partial'))
+    assert not list(work_dir.glob('.*.partial*'))
 
 
 def test_truncated_last_checkpoint_falls_back(whole_run, tmp_path):

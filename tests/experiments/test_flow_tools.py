@@ -206,7 +206,7 @@ def test_interpolate_tool(trained, capsys):
     run_tool('interpolate', config, checkpoint, '--pairs', 0, 1, 2, 3, '--steps', 5, '--device', 'cpu', '--out', out)
     walk = cv2.imread(str(out))
     assert walk.shape[0] == 18 * 17 and walk.shape[1] > 48 * 17 >= 800
-    assert '2 walks of 5 images' in capsys.readouterr().out
+    assert '2 interpolations of 5 images' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run_tool('interpolate', config, checkpoint, '--pairs', 0, 1, 2)
     with pytest.raises(FileNotFoundError, match='missing.pth: there is no such checkpoint file'):
@@ -221,7 +221,7 @@ def test_walk_is_straight_between_the_images(trained):
     model = load_flow(Namespace(device='cpu', **arguments))
     assert not model.training
     other = CONFIGS.parent / 'reconstruction' / 'cifar10.py'
-    with pytest.raises(ValueError, match='has a InvReconstruction: this tool takes'):
+    with pytest.raises(ValueError, match='has a InvReconstruction, but this tool needs'):
         load_flow(Namespace(device=None, **arguments | dict(config=str(other))))
     narrow = dict(cfg_options={'model.backbone.hidden_channels': (8, 8)})
     with pytest.raises(CheckpointMismatchError, match='does not belong to the config'):

@@ -15,13 +15,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmengine.config import Config
-
-from ..arguments import add_cfg_options, add_trust_argument, read_config
+from ..arguments import add_cfg_options, add_trust_argument, config_of_model
 from ..output import add_output_arguments, refuse_existing
 from ..parser import CommandParser
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
     from torch import Tensor, nn
 
 RESULTS = ('heads.json', 'table.txt', 'probabilities.png', 'centres.png', 'curves.json', 'curves.png')
@@ -67,18 +66,10 @@ def load_model(path: Path, args: argparse.Namespace) -> tuple[Config, nn.Module]
     from mmseg.registry import MODELS
 
     from ...engine.checkpoints import read_checkpoint
-    from ...engine.config_file import apply_options
     from ...engine.matching import load_weights
 
+    cfg = config_of_model(args, path)
     checkpoint = read_checkpoint(path, 'cpu', args.trust_checkpoint)
-    text = checkpoint.get('meta', {}).get('cfg')
-    if args.config is None and text is None:
-        raise ValueError(f'{path} contains no config: give it with --config')
-    if args.config:
-        cfg = read_config(args)
-    else:
-        cfg = Config.fromstring(text, '.py')
-        apply_options(cfg, args.cfg_options or {}, f'the config in {path}')
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
     load_weights(model, checkpoint, str(path))
