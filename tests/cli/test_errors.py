@@ -219,6 +219,7 @@ def test_environment_and_config_go_to_the_log_file(case, tmp_path, capsys):
     assert len(said.splitlines()) < 40
 
 
+@pytest.mark.slow
 def test_the_cause_in_another_process_stands_last(tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
@@ -237,6 +238,7 @@ def test_the_cause_in_another_process_stands_last(tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_paragraph():
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]

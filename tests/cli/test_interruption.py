@@ -32,6 +32,7 @@ def stopped_after(iterations, number, monkeypatch):
     monkeypatch.setattr(IterBasedTrainLoop, 'run_iter', run_iter)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize('number', STATUS)
 def test_the_line_resumes(number, tmp_path, capsys, monkeypatch):
     config, work = write_case(tmp_path), tmp_path / 'a b'
@@ -103,6 +104,7 @@ def test_the_signals_are_as_before(tmp_path, capsys):
     assert [signal.getsignal(number) for number in STATUS] == before
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path):
     """As a terminal does it: the signal reaches the workers, too."""
     command = [

@@ -63,6 +63,7 @@ def test_files_stay(command, case, tmp_path, capsys):
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == [file]
 
 
+@pytest.mark.slow
 def test_what_was_trained_stays(tmp_path, capsys):
     config, work = write_case(tmp_path), tmp_path / 'work'
     short = ('train_cfg.max_iters=2',)

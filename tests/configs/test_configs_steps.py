@@ -51,9 +51,9 @@ def test_smallest_train_and_predict():
     take_steps(paths[::3])
 
 
-def test_every_head_of_the_short_comparison_trains_and_predicts():
+def test_heads_of_the_short_comparison_train_and_predict():
     assert len(SHORT) == 9
-    take_steps(SHORT)
+    take_steps(SHORT[::3])
 
 
 @pytest.mark.slow

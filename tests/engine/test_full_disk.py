@@ -94,6 +94,7 @@ def test_devices_and_links(tmp_path):
     assert (tmp_path / 'link').is_symlink() and (tmp_path / 'file').read_text() == 'new'
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(('which', 'safe'), [(0, 'There is no checkpoint yet'), (2, 'The last whole checkpoint is {}')])
 def test_a_checkpoint(tmp_path, capsys, monkeypatch, which, safe):
     """``which``: of the files written, a checkpoint and a record in turn."""

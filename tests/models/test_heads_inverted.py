@@ -235,6 +235,7 @@ def test_an_argument_that_the_form_does_not_take_is_named():
         build_head('nl', attention=dict(num_head=2))
 
 
+@pytest.mark.slow
 def test_the_training_tool_names_it_too(tmp_path):
     """As a user sees it: the last line of what the program says."""
     config = attention_config(tmp_path, write_case(tmp_path), form='coupling', contraction=0.9)

@@ -70,7 +70,7 @@ def python(script: str) -> str:
     return done.stdout
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize('order', ORDERS)
 def test_everything_is_registered(order):
     python(ORDERS[order] + REGISTERED)
