@@ -32,6 +32,12 @@ class OptionsAction(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # unbalanced brackets
             raise ArgumentError(self, f'{" ".join(values)}: {error}') from error
+        except RecursionError as error:  # dict(...) or {...} inside a list
+            raise ArgumentError(
+                self,
+                f'{" ".join(values)}: lists and tuples here hold numbers and words. Set the entries of a dict one by one, '
+                'such as train_pipeline.0.type=LoadImageFromFile, or write the value into a config file',
+            ) from error
 
 
 def add_cfg_options(parser: ArgumentParser) -> None:

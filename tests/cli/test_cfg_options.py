@@ -131,3 +131,9 @@ def test_what_is_no_option(option, case, capsys):
         run_command('print-config', case['config'], CFG_OPTIONS, option)
     said = capsys.readouterr().err
     assert left.value.code == 2 and 'argument --cfg-options' in said and option.split('=')[0] in said
+
+
+def test_a_dict_within_a_list_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        parser_of('train').parse_args(['x.py', '--cfg-options', 'custom_hooks=[dict(type="A", priority="LOW")]'])
+    assert 'Set the entries of a dict one by one' in capsys.readouterr().err
