@@ -35,8 +35,8 @@ class OptionsAction(DictAction):
         except RecursionError as error:  # dict(...) or {...} inside a list
             raise ArgumentError(
                 self,
-                f'{" ".join(values)}: lists and tuples here hold numbers and words. Set the entries of a dict one by one, '
-                'such as train_pipeline.0.type=LoadImageFromFile, or write the value into a config file',
+                f'{" ".join(values)}: lists and tuples here hold numbers and words. Set the entries of a dict one by '
+                'one, such as train_pipeline.0.type=LoadImageFromFile, or write the value into a config file',
             ) from error
 
 
