@@ -147,7 +147,7 @@ def test_impossible_settings(arguments, named):
 def test_largest_distance_is_possible():
     with pytest.raises(ValueError) as caught:
         tool.Settings(distance=90)
-    largest = int(str(caught.value).split('it can be ')[1].split(' at most')[0])
+    largest = int(str(caught.value).split('at most ')[1].split('.')[0])
     settings = tool.Settings(distance=largest)
     _, label = tool.make_pair(settings, 'train', 0)
     assert label.any()

@@ -141,7 +141,7 @@ def test_sync_bn_becomes_bn_on_cpu_processes(monkeypatch):
     monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match='--launcher pytorch: the environment lacks RANK, WORLD_SIZE'):
+    with pytest.raises(RuntimeError, match='--launcher pytorch: RANK, WORLD_SIZE, LOCAL_RANK missing in the environment'):
         compat.prepare_distributed(cfg, 'pytorch')
     for name, value in dict(SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_LOCALID='1', MASTER_ADDR='node').items():
         monkeypatch.setenv(name, value)

@@ -198,7 +198,7 @@ def test_the_tool(case, tmp_path, capsys):
 def test_a_difference_above_the_tolerance_is_a_failure(case, tmp_path, capsys):
     arguments = ('--format', 'torch_export', '--shape', 24, 48, '--out', tmp_path / 'model.pt2', '--tolerance', '-1')
     assert run_export(case, *arguments) == 1
-    assert 'a random image' in (printed := capsys.readouterr().out) and 'ABOVE the tolerance' in printed
+    assert 'a random image' in (printed := capsys.readouterr().out) and 'ABOVE the relative tolerance' in printed
 
 
 def test_missing_packages_are_named(case, tmp_path):

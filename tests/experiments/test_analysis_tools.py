@@ -135,7 +135,7 @@ def test_scalars_of_a_run_and_their_curves(run, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / 'curves.png')) is not None
     curves = read_run(run).curves
     assert curves['loss'].steps == [1, 2, 3, 4] and curves['mIoU'].steps == curves['IoU/a'].steps == [2, 4]
-    with pytest.raises(ValueError, match='no run has mDice; there are: .*IoU/a'):
+    with pytest.raises(ValueError, match='no run has mDice; existing scalars: .*IoU/a'):
         call_tool('analysis/analyze_logs', run, '--keys', 'mDice')
     with pytest.raises(FileNotFoundError, match='there is no vis_data/scalars.json'):
         call_tool('analysis/analyze_logs', tmp_path)

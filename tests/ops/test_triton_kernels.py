@@ -110,7 +110,7 @@ def gpu(monkeypatch):
     ids=['raises', 'wrong', 'nan'],
 )
 def test_a_kernel_that_fails_is_refused_with_one_warning(gpu, imported, message):
-    with pytest.warns(UserWarning, match=f'not used on cuda:0.*{message}') as caught:
+    with pytest.warns(UserWarning, match=f'failed on cuda:0.*{message}') as caught:
         assert gpu(imported) is None
     assert len(caught) == 1
     with warnings.catch_warnings():
