@@ -126,6 +126,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(case, tmp_path
 
 def test_sync_bn_becomes_bn_on_cpu_processes(monkeypatch):
     from mmengine.config import Config
+from mmengine.logging import MMLogger
 
     cfg = Config(
         dict(
@@ -137,6 +138,7 @@ def test_sync_bn_becomes_bn_on_cpu_processes(monkeypatch):
             find_unused_parameters=True,
         )
     )
+    MMLogger.get_current_instance()  # a new one would ask the processes that there are not
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
