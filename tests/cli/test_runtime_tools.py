@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.checkout import ROOT
 from helpers.runtime_case import run_tool, write_case
+from mmengine.logging import MMLogger
 
 from mmseg_invattn import compat
 
@@ -126,7 +127,6 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(case, tmp_path
 
 def test_sync_bn_becomes_bn_on_cpu_processes(monkeypatch):
     from mmengine.config import Config
-from mmengine.logging import MMLogger
 
     cfg = Config(
         dict(
@@ -143,7 +143,9 @@ from mmengine.logging import MMLogger
     monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match='--launcher pytorch: RANK, WORLD_SIZE, LOCAL_RANK missing in the environment'):
+    with pytest.raises(
+        RuntimeError, match='--launcher pytorch: RANK, WORLD_SIZE, LOCAL_RANK missing in the environment'
+    ):
         compat.prepare_distributed(cfg, 'pytorch')
     for name, value in dict(SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_LOCALID='1', MASTER_ADDR='node').items():
         monkeypatch.setenv(name, value)
