@@ -223,7 +223,7 @@ def signalled(config: str, work: Path, chance: random.Random, number: int) -> st
     status = status_of(child)
     if status not in (0, 128 + number):
         raise DrillError(f'{work}: exit status {status} after signal {number}, see {log}')
-    if status and 'To go on from ' not in log.read_text() and 'No checkpoint was written' not in log.read_text():
+    if status and 'To continue from ' not in log.read_text() and 'No checkpoint was written' not in log.read_text():
         raise DrillError(f'{work}: nothing says how to go on, see {log}')
     return f'signal {number} to {"the group" if group else "the process"} in iteration {target}, status {status}'
 

@@ -88,7 +88,7 @@ def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> 
         try:
             said = advice() if advice else 'Nothing of it can be resumed: start it again'
         except Exception:  # the config or the work directory may be what the user stopped it for
-            said = f'To go on from the last checkpoint, if there is one: {command_line()} --resume'
+            said = f'To continue from the last checkpoint, if there is one: {command_line()} --resume'
         if said:
             word = 'interrupted' if number == signal.SIGINT else 'terminated'
             print(f'\n{program}: {word}. {said}', file=sys.stderr, flush=True)

@@ -105,4 +105,4 @@ def resume_advice() -> str:
     """How to go on with a prediction that was stopped."""
     args = parse_args()
     line = command_line().replace(' --overwrite', '')
-    return f'What is done lies in {args.out}. To go on: {line}' + ' --resume' * (not args.resume)
+    return f'What is done lies in {args.out}. To continue: {line}' + ' --resume' * (not args.resume)

@@ -188,4 +188,4 @@ def resume_advice() -> str:
     if path is None:
         return f'No checkpoint was written to {folder} so far: there is nothing to resume from, start it again'
     line = command_line()
-    return f'To go on from {path}: {line}' + ' --resume' * (not args.resume)
+    return f'To continue from {path}: {line}' + ' --resume' * (not args.resume)

@@ -43,7 +43,7 @@ def test_the_line_resumes(number, tmp_path, capsys, monkeypatch):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     # a preempted job gets a checkpoint of the iteration in which the signal came
     word, name = ('interrupted', 'iter_2.pth') if number == signal.SIGINT else ('terminated', 'iter_3.pth')
-    assert last.startswith(f'mmseg-invattn train: {word}. To go on from {work / name}: mmseg-invattn train ')
+    assert last.startswith(f'mmseg-invattn train: {word}. To continue from {work / name}: mmseg-invattn train ')
     for worker in multiprocessing.active_children():
         worker.join(10)
     assert not multiprocessing.active_children()

@@ -112,7 +112,7 @@ def test_ctrl_c_says_how_to_go_on(case, tmp_path, stopping, capsys, monkeypatch)
     line = ['predict', config, str(weights), str(images), '--out', str(tmp_path / 'out')]
     monkeypatch.setattr(sys, 'argv', ['mmseg-invattn', *line])
     assert main(line) == 130
-    assert re.search(r'interrupted\. What is done lies in .*out\. To go on: .* --resume', capsys.readouterr().err)
+    assert re.search(r'interrupted\. What is done lies in .*out\. To continue: .* --resume', capsys.readouterr().err)
     with pytest.raises(SystemExit):
         predict.parse_args([*line[1:], '--resume', '--overwrite'])
 

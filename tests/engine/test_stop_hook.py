@@ -53,7 +53,7 @@ def test_in_a_validation(whole_run, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ValLoop, 'run_iter', signalled)
         assert run_command('train', whole_run[0], '--work-dir', tmp_path, options=OPTIONS) == 143
-    assert f'To go on from {tmp_path / "iter_3.pth"}: ' in capsys.readouterr().err
+    assert f'To continue from {tmp_path / "iter_3.pth"}: ' in capsys.readouterr().err
     assert_goes_on(whole_run[0], tmp_path, whole_run[1])
 
 
@@ -70,7 +70,7 @@ def test_between_iterations_where_the_workers_are_gone(whole_run, tmp_path, caps
     with monkeypatch.context() as patch:
         patch.setattr(IterBasedTrainLoop, 'run_iter', signalled)
         assert run_command('train', whole_run[0], '--work-dir', tmp_path, options=OPTIONS) == 138
-    assert f'To go on from {tmp_path / "iter_2.pth"}: ' in capsys.readouterr().err
+    assert f'To continue from {tmp_path / "iter_2.pth"}: ' in capsys.readouterr().err
     assert_goes_on(whole_run[0], tmp_path, whole_run[1])
 
 
