@@ -7,7 +7,7 @@ from .image_files import decode, follows_exif, orientation, outside_classes
 from .leaves import label_classes, leaf_datasets, loader_of, needs_labels
 from .survey import Survey, empty_survey
 
-# Two to four seconds on a core; 48 labels of Cityscapes, 580 of CamVid.
+# 48 labels of Cityscapes, 580 of CamVid: seconds on one core.
 MAX_PIXELS = 100_000_000
 MIN_LABELS = 16  # at least so many, for the EXIF data of their images
 
