@@ -249,13 +249,17 @@ def prepare_distributed(cfg: Any, launcher: str) -> None:
         )
 
 
+# Launcher -> the variables with the number of a process, the number of processes, and the number on its machine.
+RANKS = dict(
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+)
+
+
 def _read_ranks(launcher: str) -> None:
     """Sets the variables of ``torch.distributed`` (RANK, WORLD_SIZE, ...) from those of the launcher."""
-    names = dict(
-        slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-        pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-    )[launcher]
+    names = RANKS[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise RuntimeError(

@@ -91,21 +91,23 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     Raises:
         ValueError: An option contradicts what is restored.
     """
-    from ..engine.launch import check_checkpoint_file
+    from ..engine.checkpoints import read_checkpoint
     from ..engine.progress import finished
-    from ..engine.resume import find_resume_checkpoint, seed_of_checkpoint
+    from ..engine.resume import find_resume_checkpoint
 
     cfg.resume = False
     explicit = (args.cfg_options or {}).get('load_from')
-    if explicit:
-        check_checkpoint_file(explicit)
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
         print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
         return None
+    # a remote one is left to MMEngine
+    checkpoint = {} if '://' in path else read_checkpoint(path, 'cpu', args.trust_checkpoint, mmap=True)
     print_log(f'Resuming from {path}', logger='current')
     cfg.resume, cfg.load_from = True, path
-    seed = seed_of_checkpoint(path, args.trust_checkpoint)
+    # The samplers are built before MMEngine restores the seed, so it has to be in the config before the Runner is.
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    seed = (meta or {}).get('seed')
     if seed is not None:
         asked = (args.cfg_options or {}).get('randomness.seed', seed)
         if asked != seed:
@@ -114,7 +116,7 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
                 'the option out, or start another run without --resume'
             )
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    return finished(path, cfg, args.trust_checkpoint)
+    return finished(path, checkpoint, cfg)
 
 
 def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:

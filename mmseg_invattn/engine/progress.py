@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .checkpoints import read_checkpoint
-
 OUTDATED = 'outdated_best'  # in the message hub: best checkpoints that the one named there has replaced
 VALIDATED = 'validated_iter'  # in the message hub, and so in checkpoints: the last iteration that was validated
 
@@ -23,13 +21,13 @@ def validation_due(at: int, end: int, begin: int, interval: int) -> bool:
     return at >= begin and (at % interval == 0 or at == end)
 
 
-def finished(path: str, cfg: Mapping, trust: bool = False) -> str | None:
+def finished(path: str, checkpoint: Mapping, cfg: Mapping) -> str | None:
     """Tell whether nothing is left to do for a run.
 
     Args:
         path: The checkpoint that it would go on from.
+        checkpoint: What that holds; it is not looked at where the path is remote.
         cfg: Its config.
-        trust: Accept a checkpoint that needs unpickling.
 
     Returns:
         How far the run has come, in words; None where iterations, or the last validation, are still to be done.
@@ -38,7 +36,6 @@ def finished(path: str, cfg: Mapping, trust: bool = False) -> str | None:
     end, hook = cfg['train_cfg'].get(f'max_{unit}s'), (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if '://' in path or end is None or hook.get('published_keys'):  # what is published is written at the very end
         return None
-    checkpoint = read_checkpoint(path, 'cpu', trust, mmap=True)
     meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub', {})
     at = meta.get(unit)
     if at is None or at < end:

@@ -60,25 +60,6 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
     return None
 
 
-def seed_of_checkpoint(path: str, trust: bool = False) -> int | None:
-    """Read the seed that a checkpoint's run was started with.
-
-    The samplers are built before MMEngine restores the seed, so it has to be in the config before the Runner is.
-
-    Args:
-        path: The checkpoint.
-        trust: Accept one that needs unpickling.
-
-    Returns:
-        The seed, or None where it is not recorded, or the checkpoint is remote.
-    """
-    if '://' in path:
-        return None
-    checkpoint = read_checkpoint(path, 'cpu', trust, mmap=True)
-    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    return (meta or {}).get('seed')
-
-
 def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
     """Read ``last_checkpoint``; where the recorded path is gone, the work directory may have been moved."""
     record = work_dir / 'last_checkpoint'
@@ -95,6 +76,12 @@ def checkpoint_folder(work_dir: Path, hook: dict | None) -> Path:
     return Path(out) / work_dir.name if out else work_dir
 
 
+def numbered_names(hook: dict | None) -> list[str]:
+    """Names of checkpoints with ``{}`` in place of the number, by the config of the checkpoint hook."""
+    template = (hook or {}).get('filename_tmpl')
+    return [template] if template else ['iter_{}.pth', 'epoch_{}.pth']
+
+
 def checkpoints_of_run(work_dir: str | Path, hook: dict | None = None) -> list[str]:
     """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again).
 
@@ -102,11 +89,8 @@ def checkpoints_of_run(work_dir: str | Path, hook: dict | None = None) -> list[s
         work_dir: The work directory of the run.
         hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
     """
-    folder, template = checkpoint_folder(Path(work_dir).absolute(), hook), (hook or {}).get('filename_tmpl')
-    names = [
-        re.escape(name).replace(r'\{\}', r'(\d+)')
-        for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])
-    ]
+    folder = checkpoint_folder(Path(work_dir).absolute(), hook)
+    names = [re.escape(name).replace(r'\{\}', r'(\d+)') for name in numbered_names(hook)]
     found = []
     for path in folder.glob('*') if folder.is_dir() else []:
         match = next(filter(None, (re.fullmatch(name, path.name) for name in names)), None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from .resume import checkpoint_folder
+from .resume import checkpoint_folder, numbered_names
 
 STARTED = re.compile(r'\d{8}_\d{6}')  # MMEngine makes a folder of this name for the logs of every start
 
@@ -20,8 +20,8 @@ def weights_of_run(work_dir: str | Path, hook: dict | None = None) -> list[Path]
         work_dir: The work directory of the run.
         hook: The config of the checkpoint hook, for its ``out_dir`` and ``filename_tmpl``.
     """
-    work_dir, template = Path(work_dir).absolute(), (hook or {}).get('filename_tmpl')
-    names = [re.escape(name) for name in ([template] if template else ['iter_{}.pth', 'epoch_{}.pth'])]
+    work_dir = Path(work_dir).absolute()
+    names = [re.escape(name) for name in numbered_names(hook)]
     numbered = '|'.join(name.replace(r'\{\}', r'\d+').replace(r'\.pth', r'(-[0-9a-f]{8})?\.pth') for name in names)
     pattern = re.compile(rf'(best_.+_)?({numbered})')
     folder = checkpoint_folder(work_dir, hook)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..compat import RANKS
 from .folder_lock import locked
 from .resume import checkpoint_folder
 
 
 def _rank_of(launcher: str) -> int:
     """The number of this process, which the launcher has set."""
-    names = dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK', pytorch='RANK')
-    return int(os.environ.get(names[launcher], '0'))
+    return int(os.environ.get(RANKS[launcher][0], '0'))
 
 
 @contextmanager
