@@ -1,13 +1,13 @@
 """The interface of every invertible layer and what it guarantees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import InverseStep, Roulette, Step, max_token_norm
+from ..ops import InverseStep, Move, Roulette, Step, max_token_norm
 from ..wording import counted
 
 
@@ -126,7 +126,7 @@ class InvertibleModule(nn.Module, ABC):
         """
         return self.inverse(y, tol, max_iter, weights=weights, certify=False)[0]
 
-    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
         """The steps of a memory-free pass (:mod:`~mmseg_invattn.ops.steps`); by default one that uses the inverse.
 
         Args:

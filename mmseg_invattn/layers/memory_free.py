@@ -1,11 +1,12 @@
 """Training without stored activations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ops import Roulette, Step, memory_free, untraced
+from ..ops import Move, Roulette, Step, memory_free, untraced
 from .constant_weights import weights_of
 from .contract import InverseInfo, InvertibleModule, check_features
 from .parameters import compute_dtype
@@ -78,7 +79,7 @@ class MemoryFree(InvertibleModule):
         y = memory_free(self.steps(self.tol, self.max_iter), wide)
         return y if self.extra_outputs else y[0]
 
-    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
         return self.module.steps(tol, max_iter)
 
     def inverse(

@@ -11,17 +11,24 @@ class OrthogonalMatrix(nn.Module):
 
     Args:
         channels: C; U has shape (C, C).
+        start: U at the start, shape (..., C, C) for one matrix or several, without an eigenvalue of -1; by default one
+            random matrix.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, start: Tensor | None = None):
         super().__init__()
-        self.generator = nn.Parameter(torch.randn(channels, channels) * channels**-0.5)
+        if start is None:
+            generator = torch.randn(channels, channels) * channels**-0.5
+        else:  # the Cayley transform is its own inverse
+            eye = torch.eye(channels, dtype=torch.float64)
+            generator = (torch.linalg.solve(eye + start.double(), eye - start.double()) / 2).float()
+        self.generator = nn.Parameter(generator)
 
     def forward(self) -> Tensor:
         """U in float64, so that it is orthogonal to the last digit of float32; the inverse relies on this."""
         generator = self.generator.double()
         skew = generator - generator.mT
-        eye = torch.eye(len(skew), dtype=skew.dtype, device=skew.device)
+        eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
         # I + S is never singular, and checking for errors would wait for the device at every training step
         return torch.linalg.solve_ex(eye + skew, eye - skew)[0]
 

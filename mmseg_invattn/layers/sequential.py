@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import Roulette, Step, max_token_norm, storage_error
+from ..ops import Move, Roulette, Step, max_token_norm, storage_error
 from ..wording import counted
 from .certificate import NOTHING, USEFUL
 from .constant_weights import holding, weights_of
@@ -65,7 +65,7 @@ class InvertibleSequential(InvertibleModule):
         """The weights of the layers, in their order."""
         return tuple(weights_of(layer) for layer in self.layers)
 
-    def steps(self, tol: float | None, max_iter: int) -> list[Step]:
+    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
         """The steps of all layers: through successive couplings the two streams stay separate."""
         return [step for layer in self.layers for step in layer.steps(tol, max_iter)]
 

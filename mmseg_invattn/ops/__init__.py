@@ -34,7 +34,7 @@ from .rounding import (
 )
 from .second_derivative import plain_operators_wanted, twice_differentiable
 from .spectral import gram_norm, spectral_norm_bound
-from .steps import AdditiveStep, CouplingStep, InverseStep, Step
+from .steps import AdditiveStep, CouplingStep, InverseStep, Move, Step
 
 __all__ = [
     'EXACT',
@@ -44,6 +44,7 @@ __all__ = [
     'CouplingStep',
     'FixedPointResult',
     'InverseStep',
+    'Move',
     'Roulette',
     'Step',
     'UNDERFLOW',

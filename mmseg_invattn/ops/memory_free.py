@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .fingerprint import fingerprint, same
 from .precision import full_precision
-from .steps import Output, Step, Streams
+from .steps import Move, Output, Step, joined, owned, split
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _Notes:
     autocast: Callable[[], AbstractContextManager] = nullcontext  # autocast as in the forward pass
 
 
-def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
+def memory_free(steps: Sequence[Step | Move], x: Tensor) -> tuple[Tensor, ...]:
     """Applies the steps one after the other to the trunk, without keeping their activations.
 
     Outputs are (trunk, further outputs in the order of the steps). The streams have the dtype of x; each step decides
@@ -49,11 +49,16 @@ def memory_free(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, ...]:
 
 class _MemoryFree(torch.autograd.Function):
     @staticmethod
-    def forward(steps: tuple[Step, ...], notes: _Notes, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        streams, extra, before = (x,), [], _generators(x.device)
+    def forward(steps: tuple[Step | Move, ...], notes: _Notes, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        streams, extra, aside, before = (x,), [], [], _generators(x.device)
         notes.autocast = _autocast_of_now(x.device)
         for step in steps:
-            streams, rest, kept = step.forward(_owned(streams, step.halves))
+            if isinstance(step, Move):
+                streams = step.forward(streams, aside, owned)
+                notes.kept.append(None)
+                notes.drawn.append(None)
+                continue
+            streams, rest, kept = step.forward(owned(streams, step.halves))
             extra += rest
             notes.kept.append(kept)
             after = _generators(x.device)
@@ -63,7 +68,7 @@ class _MemoryFree(torch.autograd.Function):
             notes.values = fingerprint(_state(steps))
         # If an output shared its storage with x, autograd would not know about it.
         storage = x.untyped_storage()._cdata
-        outputs = (_joined(streams), *extra)
+        outputs = (joined(streams), *extra)
         return tuple(y.clone() if y.untyped_storage()._cdata == storage else y for y in outputs)
 
     @staticmethod
@@ -84,11 +89,16 @@ class _MemoryFree(torch.autograd.Function):
         trunk, *extra = ctx.saved_tensors[: len(grads)]
         d_trunk, *d_extra = grads
         streams, d_streams = (trunk,), (d_trunk,)
+        aside, d_aside = [], []
         known, d_parameters = {id(p) for p in ctx.parameters}, {}
         for step, drawn, kept in zip(*map(reversed, (ctx.steps, notes.drawn, notes.kept)), strict=True):
+            if isinstance(step, Move):
+                streams = step.backward(streams, aside, owned)
+                d_streams = step.backward(d_streams, d_aside, split)
+                continue
             cut = len(extra) - step.extra_outputs
-            y = Output(_owned(streams, step.halves), extra[cut:], kept)
-            d_y = Output(_split(d_streams, step.halves), d_extra[cut:])
+            y = Output(owned(streams, step.halves), extra[cut:], kept)
+            d_y = Output(split(d_streams, step.halves), d_extra[cut:])
             extra, d_extra = extra[:cut], d_extra[:cut]
             wanted = [p for p in step.parameters() if id(p) in known]
             replay = partial(_replayed, notes.autocast, drawn, trunk.device)
@@ -98,45 +108,16 @@ class _MemoryFree(torch.autograd.Function):
             for p, d in zip(wanted, d_wanted, strict=True):
                 if d is not None:  # as in plain backpropagation, a parameter that is not used has no gradient
                     d_parameters[id(p)] = d_parameters[id(p)] + d if id(p) in d_parameters else d
-        return None, None, _joined(d_streams), *(d_parameters.get(id(p)) for p in ctx.parameters)
+        return None, None, joined(d_streams), *(d_parameters.get(id(p)) for p in ctx.parameters)
 
 
-def _joined(streams: Streams) -> Tensor:
-    return streams[0] if len(streams) == 1 else torch.cat(streams, 1)
-
-
-def _split(streams: Streams, halves: tuple[int, int] | None) -> Streams:
-    """The streams that a step takes; views if the map has to be split.
-
-    Raises:
-        ValueError: the map has another number of channels than the step.
-    """
-    if halves == (tuple(part.shape[1] for part in streams) if len(streams) > 1 else None):
-        return streams
-    whole = _joined(streams)
-    if halves is None:
-        return (whole,)
-    if whole.shape[1] != sum(halves):
-        raise ValueError(
-            f'got features with {whole.shape[1]} channels, but the coupling was built for {sum(halves)}: build it for '
-            f'the channels of the features'
-        )
-    return whole.split(halves, 1)
-
-
-def _owned(streams: Streams, halves: tuple[int, int] | None) -> Streams:
-    """As :func:`_split`, but two streams are copies that the step may change in place."""
-    parts = _split(streams, halves)
-    return parts if halves is None or parts is streams else tuple(part.clone() for part in parts)
-
-
-def _state(steps: Sequence[Step]) -> Iterator[Tensor]:
+def _state(steps: Sequence[Step | Move]) -> Iterator[Tensor]:
     for step in steps:
         yield from step.parameters()
         yield from step.buffers()
 
 
-def _check_state(steps: Sequence[Step], parameters: Sequence[Tensor], values: list[Tensor]) -> None:
+def _check_state(steps: Sequence[Step | Move], parameters: Sequence[Tensor], values: list[Tensor]) -> None:
     """Raises RuntimeError if the map has changed since the forward pass."""
     current = {id(p) for step in steps for p in step.parameters()}
     if not all(id(p) in current for p in parameters):

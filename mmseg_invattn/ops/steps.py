@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 Streams = tuple[Tensor, ...]  # the whole feature map, or its two halves
+Split = Callable[[Streams, tuple[int, int] | None], Streams]  # the two parts of the streams, or one whole map
 Replay = Callable[[], AbstractContextManager]  # a context with the random numbers and autocast of the forward pass
 
 
@@ -77,6 +78,51 @@ class Step(ABC):
             wanted: the parameters that need a gradient.
             replay: a context to enter around every evaluation of the map.
         """
+
+
+class Move:
+    """Moves a part of the channels aside, or back, between two steps; nothing is computed.
+
+    ::
+
+        put aside    (first, rest) -> (rest,)              the first part waits
+        take back    (rest,)       -> (first, rest)        the part that was put aside last comes back
+
+    Each is the way back of the other.
+
+    Args:
+        halves: channels of the part that is moved, and of the rest.
+        takes: take back instead of putting aside.
+    """
+
+    def __init__(self, halves: tuple[int, int], takes: bool = False):
+        self.halves, self.takes = halves, takes
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def forward(self, streams: Streams, aside: list[Tensor], split: Split) -> Streams:
+        """The streams behind this step.
+
+        Args:
+            aside: the parts that wait; it is changed.
+            split: returns the two parts of the streams.
+        """
+        return self._moved(streams, aside, split, self.takes)
+
+    def backward(self, streams: Streams, aside: list[Tensor], split: Split) -> Streams:
+        """The streams before this step, from those behind it; also for their gradients."""
+        return self._moved(streams, aside, split, not self.takes)
+
+    def _moved(self, streams: Streams, aside: list[Tensor], split: Split, takes: bool) -> Streams:
+        if takes:
+            return aside.pop(), joined(streams)
+        first, rest = split(streams, self.halves)
+        aside.append(first)
+        return (rest,)
 
 
 class InverseStep(Step):
@@ -191,3 +237,33 @@ class AdditiveStep(CouplingStep):
 
     def differentiate(self, changed: Tensor, out: Tensor, d_changed: Tensor) -> tuple[Tensor, Tensor]:
         return d_changed, d_changed
+
+
+def joined(streams: Streams) -> Tensor:
+    """The whole feature map."""
+    return streams[0] if len(streams) == 1 else torch.cat(streams, 1)
+
+
+def split(streams: Streams, halves: tuple[int, int] | None) -> Streams:
+    """The streams that a step takes; views if the map has to be split.
+
+    Raises:
+        ValueError: the map has another number of channels than the step.
+    """
+    if halves == (tuple(part.shape[1] for part in streams) if len(streams) > 1 else None):
+        return streams
+    whole = joined(streams)
+    if halves is None:
+        return (whole,)
+    if whole.shape[1] != sum(halves):
+        raise ValueError(
+            f'got features with {whole.shape[1]} channels, but the coupling was built for {sum(halves)}: build it for '
+            f'the channels of the features'
+        )
+    return whole.split(halves, 1)
+
+
+def owned(streams: Streams, halves: tuple[int, int] | None) -> Streams:
+    """As :func:`split`, but two streams are copies that the step may change in place."""
+    parts = split(streams, halves)
+    return parts if halves is None or parts is streams else tuple(part.clone() for part in parts)
