@@ -83,11 +83,12 @@ def test_backbone_with_weights_from_a_package_gets_the_images_that_it_was_traine
 
 def test_short_comparison_has_the_heads_of_the_full_one():
     """Head and attention are the same; images, stride, schedule and what is frozen differ."""
-    assert len(SHORT) == 9
+    short = [path for path in SHORT if 'comparison' in path.parts]
+    assert len(short) == 9
     for data in ('1xb8-20k_camvid-360x480', '4xb2-40k_cityscapes-512x1024'):
         full = {path.stem.split('_')[0]: path for path in CONFIGS if path.match(f'comparison/*-d8_{data}.py')}
-        assert full.keys() == {path.stem for path in SHORT}
-        for path in SHORT:
+        assert full.keys() == {path.stem for path in short}
+        for path in short:
             one, other = copy.deepcopy(load(path).model), copy.deepcopy(load(full[path.stem]).model)
             assert (one.backbone.pop('output_stride'), other.backbone.pop('output_stride')) == (32, 8)
             for model in (one, other):

@@ -30,11 +30,15 @@ TWINS = [
     (r'inv_attention_resnet/fcn_invattnr(?P<depth>[0-9]+)', 'fcn/fcn_r{depth}-d8', BACKBONE),
     (r'inv_attention_resnet/fcn_pluginr(?P<depth>[0-9]+)', 'fcn/fcn_r{depth}-d8', {'model.backbone.plugins'}),
     (r'rev_net/fcn_revnet', 'inv_resnet/fcn_invresnet', BACKBONE),
+    (r'inv_unet/fcn_invunet-s5-d16(-[a-z]+)?', 'unet/fcn_unet-s5-d16', {'model.backbone'}),
+    (r'inv_unet/camvid/invunet(-[a-z]+)?', 'inv_unet/camvid/unet', {'model.backbone'}),
 ]
 INVERTIBLE = {
     path
     for path in (*CONFIGS, *SHORT)
-    if re.match('inv|rev_net|demo/invnl|comparison/(camvid/)?inv', path.relative_to(FOLDER).as_posix())
+    if re.match(
+        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/(camvid/)?inv', path.relative_to(FOLDER).as_posix()
+    )
 }
 
 

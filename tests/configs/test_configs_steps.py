@@ -51,9 +51,10 @@ def test_smallest_train_and_predict():
     take_steps(paths[::3])
 
 
-def test_heads_of_the_short_comparison_train_and_predict():
-    assert len(SHORT) == 9
-    take_steps(SHORT[::3])
+def test_models_of_short_comparisons_train_and_predict():
+    heads, u_nets = ([path for path in SHORT if folder in path.parts] for folder in ('comparison', 'inv_unet'))
+    assert (len(heads), len(u_nets)) == (9, 4)
+    take_steps([*heads[::3], *u_nets[::2]])
 
 
 @pytest.mark.slow

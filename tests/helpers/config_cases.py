@@ -14,8 +14,8 @@ from mmengine.config import Config
 FOLDER = ROOT / 'configs'
 OTHERS = ('_base_', 'flow', 'reconstruction')
 CONFIGS = sorted(path for path in FOLDER.glob('*/*.py') if path.parent.name not in OTHERS)
-# the comparison on a CPU, whose files are called after the head alone
-SHORT = sorted(FOLDER.glob('comparison/*/*.py'))
+# comparisons on a CPU, whose files are called after the head or the backbone alone
+SHORT = sorted((*FOLDER.glob('comparison/*/*.py'), *FOLDER.glob('inv_unet/*/*.py')))
 FOLDERS = sorted({path.parent for path in (*CONFIGS, *SHORT)})
 # {algo}_{backbone}-d8_{GPUs}xb{batch}-[amp-]{iters}k_{dataset}-{HxW}.py
 NAME = re.compile(

@@ -1,22 +1,19 @@
 """Backbones that are invertible from end to end: image -> features -> image, and what that costs."""
 
 import copy
-import weakref
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from helpers.backbone_cases import check_round_trip, images, peak_saved_bytes, segmentation_batch, train
 from mmengine.config import ConfigDict
-from mmengine.structures import PixelData
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
-from torch import Tensor, nn
+from torch import nn
 
 from mmseg_invattn.models import InvResNet, RevNet2d
-from mmseg_invattn.ops import max_token_norm
 
 SMALL = dict(stage_blocks=(1, 1, 2, 1), hidden_channels=(8, 12, 16, 16), attention_stages=(2, 3))
 CERTIFIED = dict(form='certified', contraction=0.5, position='learned')
@@ -33,30 +30,6 @@ TINY = dict(
     hidden_channels=(3, 5),
     attention_stages=(1,),
 )
-
-
-def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Noise as smooth as an image, of mean 0 and variance about 1."""
-    return nn.functional.avg_pool2d(torch.randn(*shape, dtype=dtype), 5, 1, 2) * 4
-
-
-def train(backbone: nn.Module, steps: int, x: Tensor, lr: float = 0.01) -> None:
-    optimiser = torch.optim.SGD(backbone.train().parameters(), lr=lr)
-    for _ in range(steps):
-        loss = sum((f - f.detach().roll(1, 0)).square().mean() + f.square().mean() for f in backbone(x))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-
-def check_round_trip(backbone: nn.Module, x: Tensor, largest_bound: float) -> None:
-    with torch.no_grad():
-        features = backbone(x)
-    x_hat, info = backbone.inverse(features)
-    error = max_token_norm(x_hat - x)
-    assert info.converged.all() and (error <= info.error_bound).all(), (error, info)
-    assert (info.error_bound <= largest_bound).all(), info.error_bound
-    assert (error <= 2e-4).all(), error  # of images of variance 1: 1/80 of a grey level
 
 
 @pytest.mark.parametrize('memory_free', [True, False])
@@ -130,32 +103,6 @@ def test_recovered_gradients_are_the_plain_ones(name):
         torch.testing.assert_close(gradient, got[1][name], rtol=1e-7, atol=1e-8 * float(gradient.abs().max()), msg=name)
 
 
-def peak_saved_bytes(backbone: nn.Module, x: Tensor) -> int:
-    """Largest number of bytes that graphs hold at one time during a training step, parameters not counted."""
-    own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
-    held, peak, counts = 0, 0, {}
-
-    def forget(key: int, size: int) -> None:
-        nonlocal held
-        counts[key] -= 1
-        held -= 0 if counts[key] else size
-
-    class Held:
-        def __init__(self, tensor: Tensor):
-            nonlocal held, peak
-            self.tensor, storage = tensor, tensor.untyped_storage()
-            key, size = storage.data_ptr(), storage.nbytes()
-            if key not in own:
-                held += 0 if counts.get(key) else size
-                counts[key] = counts.get(key, 0) + 1
-                peak = max(peak, held)
-                weakref.finalize(self, forget, key, size)
-
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
-        sum(f.square().mean() for f in backbone(x)).backward()
-    return peak
-
-
 @pytest.mark.parametrize('name', BACKBONES)
 def test_activation_memory_against_depth(name):
     """Stored activations grow with the number of blocks, recovered ones do not."""
@@ -210,12 +157,7 @@ def test_in_a_segmentor(name):
     )
     model.init_weights()
 
-    def batch(height: int, width: int) -> dict:
-        sample = SegDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height, width)))
-        sample.gt_sem_seg = PixelData(data=(torch.arange(width) * 3 // width).expand(1, height, width).contiguous())
-        return dict(inputs=[images(1, 3, height, width)[0]], data_samples=[sample])
-
-    optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], batch(60, 64)
+    optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], segmentation_batch(60, 64)
     for _ in range(12):
         loss = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
         optimiser.zero_grad()
@@ -224,7 +166,7 @@ def test_in_a_segmentor(name):
         optimiser.step()
         losses.append(float(loss))
     assert losses[-1] < 0.9 * losses[0], losses
-    (result,) = model.eval().test_step(batch(50, 70))
+    (result,) = model.eval().test_step(segmentation_batch(50, 70))
     assert result.pred_sem_seg.data.shape == (1, 50, 70)
 
 

@@ -7,7 +7,8 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from ...layers import ActNorm2d, InvConvResidual, InvertibleModule, OrthogonalConv1x1
-from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
+from .invertible_backbone import build_attention, check_attention, per_stage, preset
+from .multi_scale_backbone import MultiScaleBackbone
 
 # Blocks as in the ResNet of that depth, and hidden channels for about the same number of parameters. Every block can
 # enlarge an error of the features by a factor of up to 1 / (1 - contraction), so a deeper network has a smaller
@@ -19,7 +20,7 @@ PRESETS = {
 
 
 @MODELS.register_module()
-class InvResNet(InvertibleBackbone):
+class InvResNet(MultiScaleBackbone):
     """Residual blocks of convolutions that are contractions by construction, so invertible with a certificate.
 
     A stage consists of space to depth, then ``x -> actnorm -> x + g(x)`` for each block, then attention for the chosen
@@ -31,7 +32,7 @@ class InvResNet(InvertibleBackbone):
         depth: ``'18'`` or ``'50'``: blocks per stage as in the ResNet of that depth, and about as many parameters.
         in_channels: channels of the image.
         strides: of each stage, relative to the previous stage; (4, 2, 1, 1) has stride 8 in the end.
-        out_indices: stages with an output, including the last one; see :mod:`.invertible_backbone`.
+        out_indices: stages with an output, including the last one; see :mod:`.multi_scale_backbone`.
         attention: config of an attention with an inverse, see :mod:`~mmseg_invattn.models.attention`.
         attention_stages: stages that end with this attention.
         memory_free: recover the activations in training instead of storing them.

@@ -1,75 +1,47 @@
-"""The base class of backbones that are invertible as a whole: stages, outputs, and the inverse to the image.
+"""The base class of backbones that are invertible as a whole, with the inverse from features to the image."""
 
-Every stage first turns pixels into channels (space to depth by its stride r, ``C -> C r^2``), then transforms. A stage
-whose index is in ``out_indices`` splits off half of its channels as an output, and the other half goes to the next
-stage; the last stage outputs all remaining channels. The outputs have as many numbers as the image and determine it.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ...layers import InverseInfo, InvertibleModule, InvertibleSequential, MemoryFree, Split, Squeeze
+from ...layers import InverseInfo, InvertibleModule, InvertibleSequential, MemoryFree
 from ...ops import Roulette, at_least_float32
 from ...wording import counted
 from .. import attention as attentions
 
-# (stage, channels, whether a split follows) -> the layers of the stage
-Stage = Callable[[int, int, bool], list[InvertibleModule]]
-
 
 class InvertibleBackbone(BaseModule):
-    """A sequence of invertible stages.
+    """Invertible layers from an image to its features.
 
     Features are float32 or higher, also under AMP, because a stream that is to be inverted must not be rounded.
 
-    Attributes:
-        out_channels: channels of each output.
+    Args:
+        flow: all layers; it returns (the last output, the outputs before it...).
+        out_channels: channels of each output, in the order of :meth:`forward`.
         out_strides: stride of each output, in pixels of the image.
-        flow: all layers, an :class:`~mmseg_invattn.layers.InvertibleSequential`; it returns the last output first.
+        stride: height and width of an image have to be multiples of it.
+        memory_free: recover the activations in training instead of storing them.
+        init_cfg: as in every ``BaseModule``.
     """
 
     def __init__(
         self,
-        stage: Stage,
-        in_channels: int,
-        strides: Sequence[int],
-        out_indices: Sequence[int],
+        flow: InvertibleSequential,
+        out_channels: Sequence[int],
+        out_strides: Sequence[int],
+        stride: int,
         memory_free: bool,
         init_cfg: dict | None,
-        stem: Sequence[InvertibleModule] = (),
     ):
         super().__init__(init_cfg)
-        last = len(strides) - 1
-        if (
-            sorted(set(out_indices)) != list(out_indices)
-            or not out_indices
-            or min(out_indices) < 0
-            or max(out_indices) != last
-        ):
-            raise ValueError(
-                f'out_indices={tuple(out_indices)} must be stages from 0 to {last} in increasing order that end '
-                f'with {last}: without the last stage the outputs would not determine the image; with '
-                f'strides={tuple(strides)} the usual choice is {tuple(range(last + 1))}'
-            )
-        layers, channels, stride, widths, total = [*stem], in_channels, 1, [], []
-        for i, factor in enumerate(strides):
-            channels, stride, splits = channels * factor**2, stride * factor, i in out_indices and i < last
-            layers += [Squeeze(factor)] * (factor > 1) + stage(i, channels, splits)
-            if splits:
-                layers.append(Split(channels))
-                widths.append(channels - channels // 2)
-                total.append(stride)
-                channels //= 2
-        self.out_channels, self.out_strides = (*widths, channels), (*total, stride)
+        self.flow, self.out_channels, self.out_strides = flow, tuple(out_channels), tuple(out_strides)
         self.stride, self.memory_free = stride, memory_free
-        self.flow = InvertibleSequential(*layers)
         # In a tuple, so that it is not a submodule: parameters have the same names with and without MemoryFree.
-        self._forward = (MemoryFree(self.flow) if memory_free else self.flow,)
+        self._forward = (MemoryFree(flow) if memory_free else flow,)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, in_channels, H, W) -> one feature map per out index, (B, C_i, H / s_i, W / s_i).
+        """Images (B, in_channels, H, W) -> one feature map per output, (B, C_i, H / s_i, W / s_i).
 
         Raises:
             ValueError: height or width is not a multiple of the total stride.
@@ -122,13 +94,20 @@ class InvertibleBackbone(BaseModule):
             )
 
 
-def per_stage(name: str, value: Sequence | None, default: Sequence, strides: Sequence[int]) -> tuple:
-    """An argument with one entry per stage, or its default."""
+def per_stage(
+    name: str, value: Sequence | None, default: Sequence, stages: Sequence[int], counted_by: str = 'strides'
+) -> tuple:
+    """An argument with one entry per stage, or its default.
+
+    Args:
+        stages: what the argument ``counted_by`` gives for each stage.
+    """
     value = tuple(default if value is None else value)
-    if len(value) != len(strides):
+    if len(value) != len(stages):
+        setting = len(stages) if counted_by == 'num_stages' else tuple(stages)
         raise ValueError(
-            f'{name}={value} has {counted(len(value), "entry")} for the {counted(len(strides), "stage")} of '
-            f'strides={tuple(strides)}: give one entry per stage'
+            f'{name}={value} has {counted(len(value), "entry")} for the {counted(len(stages), "stage")} of '
+            f'{counted_by}={setting}: give one entry per stage'
         )
     return value
 

@@ -7,15 +7,15 @@ grid (:mod:`mmseg_invattn.layers.flow.grid`), so the inverse is exact to the las
 """
 
 from collections.abc import Sequence
-from math import gcd
 
 from mmseg.registry import MODELS
-from torch import nn
 
-from ...layers import CouplingAttention2d, GridCoupling, InvertibleModule, ToGrid
+from ...layers import InvertibleModule, ToGrid
 from ...layers.checks import check_kernel_sizes
 from ...wording import counted
-from .invertible_backbone import InvertibleBackbone, build_attention, check_attention, per_stage, preset
+from .coupling_blocks import coupled_attention, coupling_blocks
+from .invertible_backbone import check_attention, per_stage, preset
+from .multi_scale_backbone import MultiScaleBackbone
 
 # Blocks as in the ResNet of that depth, and hidden channels for about the same number of parameters.
 PRESETS = {
@@ -24,22 +24,8 @@ PRESETS = {
 }
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with groups of 16 channels, or of the largest number that divides both 16 and the channels."""
-    return nn.GroupNorm(channels // gcd(channels, 16), channels)
-
-
-def residual_branch(channels: int, hidden: int, kernel_sizes: Sequence[int]) -> nn.Sequential:
-    """Group normalisation, ReLU and convolution, once for each kernel size."""
-    widths = [channels, *[hidden] * (len(kernel_sizes) - 1), channels]
-    layers = []
-    for c_in, c_out, kernel in zip(widths, widths[1:], kernel_sizes, strict=False):
-        layers += [group_norm(c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
-    return nn.Sequential(*layers)
-
-
 @MODELS.register_module()
-class RevNet2d(InvertibleBackbone):
+class RevNet2d(MultiScaleBackbone):
     """Coupling blocks of unconstrained residual branches: exactly invertible, without any Lipschitz bound.
 
     A stage consists of space to depth, coupling blocks, and for the chosen stages a coupling block of attention.
@@ -55,7 +41,7 @@ class RevNet2d(InvertibleBackbone):
         depth: ``'18'`` or ``'50'``: blocks per stage as in the ResNet of that depth, and about as many parameters.
         in_channels: channels of the image.
         strides: of each stage, relative to the previous stage; (4, 2, 1, 1) has stride 8 in the end.
-        out_indices: stages with an output, including the last one; see :mod:`.invertible_backbone`.
+        out_indices: stages with an output, including the last one; see :mod:`.multi_scale_backbone`.
         attention: arguments of ``CouplingAttention2d``, without ``in_channels``.
         attention_stages: stages that end with this attention.
         memory_free: recover the activations in training instead of storing them.
@@ -96,25 +82,7 @@ class RevNet2d(InvertibleBackbone):
                     f'stage {i} has {counted(channels, "channel")}, which cannot be split into halves: choose '
                     f'in_channels={in_channels} or strides={tuple(strides)} so that every stage has an even number'
                 )
-            pairs = [
-                (residual_branch(half, hidden[i], kernels), residual_branch(half, hidden[i], kernels))
-                for _ in range(blocks[i])
-            ]
-            pairs += [coupled_attention(attention, channels)] if i in attention_stages else []
-            return [
-                layer for f, g in pairs for layer in (GridCoupling(channels, f, swap=True), GridCoupling(channels, g))
-            ]
+            layers = coupling_blocks(channels, blocks[i], hidden[i], kernels)
+            return layers + (coupled_attention(attention, channels) if i in attention_stages else [])
 
         super().__init__(stage, in_channels, strides, out_indices, memory_free, init_cfg, stem=[ToGrid()])
-
-
-def coupled_attention(attention: dict, channels: int) -> tuple[nn.Module, nn.Module]:
-    """F and G of attention in form ``'coupling'``, each after a normalisation like the branches of convolutions."""
-    layer = build_attention(dict(form='coupling') | attention, channels)
-    if not isinstance(layer, CouplingAttention2d):
-        raise ValueError(
-            f"attention={attention} does not have form='coupling', the only one that RevNet2d can use: choose it, "
-            'or InvResNet for the other forms'
-        )
-    first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.first, layer.second))
-    return first, second

@@ -1,0 +1,19 @@
+# The comparison in docs/results/unet.md, on one thread of a CPU: U-Nets of 16 channels, images of 240 x 320. The other
+# configs differ from this one only in the backbone.
+_base_ = [
+    '../../_base_/models/fcn_unet-s5-d16.py',
+    '../../_base_/datasets/camvid_240x320.py',
+    '../../_base_/default_runtime.py',
+    '../../_base_/schedules/schedule_adamw_600.py',
+]
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    backbone=dict(base_channels=16),
+    decode_head=dict(
+        in_channels=16, channels=16, num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)
+    ),
+)
+# everything starts from random weights
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))))
+default_hooks = dict(checkpoint=dict(interval=600, max_keep_ckpts=1))

@@ -1,0 +1,2 @@
+_base_ = './fcn_invunet-s5-d16_1xb8-20k_camvid-360x480.py'
+model = dict(backbone=dict(attention=dict(form='coupling', mode='embedded_gaussian'), attention_stages=(4,)))
