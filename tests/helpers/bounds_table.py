@@ -57,7 +57,7 @@ def battery(count: int) -> None:
         ratios[name] += (bound / error)[(error > 0) & ~bound.isnan()].tolist()
 
     draw()
-    print('| layer | settings | samples outside | samples without a bound | bound / error, median |')
+    print('| layer | settings | error above bound | without a bound | bound / error, median |')
     print('| --- | --- | --- | --- | --- |')
     for name in sorted(seen):
         ratio = f'{statistics.median(ratios[name]):.1f}' if ratios[name] else 'exact'
@@ -77,7 +77,7 @@ def trained(layer: nn.Module, steps: int = 200) -> nn.Module:
 
 def tightness() -> None:
     """B 4, C 64, N 1024, float32, the layers at their defaults; medians over 4 seeds and the samples."""
-    print('| layer | bound / error, fresh | after 200 steps | local Lipschitz bound, fresh | after 200 steps |')
+    print('| layer | bound / error, new | after 200 steps | local Lipschitz bound, new | after 200 steps |')
     print('| --- | --- | --- | --- | --- |')
     for name, form in BLOCKS.items():
         ratios, local = ([], []), ([], [])
