@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..experiments.benchmark.session import Session
 
 GPU_PARTS = ('kernels', 'blocks', 'models', 'memory', 'inverse', 'couplings')  # the most important first
-PARTS = (*GPU_PARTS, 'forms', 'growth')
+PARTS = (*GPU_PARTS, 'forms', 'growth', 'u-net')
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +92,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def measurements() -> dict[str, Callable[[Session], None]]:
     """The function that measures each part."""
-    from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks
+    from ..experiments.benchmark import blocks, forms, inverse, kernels, models, stacks, u_net
 
     found = {
         'kernels': kernels.run,
@@ -103,6 +103,7 @@ def measurements() -> dict[str, Callable[[Session], None]]:
         'couplings': stacks.run_couplings,
         'forms': forms.run,
         'growth': blocks.growth,
+        'u-net': u_net.run,
     }
     assert tuple(found) == PARTS
     return found

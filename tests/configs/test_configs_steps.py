@@ -47,7 +47,7 @@ def take_steps(paths: list[Path]) -> None:
 
 def test_smallest_train_and_predict():
     paths = smallest()
-    assert len(paths) == 25
+    assert len(paths) == 27
     take_steps(paths[::3])
 
 

@@ -1,2 +1,2 @@
 _base_ = './unet.py'
-model = dict(backbone=dict(_delete_=True, type='InvUNet', base_channels=16))
+model = dict(backbone=dict(type='InvUNet'))

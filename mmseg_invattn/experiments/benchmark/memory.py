@@ -29,7 +29,7 @@ from .timing import Step, seconds, waiter
 GIB = 2**30
 RESOLUTION = 2**20  # bytes; smaller measurements are rounded up to this, so that ratios are meaningful
 M_MMAP_THRESHOLD, MAPPED = -3, 2**17  # blocks of at least 2**17 bytes are returned by glibc when they are freed
-SERVED = [f'mmseg_invattn.experiments.benchmark.{name}' for name in ('kernels', 'blocks', 'models')]
+SERVED = [f'mmseg_invattn.experiments.benchmark.{name}' for name in ('kernels', 'blocks', 'models', 'u_net')]
 
 
 class Side(NamedTuple):

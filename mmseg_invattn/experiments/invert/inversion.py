@@ -90,7 +90,7 @@ def inversions(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int
     if not seen:
         raise ValueError(
             f'{type(model).__name__} uses no part that has an inverse: give a config with an invertible backbone '
-            '(InvResNet, RevNet2d) or with invertible layers, such as attention in a form '
+            '(InvResNet, RevNet2d, InvUNet) or with invertible layers, such as attention in a form '
             "other than 'none'"
         )
     return [_inverted(name, module, x, tol, max_iter) for name, module, x in seen]

@@ -29,6 +29,7 @@ from ...layers import (
     InvertibleModule,
     InvertibleSequential,
     InvertibleSkip,
+    PaperAttention2d,
     ToGrid,
 )
 from ...layers.checks import check_count, check_kernel_sizes
@@ -139,7 +140,7 @@ def attention_block(attention: dict, channels: int) -> list[InvertibleModule]:
     layer = build_attention(attention, channels)
     if isinstance(layer, CouplingAttention2d):
         return coupled_attention(attention, channels)
-    if layer.lipschitz_bound() is None:
+    if any(isinstance(part, PaperAttention2d) for part in layer.modules()):
         raise ValueError(
             f'attention={attention} has no certificate, so the image could not be recovered exactly: use '
             "form='certified', 'conditional' or 'coupling'"
