@@ -84,7 +84,7 @@ def _try(model: EncoderDecoder, size: Sequence[int]) -> None:
     heads = dict(heads_of(model))
     for path, head in heads.items():
         _check_inputs(path, head, features, given)
-    sample = _blank_sample(size, device)
+    sample = blank_sample(size, device)
     if 'model.decode_head' in heads:  # of a cascade, each head reads what the one before it gives
         for path, head in heads.items():
             _told(path, 'its forward pass fails', given, lambda head=head: head(features))
@@ -146,7 +146,8 @@ def _check_inputs(path: str, head: nn.Module, features: Sequence[Tensor], given:
         )
 
 
-def _blank_sample(size: Sequence[int], device: torch.device) -> SegDataSample:
+def blank_sample(size: Sequence[int], device: torch.device | str) -> SegDataSample:
+    """The annotation of an image (H, W) whose pixels are all of class 0."""
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), tuple(size))
     sample = SegDataSample(metainfo=dict(shapes, padding_size=[0] * 4))
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size, dtype=torch.long, device=device))

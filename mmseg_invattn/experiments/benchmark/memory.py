@@ -24,6 +24,7 @@ from unittest import mock
 
 import torch
 
+from ...evaluation.step_memory import available_memory
 from .timing import Step, seconds, waiter
 
 GIB = 2**30
@@ -131,5 +132,6 @@ def available(device: str) -> int:
     """Bytes of memory available to a workload."""
     if device.startswith('cuda'):
         return torch.cuda.mem_get_info()[0]
-    meminfo = dict(line.split(':') for line in Path('/proc/meminfo').read_text().splitlines())
-    return int(meminfo['MemAvailable'].split()[0]) * 1024
+    memory = available_memory()
+    assert memory is not None, 'Linux only, as the whole module'
+    return memory
