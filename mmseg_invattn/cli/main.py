@@ -27,7 +27,7 @@ SUBCOMMANDS = {
     'sample': 'draw samples from a flow',
     'interpolate': 'interpolate between images in the latent space of a flow',
     'export': 'write the forward pass as ONNX or torch.export',
-    'complexity': 'count parameters and FLOPs, also for the inverses',
+    'complexity': 'count parameters, FLOPs, also of the inverses, and memory in training',
     'benchmark': 'measure speed and memory in comparison with other implementations',
     'browse': 'write samples as the model gets them in training',
     'print-config': 'print a config with everything that it inherits',

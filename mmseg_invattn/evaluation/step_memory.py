@@ -51,9 +51,9 @@ def step_memory(
 
     Nothing is computed from the images: only shapes are followed, so that a step of any size takes seconds and hardly
     any memory. A model that decides by values, such as one that recovers activations by an iterative inverse, is first
-    run with values on one or two images of at most 64 x 64 pixels (on all, if the batch is odd); it decides in the same way on the large
-    images, and needs as many iterations. What cannot be decided so (a loss that chooses among pixels) is computed as a
-    whole.
+    run with values on images of at most 64 x 64 pixels (two of them, or all if their number is odd). It decides in the
+    same way on the large images, so the inverse has as many iterations there. What cannot be decided so (a loss that
+    chooses among pixels) is computed as a whole.
 
     Gradients are cleared. Running statistics and data-dependent parameters may move: take a model that is not used
     afterwards, or a copy.

@@ -115,6 +115,8 @@ def _built(cfg: Config, memory_free: bool) -> nn.Module:
     cfg = copy.deepcopy(cfg)
     for place, _ in memory_free_places(cfg.model):
         place[SETTING] = memory_free
+    if cfg.model.get('pretrained'):  # weights do not matter here
+        cfg.model.pretrained = None
     with explained(cfg):
         return MODELS.build(cfg.model).train()
 

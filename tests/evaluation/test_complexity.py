@@ -1,5 +1,7 @@
 """FLOPs of the attention kernels, of models and of inverses against counts by hand."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,11 +99,50 @@ def test_an_inverse_costs_its_evaluations(base, tmp_path, form, mode):
 def test_an_invertible_backbone(tmp_path, capsys):
     config = tmp_path / 'config.py'
     config.write_text(f"""
-_base_ = '{ROOT}/configs/inv_resnet/fcn_invresnet18_1xb8-20k_camvid-360x480.py'
+_base_ = '{ROOT}/configs/rev_net/fcn_revnet18_1xb8-20k_camvid-360x480.py'
+model = dict(backbone=dict(stage_blocks=(1, 1, 1, 1), hidden_channels=(8, 8, 8, 8)))
 """)
-    assert call_tool('analysis/complexity', config, '--shape', 32, 32, '--device', 'cpu') is None
+    out = tmp_path / 'costs.json'
+    options = ('--shape', 32, 32, '--device', 'cpu', '--out', out)
+    assert call_tool('analysis/complexity', config, *options) is None
     said = capsys.readouterr().out
     assert 'image 32x32' in said and '| backbone ' in said and '3x32x32' in said and ' yes ' in said
+    assert '| stored ' in said and '| memory-free (as in the config) ' in said and 'takes memory_free' not in said
+    found = json.loads(out.read_text())
+    training = found['training']
+    assert training['shape'] == [8, 3, 32, 32] and found['inverses'][0]['name'] == 'backbone'
+    assert training['steps']['memory-free']['part'] < training['steps']['stored']['part'] / 2
+    assert f'{training["steps"]["stored"]["total"] / 2**20:,.1f} MiB |' in said
+    with pytest.raises(FileExistsError, match='costs.json would be replaced'):
+        call_tool('analysis/complexity', config, *options)
+
+
+def test_a_classifier(tmp_path, capsys):
+    config = tmp_path / 'classifier.py'
+    config.write_text("""
+model = dict(type='ImageClassifier', backbone=dict(type='PlainConvNet'), in_channels=48, num_classes=10)
+train_dataloader = dict(batch_size=5)
+""")
+    call_tool('analysis/complexity', config, '--shape', 24, 40, '--device', 'cpu')
+    said = capsys.readouterr().out
+    flops = 2 * 48 * 27 * 12 * 20 + 2 * 48 * 48 * 9 * 6 * 10 + 2 * 48 * 10
+    assert f'{flops / 1e6:.4g} M' in said and 'batch of 5, 24x40' in said
+    assert 'no part of this model takes memory_free; those that do: InvResNet, InvUNet, RevNet2d' in said
+    with pytest.raises(ValueError, match='names no size of an image'):
+        call_tool('analysis/complexity', config, '--device', 'cpu')
+
+
+@pytest.mark.slow
+def test_a_flow(tmp_path, capsys):
+    config = tmp_path / 'flow.py'
+    config.write_text(f"""
+_base_ = '{ROOT}/configs/flow/cifar10_small.py'
+model = dict(backbone=dict(stage_blocks=(1, 1, 1), hidden_channels=(4, 4, 4)))
+""")
+    call_tool('analysis/complexity', config, '--device', 'cpu')
+    said = capsys.readouterr().out
+    assert 'batch of 64, 32x32' in said and '| stored (as in the config) ' in said and '| memory-free ' in said
+    assert 'fails' not in said
 
 
 def test_the_tool(base, tmp_path, capsys):

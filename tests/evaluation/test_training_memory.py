@@ -11,6 +11,7 @@ from mmseg_invattn.evaluation.step_memory import step_memory
 from mmseg_invattn.evaluation.training_memory import memory_free_places, memory_free_types, training_memory
 from mmseg_invattn.models import InvResNet, RevNet2d
 
+STAGES = dict(strides=(4, 2), out_indices=(0, 1))
 SHAPE, PIXELS = (2, 3, 8, 10), 2 * 8 * 10
 FLOAT = 4  # bytes, also of a loss
 
@@ -37,7 +38,7 @@ class Twice(nn.Module):
 
 
 def revnet(blocks: int, memory_free: bool) -> RevNet2d:
-    return RevNet2d(stage_blocks=(blocks,) * 4, hidden_channels=(8,) * 4, memory_free=memory_free)
+    return RevNet2d(stage_blocks=(blocks,) * 2, hidden_channels=(8,) * 2, memory_free=memory_free, **STAGES)
 
 
 @pytest.mark.parametrize('computed', [False, True])
@@ -70,28 +71,36 @@ def test_shapes_alone_give_what_a_computed_step_takes(recomputed):
     assert found.peak > PIXELS * 16 * FLOAT
 
 
+@pytest.mark.slow
 def test_recovered_activations_are_flat_in_depth():
     shape = (2, 3, 64, 96)
     found = {(blocks, free): step_memory(revnet(blocks, free), shape) for blocks in (2, 8) for free in (True, False)}
-    assert found[2, True] == step_memory(revnet(2, True), shape, computed=True)
-    assert found[2, False] == step_memory(revnet(2, False), shape, computed=True)
     peak = {key: memory.peak - memory.gradients for key, memory in found.items()}
     assert found[8, True].kept <= 1.02 * found[2, True].kept and peak[8, True] <= 1.15 * peak[2, True], found
     assert found[8, False].kept > 3 * found[2, False].kept, found
-    large = step_memory(revnet(2, True), (8, 3, 1024, 1536))  # tens of GiB if it were computed
-    assert large.kept / found[2, True].kept == pytest.approx(4 * 16 * 16, rel=1e-2)
 
 
-@pytest.mark.parametrize('batch', [3, 4])
+def test_recovered_activations_by_shapes_alone():
+    model, shape = revnet(1, True), (2, 3, 32, 48)
+    found = step_memory(model, shape)
+    assert found == step_memory(model, shape, computed=True)
+    large = step_memory(model, (8, 3, 1024, 1536))  # tens of GiB if it were computed
+    assert large.kept / found.kept == pytest.approx(4 * 32 * 32, rel=1e-2)
+
+
+@pytest.mark.parametrize('batch', [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_an_iterative_inverse_is_rehearsed(batch, monkeypatch):
     torch.manual_seed(0)
-    backbone = InvResNet(stage_blocks=(1,) * 4, hidden_channels=(8,) * 4, memory_free=True)
+    backbone = InvResNet(stage_blocks=(1,) * 2, hidden_channels=(8,) * 2, memory_free=True, **STAGES)
     monkeypatch.setattr(module, 'REHEARSED', 32)
     shape, computed = (batch, 3, 64, 32), []
     expected = step_memory(backbone, shape, computed=True)
     counted = module._counted
     monkeypatch.setattr(module, '_counted', lambda *args: computed.append(args[1]) or counted(*args))
-    assert step_memory(backbone, shape) == expected
+    found = step_memory(backbone, shape)
+    assert found.kept == expected.kept
+    # of two images in a rehearsal, one may converge earlier than one of the four
+    assert found.peak == pytest.approx(expected.peak, rel=1e-3)
     assert computed == [shape, (2 if batch == 4 else 3, 3, 32, 32), shape]  # not decided; rehearsed; decided
 
 
@@ -147,7 +156,7 @@ def test_a_segmentor_with_what_its_optimiser_remembers(optimizer, copies):
     assert 0 < step.part < step.kept <= step.peak
 
 
-@pytest.mark.parametrize('setting', [dict(), dict(memory_free=True), dict(memory_free=False)])
+@pytest.mark.parametrize('setting', [dict(), pytest.param(dict(memory_free=False), marks=pytest.mark.slow)])
 def test_a_setting_anywhere_in_the_config_is_tried_both_ways(setting):
     cfg = config(dict(type='SGD', lr=0.1, momentum=0.9), **REVNET, **setting)
     before = cfg.pretty_text
@@ -181,8 +190,10 @@ def test_places_of_the_setting():
 def test_mixed_precision_keeps_half():
     plain, amp = config(dict(type='SGD', lr=0.1), **PLAIN), config(dict(type='SGD', lr=0.1), **PLAIN)
     amp.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
-    whole, half = (training_memory(cfg).steps['stored'] for cfg in (plain, amp))
-    assert 0.4 * whole.part < half.part < 0.7 * whole.part and half.gradients == whole.gradients
+    whole, half = (training_memory(cfg, (256, 256)).steps['stored'] for cfg in (plain, amp))
+    # besides half of the maps, the images and the weights in half precision
+    images, weights = 2 * 3 * 256**2 * 2, whole.gradients / 2
+    assert whole.part / 2 <= half.part <= whole.part / 2 + images + weights and half.gradients == whole.gradients
 
 
 def test_a_step_that_fails_says_why():

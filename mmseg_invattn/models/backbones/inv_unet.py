@@ -129,6 +129,7 @@ class InvUNet(InvertibleBackbone):
             memory_free,
             init_cfg,
         )
+        self.in_channels = in_channels
 
 
 def attention_block(attention: dict, channels: int) -> list[InvertibleModule]:

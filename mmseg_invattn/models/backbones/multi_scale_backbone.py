@@ -64,3 +64,4 @@ class MultiScaleBackbone(InvertibleBackbone):
         super().__init__(
             InvertibleSequential(*layers), (*widths, channels), (*total, stride), stride, memory_free, init_cfg
         )
+        self.in_channels = in_channels
