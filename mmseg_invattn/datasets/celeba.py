@@ -19,13 +19,14 @@ HEIGHT, WIDTH = 218, 178
 class CelebADataset(DequantisedImages):
     """CelebA: 162 770 training and 19 962 test images of 218 x 178 pixels; they have no class here (label 0).
 
-    Layout: ``img_align_celeba/000001.jpg, ...`` and ``list_eval_partition.txt``. Images are read when they are asked
-    for; that all the listed ones are there is checked at once, their size when they are read.
+    Layout: ``img_align_celeba/000001.jpg, ...`` and ``list_eval_partition.txt``. The constructor checks that every
+    listed image exists. An image is read, and its size is checked, when it is asked for.
 
     Args:
         size: side in pixels after a central crop of 178 x 178 and a resize by area; None keeps 218 x 178.
-        data_root: as the other arguments, see :class:`~mmseg_invattn.datasets.generative.DequantisedImages`; only the
-            partition file has a published checksum.
+        data_root: this and the other arguments are those of
+            :class:`~mmseg_invattn.datasets.generative.DequantisedImages`; only the partition file has a published
+            checksum.
     """
 
     METAINFO = {'classes': ('face',)}
@@ -59,7 +60,8 @@ class CelebADataset(DequantisedImages):
         if any(len(row) != 2 or row[1] not in ('0', '1', '2') for row in rows):
             bad = next(row for row in rows if len(row) != 2 or row[1] not in ('0', '1', '2'))
             raise ValueError(
-                f'{partition}: a line is a file name and 0, 1 or 2, and one is {" ".join(bad)!r}. {self.SOURCE}'
+                f'{partition} has the line {" ".join(bad)!r}, but each line must be a file name and 0, 1 or 2. '
+                f'{self.SOURCE}'
             )
         self.names = [name for name, number in rows if number == NUMBERS[self.split]]
         if not self.names:

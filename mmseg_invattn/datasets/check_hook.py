@@ -1,4 +1,4 @@
-"""Looks through the data sets before training, validation and testing."""
+"""The hook that checks the data sets before training, validation and testing."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
@@ -12,20 +12,20 @@ from .pairing import check_label_partners
 
 
 def built_loops(runner: Runner) -> dict[str, BaseLoop]:
-    """``train``, ``val`` and ``test`` loop, those that this run uses: the others are still configs."""
+    """The loops that this run uses, by name: ``train``, ``val``, ``test``. MMEngine leaves the others as configs."""
     loops = {'train': runner._train_loop, 'val': runner._val_loop, 'test': runner._test_loop}
     return {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
 
 
 @HOOKS.register_module()
 class DatasetCheckHook(Hook):
-    """Check that every image has its label and every label its image before anything is run, warn of classes without a
-    pixel, and load validation and test data strictly.
+    """Check the data before a run starts: every image must have its label, and every label its image.
 
-    The validation data are checked when training starts, not hours later. Training pipelines name
-    ``StrictLoadImageFromFile`` and ``StrictLoadAnnotations`` themselves: MMEngine starts the training workers before
-    any hook runs. See :func:`~mmseg_invattn.datasets.checks.make_loading_strict` for the others. Data sets without a
-    file for each image, such as CIFAR-10, check their files themselves.
+    The hook also warns of classes that have no pixel, and makes the loading of validation and test data strict (see
+    :func:`~mmseg_invattn.datasets.checks.make_loading_strict`). The validation data are checked when training starts,
+    not hours later. A training pipeline has to name ``StrictLoadImageFromFile`` and ``StrictLoadAnnotations`` itself,
+    because MMEngine starts the training workers before any hook runs. Data sets that have no file for each image, such
+    as CIFAR-10, check their files themselves.
     """
 
     def __init__(self) -> None:
@@ -43,9 +43,9 @@ class DatasetCheckHook(Hook):
         """Check the data of every loop that the Runner has built.
 
         Raises:
-            ValueError: A data set without images, or an image in its folder that would be left out.
-            FileNotFoundError: An image, a label or the image of a label is missing.
-            PermissionError: A file may not be read.
+            ValueError: A data set has no images, or would leave out an image of its folder.
+            FileNotFoundError: An image or a label is missing, or a label has no image.
+            PermissionError: This user may not read a file.
         """
         loops = built_loops(runner)
         datasets = {

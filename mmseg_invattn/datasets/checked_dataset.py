@@ -1,4 +1,4 @@
-"""Segmentation data set that says at once when its folders are missing or empty."""
+"""A segmentation data set that raises an error at once if its folders are missing or empty."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ class CheckedSegDataset(BaseSegDataset):
     An image and its label have the same name; labels hold the class of each pixel, from 0, and ``ignore_index``.
 
     Args:
-        img_suffix: Ending of the image files; None takes .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp, in capitals or
-            not, whichever the folder holds.
+        img_suffix: Ending of the image files. None takes the one that the folder holds: .png, .jpg, .jpeg, .bmp, .tif,
+            .tiff or .webp, in small letters or in capitals.
         seg_map_suffix: Ending of the label files.
-        metainfo: ``classes``, their names, and ``palette``, an RGB colour for each. Needed where the class of the data
-            set has none itself.
+        metainfo: ``classes``, their names, and ``palette``, an RGB colour for each. It is needed unless the data set
+            class defines its classes itself.
         **kwargs: Other arguments of ``BaseSegDataset``.
 
     Raises:
         FileNotFoundError: The image or label folder is missing.
-        ValueError: It is empty, or holds images of several suffixes while ``img_suffix`` is None; there are no classes,
-            or not as many colours.
+        ValueError: A folder is empty, or it holds images of several suffixes while ``img_suffix`` is None; or there
+            are no classes, or more or fewer colours than classes.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Checks of whole data sets: folders that are there and not empty, images that all have their label.
+"""Checks of whole data sets: the folders exist and are not empty, and every image has its label.
 
-MMSegmentation finds a missing label when a worker happens to draw it, an empty folder in ``np.concatenate``, and a
-wrong label value never. These checks say it before the first iteration.
+MMSegmentation itself notices a missing label only when a worker draws that image, and an empty folder only as an error
+in ``np.concatenate``. It never notices a wrong label value. These checks report all three before the first iteration.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from .loading import StrictLoadAnnotations, StrictLoadImageFromFile
 from .pairing import check_all_are_read, is_local, lies_here, lists_whole_folder, unreadable, why_no_file
 
 SPLITS = ('train', 'val', 'test')
-# What a data set with img_suffix=None looks for, in capitals or not.
+# Endings that a data set with img_suffix=None looks for, in small letters or in capitals.
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 _PREPARE = 'Fix: prepare the data as data/README.md says, or set data_root and data_prefix in the config.'
 
@@ -48,7 +48,7 @@ def check_folder(folder: str, suffix: str | Sequence[str] | None = None, what: s
         return
     files = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)
     alike = next((name for name in files if endings and name.lower().endswith(tuple(map(str.lower, endings)))), None)
-    if alike is None or endings is not IMAGE_SUFFIXES:  # which capitals do not matter to
+    if alike is None or endings is not IMAGE_SUFFIXES:  # IMAGE_SUFFIXES match in capitals too
         names = ' or '.join(f'*{ending}' for ending in endings) if endings else 'any file'
         raise ValueError(
             f'The {what} folder {folder} holds no {names} (looked up as {osp.abspath(folder)}). '
@@ -106,17 +106,16 @@ def _check_prefix_names(prefix: dict, split: str) -> None:
         meant = difflib.get_close_matches(name, ('img_path', 'seg_map_path'), 1, 0.75)
         if meant and name not in meant and not name[-1].isdigit():  # img_path2 is the second image of a pair
             raise ValueError(
-                f'data_prefix of the {split} data set has {name!r}, which nothing reads. Its entries are img_path and '
-                f'seg_map_path. Fix: write {meant[0]!r}.'
+                f'data_prefix of the {split} data set has the entry {name!r}, which nothing reads. The entries are '
+                f'img_path and seg_map_path. Fix: write {meant[0]!r}.'
             )
 
 
 def check_dataset_files(dataset: object) -> int:
-    """Check that a built data set is not empty, that every image has its file and its label file, and that no image of
-    its folders is left out.
+    """Check that a built data set has images, that each has its file and its label file, and that none is left out.
 
-    Labels are asked for only where the pipeline loads them, so that a test split without labels can be predicted on.
-    Files on remote storage are left to the loading transforms.
+    A label is required only if the pipeline loads labels, so that a test split without labels can be predicted. Files
+    on remote storage are not checked here but by the loading transforms.
 
     Args:
         dataset: A data set or a wrapper of data sets.
@@ -125,7 +124,7 @@ def check_dataset_files(dataset: object) -> int:
         Number of images looked at.
 
     Raises:
-        ValueError: A data set without images, or a file in its folder that is meant to be an image and is not read.
+        ValueError: A data set has no images, or its folder holds an image file that the data set would not read.
         FileNotFoundError: An image or a label file is missing.
         PermissionError: The permissions of a file keep this user from reading it.
     """
@@ -165,7 +164,7 @@ def check_dataset_files(dataset: object) -> int:
 
 
 def strict_image_loader(transform: object) -> object:
-    """The strict twin of MMSegmentation's loader of images; any other transform as it is."""
+    """The strict counterpart of MMSegmentation's image loader; any other transform is returned unchanged."""
     if type(transform) is not LoadImageFromFile or transform.ignore_empty or transform.file_client_args is not None:
         return transform
     return StrictLoadImageFromFile(
@@ -179,13 +178,13 @@ def _because(path: str | None) -> str:
 
 
 def shared_label_folders(cfg: dict, splits: Sequence[str]) -> set[str]:
-    """Folders of labels, absolute, that data sets of other splits of a config use for images of their own."""
+    """Absolute paths of the label folders that other splits of the config use too, for other images."""
     mine, others = _label_folders(cfg, splits), _label_folders(cfg, [s for s in SPLITS if s not in splits])
     return {folder for folder, images in others.items() if images - mine.get(folder, set())}
 
 
 def _label_folders(cfg: dict, splits: Sequence[str]) -> dict[str, set[str]]:
-    """Folders of labels, and the folders of images that go with each."""
+    """Each label folder, and the image folders whose labels it holds."""
     found: dict[str, set[str]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -198,14 +197,15 @@ def _label_folders(cfg: dict, splits: Sequence[str]) -> dict[str, set[str]]:
 
 
 def make_loading_strict(dataset: object) -> None:
-    """Swap the plain loading transforms of a built data set for the strict ones.
+    """Replace the plain loading transforms of a built data set by the strict ones.
 
     Test pipelines must name ``LoadImageFromFile`` and ``LoadAnnotations``, because MMSegmentation's inference looks
-    for exactly these names; so their strictness comes afterwards. A loader with ``ignore_empty`` set is left alone,
-    its user has asked for broken images to be skipped.
+    for exactly these names. They are therefore replaced only after the data set is built. A loader with
+    ``ignore_empty`` stays as it is, because that option asks for broken images to be skipped.
 
     Args:
-        dataset: A data set or a wrapper of data sets; changed in place. Workers that already run keep the old one.
+        dataset: A data set or a wrapper of data sets; it is changed in place. Workers that already run keep the old
+            transforms.
     """
     for leaf in leaf_datasets(dataset):
         classes = label_classes(leaf)

@@ -18,7 +18,7 @@ TRAIN = {
 }
 TEST = {'test_batch': '40351d587109b95175f43aff81a1287e'}
 
-# All that a batch needs to be unpickled; NumPy 2 has the first function under another name.
+# The only names that unpickling a batch needs; NumPy 2 has the first function under another name.
 _ALLOWED = {
     ('numpy.core.multiarray', '_reconstruct'): np.empty(0).__reduce__()[0],
     ('numpy._core.multiarray', '_reconstruct'): np.empty(0).__reduce__()[0],
@@ -28,7 +28,7 @@ _ALLOWED = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain values; every other name is refused before anything of it runs."""
+    """Unpickles NumPy arrays and plain values, and refuses every other name before any of its code runs."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:

@@ -15,12 +15,13 @@ class Cifar10Classification(Cifar10Dataset):
     """An item is ``dict(inputs=image (3, 32, 32) uint8 RGB, data_samples=class)``; let the loader stack them
     (``collate_fn=dict(type='default_collate')``).
 
-    Augmentation follows from the seed that ``ResumableInfiniteSampler`` gives an item, new at every visit; items
-    without one are not augmented.
+    An item is augmented by the seed that ``ResumableInfiniteSampler`` gives it, a new one at every visit. Items without
+    a seed are not augmented.
 
     Args:
-        data_root: see :class:`Cifar10Dataset`, as for ``split``, ``num_images``, ``verify`` and ``flip``.
-        pad: zeros on every side before a random part of the image's size is cut out; 4 is usual, 0 cuts nothing.
+        data_root: this, ``split``, ``num_images``, ``verify`` and ``flip`` are those of :class:`Cifar10Dataset`.
+        pad: width of the border of zeros from which a random crop of the image's size is taken; 4 is usual, 0 turns
+            the crop off.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Cifar10Classification(Cifar10Dataset):
     ):
         super().__init__(data_root, split, num_images, verify, flip=flip)
         if not isinstance(pad, int) or pad < 0:
-            raise ValueError(f'pad={pad!r} is not a number of pixels')
+            raise ValueError(f'pad={pad!r} is not a number of pixels: give an integer from 0')
         self.pad = pad
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:

@@ -1,4 +1,4 @@
-"""Which classes occur in a data set, from as few labels as it takes: quick enough for the start of a run."""
+"""Find which classes occur in a data set by reading only as many labels as needed, at the start of every run."""
 
 import mmengine.fileio as fileio
 import numpy as np
@@ -7,22 +7,22 @@ from .image_files import decode, follows_exif, orientation, outside_classes
 from .leaves import label_classes, leaf_datasets, loader_of, needs_labels
 from .survey import Survey, empty_survey
 
-# 48 labels of Cityscapes, 580 of CamVid: seconds on one core.
+# 48 labels of Cityscapes, or 580 of CamVid: reading them takes seconds on one core.
 MAX_PIXELS = 100_000_000
-MIN_LABELS = 16  # at least so many, for the EXIF data of their images
+MIN_LABELS = 16  # read even if every class has occurred before, for the EXIF data of their images
 
 
 def sample_classes(dataset: object, max_pixels: int = MAX_PIXELS) -> Survey:
-    """Count the classes in labels from all over a data set, until each has occurred or enough pixels were read.
+    """Count the classes in randomly chosen labels of a data set until each has occurred or enough pixels were read.
 
-    Faulty files are left to the loading transforms, which name them.
+    Faulty files are skipped here; the loading transforms report them.
 
     Args:
         dataset: A built data set or a wrapper of data sets.
-        max_pixels: After so many pixels no further label is read.
+        max_pixels: Number of pixels after which no further label is read.
 
     Returns:
-        A survey of the labels that were read; ``of`` has the number of those that there are.
+        A survey of the labels that were read; its ``of`` is the number of all labels.
     """
     leaves = [leaf for leaf in leaf_datasets(dataset) if needs_labels(leaf) and label_classes(leaf)]
     survey = empty_survey(leaves)

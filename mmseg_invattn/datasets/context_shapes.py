@@ -1,4 +1,4 @@
-"""Demo data in which only long-range context tells the class, made by tools/dataset_converters/context_shapes.py."""
+"""The demo data of tools/dataset_converters/context_shapes.py: only distant pixels reveal the class of a shape."""
 
 import json
 import os.path as osp
@@ -8,7 +8,7 @@ from mmseg.registry import DATASETS
 
 from .checked_dataset import CheckedSegDataset
 
-# Shape classes have the colour of their marker.
+# The colour of a class is that of its marker.
 PALETTE = [
     [0, 0, 0],
     [220, 40, 40],
@@ -34,7 +34,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     if not 2 <= num_classes <= len(PALETTE):
         raise ValueError(
             f'num_classes is {num_classes}, but it must lie between 2 (background and one kind of shape) '
-            f'and {len(PALETTE)} (one marker colour each). Fix: choose a number in that range.'
+            f'and {len(PALETTE)}, because every class needs a colour. Fix: choose a number in that range.'
         )
     return ('background', *(f'shape_{chr(ord("a") + index)}' for index in range(num_classes - 1)))
 
@@ -74,14 +74,14 @@ class ContextShapesDataset(CheckedSegDataset):
 
     @classmethod
     def get_label_map(cls, new_classes: tuple[str, ...] | None = None) -> dict | None:
-        """No mapping for the generator's own classes: their labels count up from 0 whatever their number."""
+        """None for the generator's own classes, because its labels always count from 0."""
         if new_classes is not None and 2 <= len(new_classes) <= len(PALETTE):
             if tuple(new_classes) == class_names(len(new_classes)):
                 return None
         return super().get_label_map(new_classes)
 
     def load_data_list(self) -> list[dict]:
-        """List the files after a look at ``meta.json``, where there is one."""
+        """Compare ``num_classes`` with ``meta.json``, if that exists, and list the files."""
         meta_file = osp.join(self.data_root or '', 'meta.json')
         if osp.isfile(meta_file):
             with open(meta_file, encoding='utf-8') as file:

@@ -1,7 +1,7 @@
-"""What the decoders of images print about damaged data, which is all that they say: no exception, no flag.
+"""Catches what image decoders print about damaged data, because they report damage in no other way.
 
-libjpeg goes on behind damaged data with whatever it makes of them, and prints one line to the standard error of the
-process; so does libtiff inside OpenCV. Pillow drops these lines for JPEG.
+When libjpeg meets damaged data it makes up pixels, goes on, and prints one line to the standard error of the process.
+libtiff inside OpenCV does the same. Pillow drops these lines for JPEG.
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# Lines that stand for lost pixels. Others, such as `libpng warning: iCCP: known incorrect sRGB profile`, do no harm.
+# Lines that mean lost pixels. Others, such as `libpng warning: iCCP: known incorrect sRGB profile`, are harmless.
 DAMAGE = re.compile(
     r'Corrupt JPEG data: (?!bad ICC)|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters'  # libjpeg
     r'|libpng error|TIFF_Error|errorLogCallback|Stream does not end with EOC'  # others, as OpenCV prints them
@@ -19,33 +19,33 @@ DAMAGE = re.compile(
 )
 LOG_PREFIX = re.compile(r'^\[.*?\] global \S+ \w+ ')  # of OpenCV
 
-_lock = threading.Lock()  # there is one standard error
-if hasattr(os, 'register_at_fork'):  # a worker must not inherit it from a thread that it does not have
+_lock = threading.Lock()  # all threads share one standard error
+if hasattr(os, 'register_at_fork'):  # a forked worker must not inherit a lock held by a thread that it does not have
     os.register_at_fork(after_in_child=_lock._at_fork_reinit)
 
 
 class Messages:
-    """What was printed; ``text`` is there behind the with statement."""
+    """What was printed; ``text`` is set at the end of the with statement."""
 
     text = ''
 
     def damage(self) -> str | None:
-        """The first line that tells of damaged data, without a full stop; None where there is none."""
+        """The first line that reports damaged data, without its full stop; None if there is no such line."""
         found = next((line for line in self.text.splitlines() if DAMAGE.search(line)), None)
         return found and LOG_PREFIX.sub('', found).strip().rstrip('.')
 
 
 @contextmanager
 def decoder_messages() -> Iterator[Messages]:
-    """Catch what C libraries print to the standard error of this process meanwhile.
+    """Catch what C libraries print to the standard error of this process inside the with statement.
 
-    It costs 0.02 ms. What does not tell of damage is printed afterwards, other threads' lines included.
+    It costs 0.02 ms. Lines that do not report damage, other threads' lines included, are printed afterwards.
     """
     messages = Messages()
     with _lock:
         try:
             terminal = os.dup(2)
-        except OSError:  # closed, as some services start programs
+        except OSError:  # some services start programs with a closed standard error
             terminal = os.open(os.devnull, os.O_WRONLY)
         caught = _memory_file()
         try:

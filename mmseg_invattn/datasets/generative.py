@@ -24,24 +24,25 @@ class DequantisedImages(Dataset):
     """Images (3, H, W) in [-0.5, 0.5) from files as they are distributed.
 
     An item is ``dict(inputs=image, labels=class)``; let the loader stack them (``collate_fn=dict(
-    type='default_collate')``). The noise of an item follows from its seed alone: the one that
-    ``ResumableInfiniteSampler`` gives it, new at every visit, or else from ``noise_seed`` and the index, the same at
-    every visit.
+    type='default_collate')``). The noise of an item depends on its seed alone. ``ResumableInfiniteSampler`` gives an
+    item a new seed at every visit; without that sampler the seed follows from ``noise_seed`` and the index, so that the
+    noise is the same at every visit.
 
     Args:
         data_root: folder that holds the files in their original layout.
         split: ``'train'`` or ``'test'``.
-        num_images: take the first so many; None takes all.
-        verify: True refuses files that differ from the published ones, ``'warn'`` says so and goes on, False does not
-            look. Shapes and counts that no such file can have are refused in any case.
-        crop: take the central ``crop`` x ``crop`` pixels, of whatever size the images are; None keeps all.
-        flip: mirror an image with this probability, drawn with its noise.
-        shift: move it by up to so many pixels along both axes, drawn with its noise; mirrored pixels fill the border.
-        noise_seed: of the noise of items without a seed of their own.
+        num_images: number of images to use, from the first; None uses all.
+        verify: True refuses files that differ from the published ones, ``'warn'`` warns of them and uses them, False
+            does not compare. Files with impossible shapes or counts are refused in any case.
+        crop: take the central ``crop`` x ``crop`` pixels of each image; None keeps all.
+        flip: probability with which an image is mirrored; drawn from its seed.
+        shift: largest number of pixels by which an image is moved along either axis; drawn from its seed. Mirrored
+            pixels fill the border.
+        noise_seed: seed of the items that do not have their own.
 
     Raises:
         FileNotFoundError: a file is missing; says where the data come from and how to lay them out.
-        ValueError: a file is not what it should be, or an argument breaks its rule.
+        ValueError: a file has other contents than the published one, or an argument breaks its rule.
     """
 
     METAINFO: dict = {}
@@ -82,7 +83,7 @@ class DequantisedImages(Dataset):
 
     @abstractmethod
     def load(self) -> int:
-        """Reads, or lists, the split and checks it; returns its number of images."""
+        """Reads or lists the images of the split, checks them, and returns their number."""
 
     @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, int]:
@@ -104,20 +105,20 @@ class DequantisedImages(Dataset):
             image = central(image, self.crop)
         if torch.rand((), generator=generator) < self.flip:
             image = image.flip(-1)
-        # 8 bits of image and 16 of noise fit into a float32: x is exact, and no noise reaches the next grey level
+        # 8 bits of image and 16 of noise fit into a float32, so that x is exact and stays below the next grey level
         noise = torch.randint(2**16, image.shape, generator=generator) / 2**16
         x = (image + noise) / 256 - 0.5
         return dict(inputs=x, labels=label)
 
     def path(self, *parts: str) -> str:
-        """A file under the root, which must be there."""
+        """The path of a file under the root, after a check that it exists."""
         path = osp.join(self.data_root, *parts)
         if not osp.exists(path):
             raise FileNotFoundError(f'{path} does not exist (looked up as {osp.abspath(path)}). {self.SOURCE}')
         return path
 
     def check_sum(self, path: str, md5: str) -> None:
-        """Compares a file with the published one, as ``verify`` asks."""
+        """Compares a file with the published one, and acts as ``verify`` says."""
         if self.verify is False:
             return
         with open(path, 'rb') as file:
@@ -127,10 +128,10 @@ class DequantisedImages(Dataset):
         message = f'{path} has the md5 sum {found}; the published file has {md5}.'
         if self.verify is True:
             raise ValueError(
-                f'{message} It is damaged, or a subset or a copy of another kind. {self.SOURCE} Set '
+                f'{message} So it is damaged, or a subset, or another version. {self.SOURCE} Set '
                 "verify='warn' or verify=False in the config to use the file as it is."
             )
-        print_log(f"{message} It is used all the same, as verify='warn' asks.", logger='current')
+        print_log(f"{message} It is used all the same, because verify='warn'.", logger='current')
 
 
 def central(image: Tensor, size: int) -> Tensor:

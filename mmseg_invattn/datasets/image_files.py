@@ -1,8 +1,8 @@
-"""Decoding images and labels so that a broken file ends in an error that names it.
+"""Decoding images and labels so that a broken file raises an error that names it.
 
-OpenCV hands back the readable part of a cut-off JPEG or PNG, noise behind damaged bytes of a JPEG, and a label map cast
-to uint8 turns class 257 into class 1. All spoil a training run silently, hence the checks on the raw bytes, on what the
-decoder prints, and on the values.
+OpenCV returns the readable part of a truncated JPEG or PNG, and noise after damaged bytes of a JPEG. A cast of a label
+map to uint8 turns class 257 into class 1. Each of these spoils a training run silently, so the raw bytes, the decoder's
+messages and the values are checked here.
 """
 
 import io
@@ -56,8 +56,8 @@ def _jpeg_fault(data: bytes) -> str | None:
 def ensure_whole(data: bytes, path: str) -> None:
     """Refuse the bytes of a truncated PNG or JPEG, and of a PNG whose checksums disagree.
 
-    The cost is one pass over the compressed bytes, a few per cent of the decoding. Other formats, and what is inside a
-    JPEG's scan, are left to their decoder.
+    The cost is one pass over the compressed bytes, a few per cent of the decoding. Other formats, and the data inside
+    the scan of a JPEG, are checked by their decoder alone.
 
     Args:
         data: Content of the file.
@@ -90,8 +90,8 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
         Array of shape (H, W) or (H, W, channels).
 
     Raises:
-        ValueError: The file is not a whole, readable image, or its decoder printed that its data are damaged. A change
-            that a decoder cannot notice, as in the pixels of a BMP, stays unnoticed.
+        ValueError: The file is not a whole, readable image, or its decoder printed that its data are damaged. Damage
+            that no decoder can notice, such as changed pixels of a BMP, raises nothing.
     """
     ensure_whole(data, path)
     array, fault = None, None
@@ -102,12 +102,13 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
             fault = error
         else:
             if data.startswith(JPEG_SIGNATURE) and backend != 'cv2':
-                # the others drop the warnings of libjpeg; an eighth of the size needs the whole scan as well
+                # Other backends drop the warnings of libjpeg. Decoding at an eighth of the size is cheap, and still
+                # reads the whole scan.
                 cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     damage = messages.damage()
     if damage and array is not None:
         raise ValueError(
-            f'The image file {path} is damaged: its decoder says "{damage}", and makes up the pixels behind. '
+            f'The image file {path} is damaged: its decoder says "{damage}", and makes up the pixels after that place. '
             f'Image files must be whole. {_REPAIR}'
         )
     if fault is not None:
@@ -122,33 +123,36 @@ def decode(data: bytes, path: str, flag: str, backend: str) -> np.ndarray:
 
 
 def orientation(data: bytes) -> int:
-    """How EXIF says that the pixels are to be turned: 1 as they are stored, 2 to 4 turned or mirrored within the same
-    size, 5 to 8 height and width swapped. Only the head of the file is read.
+    """The EXIF orientation of an image file; only the head of the file is read.
+
+    Returns:
+        1 if the pixels are to be shown as they are stored, 2 to 4 if they are to be turned or mirrored without a change
+        of size, 5 to 8 if height and width are to be swapped.
     """
-    if data.startswith(PNG_SIGNATURE) and b'eXIf' not in data:  # Pillow would decode the pixels to look behind them
+    if data.startswith(PNG_SIGNATURE) and b'eXIf' not in data:  # Pillow would decode all pixels to look after them
         return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of faulty EXIF data
             value = Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)
-    except Exception:  # no image, or EXIF that cannot be read: decoding says so, or ignores it likewise
+    except Exception:  # not an image, which decoding reports, or unreadable EXIF, which decoding ignores
         return 1
     return value if value in range(2, 9) else 1
 
 
 def follows_exif(flag: str) -> bool:
-    """Whether mmcv's colour flag has images turned as EXIF says; labels are loaded as they are stored."""
+    """Whether mmcv turns images by their EXIF orientation with this colour flag; it never turns labels."""
     return flag in ('color', 'grayscale')
 
 
 def label_values(num_classes: int, ignore_index: int, reduce_zero_label: bool) -> tuple[int, int, set[int]]:
-    """First and last class in a label file, and the values that are ignored."""
+    """The first and the last class that a label file may hold, and the values that are ignored."""
     first = 1 if reduce_zero_label else 0
     return first, num_classes - 1 + first, {ignore_index} | ({0, 255} if reduce_zero_label else set())
 
 
 def outside_classes(label: np.ndarray, num_classes: int, ignore_index: int, reduce_zero_label: bool) -> np.ndarray:
-    """Where a label map, as it stands in its file, holds a value that is no class and not ignored; bool."""
+    """Bool map of the pixels whose value, as stored in the label file, is neither a class nor ignored."""
     first, last, extra = label_values(num_classes, ignore_index, reduce_zero_label)
     if label.dtype == np.uint8:
         allowed = np.zeros(256, dtype=bool)
@@ -159,10 +163,10 @@ def outside_classes(label: np.ndarray, num_classes: int, ignore_index: int, redu
 
 
 def training_labels(label: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> np.ndarray:
-    """The label map that a model is trained on, uint8, from one that holds only classes and ignored values.
+    """The uint8 label map that a model is trained on, from a stored one with only classes and ignored values.
 
     Args:
-        label: As it stands in the file.
+        label: As stored in the file.
         reduce_zero_label: The file counts classes from 1, and 0 means ignored.
         label_map: New class of each old one, where ``metainfo`` selects some of the classes.
     """
@@ -179,12 +183,12 @@ def training_labels(label: np.ndarray, reduce_zero_label: bool, label_map: dict[
 
 
 def size_advice(label_size: tuple[int, ...], image_size: tuple[int, int], image_orientation: int) -> str:
-    """What to do about a label of another size than its image, which may have been turned by EXIF."""
+    """Advice for a label whose size differs from that of its image, which EXIF may have turned."""
     if image_orientation >= 5 and tuple(label_size) == tuple(image_size)[::-1]:
         return (
             f'The EXIF data of the image (orientation {image_orientation}) turn it by 90 degrees when it is loaded, '
-            'and the label follows its stored pixels. Fix: store the images turned and without that entry, or load '
-            "them with color_type='color_ignore_orientation'."
+            'but the label was drawn on the unturned pixels. Fix: store the images turned and without that entry, or '
+            "load them with color_type='color_ignore_orientation'."
         )
     return 'Fix: check that image and label belong together; resize labels by nearest neighbour only.'
 
@@ -198,19 +202,19 @@ def check_label(
     image_size: tuple[int, int] | None = None,
     image_orientation: int = 1,
 ) -> None:
-    """Refuse a label map that does not fit its image or holds values that are no class.
+    """Refuse a label map that does not fit its image or holds values that are not classes.
 
     Args:
-        label: Label map as it stands in the file, before ``reduce_zero_label`` and before any map of classes.
+        label: Label map as stored in the file, before ``reduce_zero_label`` and any mapping of classes are applied.
         path: File of the label map, for the message.
         num_classes: Number of classes in the label files.
         ignore_index: Value of the pixels that count neither in the loss nor in the metric.
         reduce_zero_label: The file counts classes from 1, and 0 means ignored.
         image_size: (height, width) of the image as it was loaded.
-        image_orientation: Of EXIF, where the image was turned by it; see :func:`orientation`.
+        image_orientation: EXIF orientation by which the image was turned, see :func:`orientation`; 1 if it was not.
 
     Raises:
-        ValueError: Several channels, another size than the image, or a value outside the classes.
+        ValueError: The label has several channels, another size than its image, or a value that is not a class.
     """
     if label.ndim != 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The size of the images that a config trains on, for whoever needs an image and has none."""
+"""The size of the images that a config trains on, for tools that need an input and are given no image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from ..compat import type_name
 from .leaves import leaf_configs
 
-# Transforms that set the size of an image -> their argument, and whether it names the width first.
+# Transforms that set the size of an image -> the name of the argument, and whether that gives the width first.
 CROPS = {'RandomCrop': ('crop_size', False), 'CenterCrop': ('crop_size', True), 'Pad': ('size', True)}
 SPLITS = ('train', 'val', 'test')
 
@@ -17,12 +17,12 @@ SPLITS = ('train', 'val', 'test')
 def image_size(cfg: Config) -> tuple[int, int]:
     """(H, W) of the images that the model trains on.
 
-    That is the size that the training pipeline crops or resizes to, enlarged to the size that the model's preprocessor
-    pads to. Where neither says a size, as with images that are taken as they are, it is that of the validation or test
-    pipeline, or ``model.image_size`` of a flow. Sizes that keep the ratio of the image count as they are written.
+    This is the size that the training pipeline crops or resizes to, or the size that the model's preprocessor pads to
+    if that is larger. If neither has a size, because images are used as they are, it is the size of the validation or
+    test pipeline, or ``model.image_size`` of a flow. A ``scale`` that keeps the ratio of the image is taken as written.
 
     Args:
-        cfg: whole config. Variables that only a base config used, such as ``crop_size``, do not count.
+        cfg: whole config. Variables of a base config, such as ``crop_size``, are not used.
 
     Raises:
         ValueError: The config names no size.
@@ -36,7 +36,7 @@ def image_size(cfg: Config) -> tuple[int, int]:
     size = padded or (sizes[0] if sizes else model.get('image_size'))
     if not size:
         raise ValueError(
-            'the config names no size of an image, neither in the pipelines nor in model.data_preprocessor: '
+            'the config names no image size, neither in its pipelines nor in model.data_preprocessor: '
             'give --shape H W or --image FILE'
         )
     return size[0], size[1]
@@ -50,7 +50,7 @@ def _pipeline(cfg: Config, split: str) -> Iterable[dict]:
 
 
 def _size_of(pipeline: Iterable[dict]) -> tuple[int, int] | None:
-    """What the last transform with a size makes of every image."""
+    """(H, W) that the last transform with a size gives every image; None if no transform sets a size."""
     size = None
     for step in pipeline:
         kind = type_name(step)

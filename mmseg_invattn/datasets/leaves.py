@@ -1,4 +1,4 @@
-"""The data sets inside wrappers, as configs and built, and what their pipelines do."""
+"""The data sets inside wrappers (as configs and as built objects), and what their pipelines load."""
 
 import inspect
 import os.path as osp
@@ -8,7 +8,7 @@ from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset, Compose
 from mmseg.datasets.transforms import LoadBiomedicalAnnotation, LoadDepthAnnotation
 
-# What reads labels.
+# The transforms that read labels.
 LABEL_LOADERS = (LoadAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation)
 
 
@@ -35,13 +35,13 @@ def leaf_datasets(dataset: object) -> Iterator[BaseDataset]:
 
 
 def image_root(dataset: object) -> str | None:
-    """The folder below which all images of a data set lie, those of several data sets too; None: not known."""
+    """The folder that contains all images of a data set, or of all data sets in a wrapper; None if not known."""
     roots = [osp.abspath(leaf.data_prefix.get('img_path') or leaf.data_root or '.') for leaf in leaf_datasets(dataset)]
     return osp.commonpath(roots) if roots else None
 
 
 def pipelines(pipeline: Compose) -> Iterator[Compose]:
-    """A pipeline and those inside its transforms, as in ``TestTimeAug``."""
+    """A pipeline, and the pipelines inside its transforms, such as those of ``TestTimeAug``."""
     yield pipeline
     for transform in pipeline.transforms:
         for inner in getattr(transform, 'subroutines', ()):  # TestTimeAug
@@ -49,18 +49,18 @@ def pipelines(pipeline: Compose) -> Iterator[Compose]:
 
 
 def loads_labels(transform: object) -> bool:
-    """Whether a transform, or the class of one, reads a label file."""
+    """Whether a transform, or a class of transforms, reads a label file."""
     kind = transform if inspect.isclass(transform) else type(transform)
     return issubclass(kind, LABEL_LOADERS)
 
 
 def needs_labels(leaf: BaseDataset) -> bool:
-    """Whether the pipeline of a data set loads labels; a test split that is only predicted on has none."""
+    """Whether the pipeline of a data set loads labels; that of a test split without labels does not."""
     return any(loads_labels(transform) for pipeline in pipelines(leaf.pipeline) for transform in pipeline.transforms)
 
 
 def loader_of(leaf: BaseDataset) -> tuple[str, str]:
-    """mmcv's colour flag and decoding backend of the images of a data set, by default if unknown."""
+    """mmcv's colour flag and decoding backend with which a data set loads images; mmcv's defaults if unknown."""
     for pipeline in pipelines(leaf.pipeline):
         for transform in pipeline.transforms:
             if isinstance(transform, LoadImageFromFile):

@@ -1,4 +1,4 @@
-"""Loading transforms that never accept a broken image or label: drop-in twins of the ones MMSegmentation uses."""
+"""Loading transforms that never accept a broken image or label: drop-in replacements of MMSegmentation's."""
 
 import mmengine.fileio as fileio
 import numpy as np
@@ -22,7 +22,7 @@ def _read(path: str, backend_args: dict | None, what: str) -> bytes:
 
 @TRANSFORMS.register_module()
 class StrictLoadImageFromFile(LoadImageFromFile):
-    """Load an image; a missing, truncated or unreadable file is an error that names it.
+    """Load an image; a missing, truncated or unreadable file raises an error that names it.
 
     It needs ``img_path`` and sets ``img``, ``img_shape`` and ``ori_shape``, as ``LoadImageFromFile`` does.
 
@@ -61,15 +61,14 @@ class StrictLoadImageFromFile(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class StrictLoadAnnotations(LoadAnnotations):
-    """Load a label map; a faulty file is an error that names it.
+    """Load a label map; a faulty file raises an error that names it.
 
-    Checked are: the file exists and is whole, it has one channel and the size of its image, and it holds nothing but
-    classes and ``ignore_index``. The values are checked as they stand in the file, because ``reduce_zero_label`` and
-    a data set's map of classes would hide a wrong one.
+    The file must exist and be whole, have one channel and the size of its image, and hold only classes and
+    ``ignore_index``. The values are checked as stored in the file, because ``reduce_zero_label`` and a data set's
+    mapping of classes would hide a wrong one.
 
     Args:
-        num_classes: Number of classes in the label files. Where ``metainfo`` selects some of the classes it is still
-            the number before the selection.
+        num_classes: Number of classes in the label files, also if ``metainfo`` selects only some of them.
         ignore_index: Value of pixels without a class.
         reduce_zero_label: As in ``LoadAnnotations``; None takes it from the data set.
         imdecode_backend: mmcv's decoding backend.

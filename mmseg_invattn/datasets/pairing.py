@@ -1,8 +1,8 @@
-"""What lies in the folders of a data set against what it reads: nothing is left out in silence.
+"""Compares the files in the folders of a data set with those that it reads, so that none is left out silently.
 
-MMSegmentation lists the files whose name ends in the suffix, capitals included, and that can be opened as files. An
-image with the suffix ``.JPG`` among ``.jpg``, or a link whose target has gone, is then no image, and its label is
-nobody's.
+MMSegmentation reads only the files whose names end in exactly the suffix, and skips broken links. An image called
+``.JPG`` among ``.jpg`` files, or a link whose target is missing, is therefore left out without a message, and its label
+stays unused.
 """
 
 import os
@@ -18,11 +18,11 @@ from mmseg.datasets import BaseSegDataset
 from ..wording import counted
 from .leaves import needs_labels
 
-SHOWN = 3  # files in a message
+SHOWN = 3  # files that a message names
 
 
 def is_local(path: str, backend_args: dict | None = None) -> bool:
-    """Whether a path lies on the local disk, where looking for files is cheap."""
+    """Whether a path is on the local disk, where looking for files is cheap."""
     return isinstance(get_file_backend(path, backend_args=backend_args), LocalBackend)
 
 
@@ -32,7 +32,7 @@ def lies_here(leaf: BaseDataset) -> bool:
 
 
 def lists_whole_folder(leaf: BaseDataset) -> bool:
-    """Whether a data set takes every image of its folder; one with a list, or with loading of its own, need not."""
+    """Whether a data set takes every image of its folder. One with an ``ann_file`` or its own loading need not."""
     cls = type(leaf)
     return (
         isinstance(leaf, BaseSegDataset)
@@ -43,7 +43,7 @@ def lists_whole_folder(leaf: BaseDataset) -> bool:
 
 
 def _files(folder: str) -> Iterator[os.DirEntry]:
-    """Everything below a folder but the folders and what is hidden; links are followed, as MMEngine does."""
+    """All files below a folder except hidden ones; links are followed, as MMEngine follows them."""
     for entry in os.scandir(folder):
         if entry.is_dir():
             yield from _files(entry.path)
@@ -52,11 +52,11 @@ def _files(folder: str) -> Iterator[os.DirEntry]:
 
 
 def why_no_file(path: str) -> str:
-    """Why there is no file to read at a path, in a few words; empty where nothing is known."""
+    """Why no file can be read at a path, in a few words; empty if no reason is known."""
     if osp.islink(path):
         return f'it is a link to {os.readlink(path)}, which does not exist'
     if osp.lexists(path):
-        return 'it is no file'
+        return 'it is not a file'
     folder, name = osp.split(path)
     try:
         alike = [other for other in sorted(os.listdir(folder or '.')) if other.lower() == name.lower()]
@@ -66,7 +66,7 @@ def why_no_file(path: str) -> str:
 
 
 def skipped_files(folder: str, suffix: str) -> list[tuple[str, str]]:
-    """Files that a list by suffix leaves out although they are meant: paths, and what is wrong with each.
+    """Files that a listing by suffix leaves out although they are probably meant: paths, and the reason for each.
 
     Args:
         folder: A local folder; its sub-folders count.
@@ -89,19 +89,19 @@ def unreadable(path: str) -> bool:
 
 
 def label_folder(leaf: BaseDataset) -> str:
-    """Where the labels of a data set lie; empty where it has none."""
+    """The folder of the labels of a data set; empty if it has none."""
     return osp.normpath(osp.abspath(leaf.data_prefix['seg_map_path'])) if leaf.data_prefix.get('seg_map_path') else ''
 
 
 def labels_without_image(leaves: Iterable[BaseDataset], shared: Collection[str] = ()) -> list[str]:
-    """Label files that none of the data sets has an image for.
+    """Label files for which none of the data sets has an image.
 
-    Data sets that share a folder of labels count together. One that takes a part of its images (a list, ``indices``)
-    says nothing about the others.
+    Data sets that share a label folder are taken together. A folder is not checked if one of its data sets uses only
+    some of the images (by a list or by ``indices``), because the other labels are then meant to be unused.
 
     Args:
         leaves: Data sets whose files are local.
-        shared: Folders of labels that data sets which are not among the leaves use as well; they are left out.
+        shared: Label folders that other data sets use too; they are not checked.
     """
     by_folder: dict[str, list[BaseDataset]] = defaultdict(list)
     for leaf in leaves:
@@ -122,10 +122,10 @@ def labels_without_image(leaves: Iterable[BaseDataset], shared: Collection[str] 
 
 
 def check_all_are_read(folder: str, suffix: str) -> None:
-    """Check that no file below a local folder is left out although it is meant.
+    """Check that a listing by suffix leaves out no image below a local folder.
 
     Raises:
-        ValueError: One is.
+        ValueError: It leaves one out.
     """
     skipped = skipped_files(folder, suffix)
     if skipped:
@@ -141,18 +141,17 @@ def check_label_partners(leaves: Sequence[BaseDataset], shared: Collection[str] 
     """Check that every label in the folders of local data sets has its image.
 
     Args:
-        leaves: All data sets of a run: those that share a folder of labels count together.
-        shared: Folders of labels that other data sets use as well; nothing is said about these.
+        leaves: All data sets of a run; those that share a label folder are taken together.
+        shared: Label folders that other data sets use too; they are not checked.
 
     Raises:
-        FileNotFoundError: A label has none.
+        FileNotFoundError: A label has no image.
     """
     found = labels_without_image([leaf for leaf in leaves if needs_labels(leaf) and lies_here(leaf)], shared)
     if found:
         raise FileNotFoundError(
-            f'{counted(len(found), "label")} without an image of the same name: {some(found)}. A label without an '
-            'image is as much a fault as an image without a label. Fix: add the image, remove the label, or list the '
-            'images of the data set in ann_file.'
+            f'{counted(len(found), "label")} without an image of the same name: {some(found)}. Every label needs its '
+            'image. Fix: add the image, remove the label, or list the images of the data set in ann_file.'
         )
 
 

@@ -1,4 +1,4 @@
-"""Any image that a loader gives, as a picture: one channel or many, 8 bits or more."""
+"""Turns any loaded image into a picture that can be shown, whatever its channels and bits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ GREY_LEVELS = (0.0, 255.0)
 
 
 def value_range(image: np.ndarray) -> tuple[float, float]:
-    """The values of an image that a picture of it shows black and white.
+    """The values of an image that its picture shows as black and as white.
 
-    Those are 0 and 255 where all values are grey levels, and else the smallest and the largest value.
+    These are 0 and 255 if all values are grey levels, and otherwise the smallest and the largest value.
     """
     if image.dtype == np.uint8:
         return GREY_LEVELS
@@ -23,12 +23,12 @@ def value_range(image: np.ndarray) -> tuple[float, float]:
 
 
 def to_picture(image: np.ndarray, shown: tuple[float, float] | None = None) -> np.ndarray:
-    """Any image that a loader gives as a picture, uint8 RGB (H, W, 3).
+    """The picture of a loaded image, uint8 RGB (H, W, 3).
 
     Args:
-        image: (H, W) or (H, W, C) of any type. One or two channels are shown grey, by the first; of more, the first
-            three, which are blue, green and red.
-        shown: of :func:`value_range`; None: that of this image.
+        image: (H, W) or (H, W, C) of any type. With one or two channels the first is shown in grey; with more, the
+            first three are shown, which must be blue, green and red.
+        shown: result of :func:`value_range`; None takes that of this image.
     """
     low, high = shown or value_range(image)
     if image.ndim == 2:

@@ -1,9 +1,9 @@
 """Sampling that makes a training run a function of (config, seed) alone.
 
-The samples of a run form one infinite stream. What stands at position ``p`` of it, the index and the seed of its
-augmentation, follows from the base seed and ``p``: not from the number of workers or ranks, nor from whether the run
-was interrupted. Rank ``r`` of ``W`` takes the positions ``r, r + W, r + 2 W, ...``, so that ``W`` ranks with batch
-``b`` see, iteration by iteration, the samples of one process with batch ``b W``.
+The samples of a run form one infinite stream. The index and the augmentation seed at position ``p`` of it follow from
+the base seed and ``p`` alone. They do not depend on the number of workers or ranks, or on interruptions. Rank ``r`` of
+``W`` takes the positions ``r, r + W, r + 2 W, ...``, so that in every iteration ``W`` ranks with batch ``b`` see the
+samples that one process with batch ``b W`` sees.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def derive_seed(*parts: int) -> int:
     """Mix integers into one seed of 32 bits.
 
     Args:
-        parts: Non-negative integers, such as a base seed and a position. Every part matters, so does their order.
+        parts: Non-negative integers, such as a base seed and a position. The seed depends on each and on their order.
 
     Returns:
         A seed that ``random``, ``numpy`` and ``torch`` all accept.
@@ -33,9 +33,9 @@ def derive_seed(*parts: int) -> int:
 class SampleIndex(int):
     """Index of a sample that also carries the seed of its augmentation.
 
-    It is an ``int`` everywhere else. The seed survives pickling (to the workers) and the two operations by which
-    MMEngine's ``ConcatDataset`` and ``RepeatDataset`` turn an outer index into an inner one, ``-`` and ``%``. Where
-    a wrapper looks the index up instead, :class:`SeededSamples` has applied the seed before.
+    Otherwise it behaves as an ``int``. The seed survives pickling (to the workers) and the operations ``-`` and ``%``,
+    by which MMEngine's ``ConcatDataset`` and ``RepeatDataset`` turn an outer index into an inner one. Wrappers that
+    look the index up in a table lose the seed, but :class:`SeededSamples` has applied it before.
 
     Args:
         index: Position of the sample in the dataset.
@@ -63,18 +63,18 @@ def seed_generators(seed: int) -> None:
     """Seed ``random``, ``numpy`` and torch's CPU generator."""
     random.seed(seed)
     np.random.seed(seed)
-    # not torch.manual_seed: it would reach for CUDA in a forked worker
+    # not torch.manual_seed, which would touch CUDA in a forked worker
     torch.default_generator.manual_seed(seed)
 
 
 class SeededSamples:
-    """The samples of a batch, each drawn from a data set after the generators got the seed of its index.
+    """Draws the samples of a batch one by one, and seeds the generators before each with the seed of its index.
 
-    As ``__getitems__`` of a data set it is what loaders of torch call: a seed then holds for all that is random in any
-    wrapper around the data, whatever that does with the index.
+    Torch's loaders call it as the ``__getitems__`` of a data set. The seed therefore holds for everything random in
+    any wrapper around the data, whatever the wrapper does with the index.
 
     Args:
-        dataset: The outermost data set; one that draws a batch at a time is asked for batches of one.
+        dataset: The outermost data set. One that has ``__getitems__`` itself is asked for batches of one.
     """
 
     def __init__(self, dataset: object) -> None:
@@ -94,15 +94,14 @@ class SeededSamples:
 class ResumableInfiniteSampler(Sampler):
     """Infinite sampler whose stream does not depend on workers, ranks or interruptions.
 
-    A drop-in for MMEngine's ``InfiniteSampler``. The seeds carried by the indices become the state of the random
-    generators before a loader asks the data set for the sample (:class:`SeededSamples`, which this sampler sets as
-    ``dataset.__getitems__``), and by :class:`SeedTransforms` at the head of the training pipeline where a sample is
-    taken without a loader.
+    It replaces MMEngine's ``InfiniteSampler``. Its indices carry seeds. :class:`SeededSamples`, which this sampler sets
+    as ``dataset.__getitems__``, seeds the random generators before a loader draws a sample. :class:`SeedTransforms` at
+    the head of the training pipeline does so for samples that are drawn without a loader.
 
     Args:
         dataset: The dataset.
-        shuffle: Whether every pass over the dataset is a fresh permutation.
-        seed: Base seed, the same on all ranks; None draws one and shares it.
+        shuffle: Whether every pass over the dataset is a new permutation.
+        seed: Base seed, the same on all ranks; None draws one and shares it with all ranks.
 
     Raises:
         ValueError: If the dataset is empty.
@@ -124,7 +123,7 @@ class ResumableInfiniteSampler(Sampler):
             dataset.__getitems__ = SeededSamples(dataset)
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        """Yield the indices of this rank, starting behind those that were skipped."""
+        """Yield the indices of this rank, starting after those that were skipped."""
         position = self.rank + self._skipped * self.world_size
         current_pass, order = -1, []
         while True:
@@ -141,9 +140,9 @@ class ResumableInfiniteSampler(Sampler):
         return torch.randperm(self.size, generator=generator).tolist()
 
     def skip(self, num_samples: int) -> None:
-        """Start the next iteration behind samples that a previous run has consumed.
+        """Start the next iteration after the samples that a previous run has consumed.
 
-        MMEngine's training loop calls this when it resumes. The position is absolute, and reaching it costs nothing.
+        MMEngine's training loop calls this when it resumes. The position is absolute, and skipping to it costs nothing.
 
         Args:
             num_samples: Samples consumed per rank, counted from the start of the stream.

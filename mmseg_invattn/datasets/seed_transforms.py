@@ -1,4 +1,4 @@
-"""First transform of a training pipeline: the sample's own seed drives its augmentation."""
+"""The first transform of a training pipeline, which makes the sample's own seed determine its augmentation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .samplers import SampleIndex, seed_generators
 class SeedTransforms(BaseTransform):
     """Seed ``random``, ``numpy`` and torch's CPU generator from the seed that the sample's index carries.
 
-    The augmentation of a sample is then the same in whichever worker it is drawn, with or without workers, and after
-    a resume. Indices of :class:`ResumableInfiniteSampler` carry a seed; a plain ``int`` (validation, or another
-    sampler) leaves the generators alone.
+    The augmentation of a sample is then the same in every worker, without workers, and after a resume. Indices of
+    :class:`ResumableInfiniteSampler` carry a seed. For a plain ``int`` (in validation, or from another sampler) the
+    generators stay as they are.
 
     Required keys: ``sample_idx``, which MMEngine's ``BaseDataset`` sets.
     """

@@ -19,7 +19,7 @@ MISSING_IMAGE, MISSING_LABEL, MISSING_PARTNER = 'missing image', 'missing label'
 SKIPPED = 'image that is left out'
 UNREADABLE, SIZE, CHANNELS = 'unreadable', 'size differs', 'several channels'
 VALUE, FOLDER = 'value that is no class', 'folder or list'
-FEW_CLASSES = 10  # so few that 255 may have been meant for one of them, as in a mask of black and white
+FEW_CLASSES = 10  # with so few classes, 255 may be meant as one of them, as in a black and white mask
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Survey:
     Attributes:
         classes: names of the classes that a model learns.
         pixels: (K + 1, ) int64, pixels of each class; the last entry counts those that are ignored.
-        images_with: (K + 1, ) int64, images in which each occurs.
-        values: pixels of each value that is no class, and the number of files that hold it.
-        held: values that labels hold as they stand in the files, those that are no class apart.
+        images_with: (K + 1, ) int64, number of images in which each occurs.
+        values: each value that is not a class -> its pixels, and the number of files that hold it.
+        held: values that the label files hold, without those that are not classes.
         ignore_index: value of the pixels that are ignored.
-        of: images that there are, where not all were looked at.
-        turned: images by their EXIF orientation, those that loading turns.
+        of: number of all images if only some were looked at; None if all were.
+        turned: EXIF orientation -> number of images that loading turns by it.
     """
 
     classes: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Survey:
     turned: Counter[int] = field(default_factory=Counter)
 
     def count(self, label: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> None:
-        """Add a label map as it stands in its file; all its values are classes or ignored."""
+        """Add a label map as stored in its file; all its values must be classes or ignored."""
         in_file = np.bincount(label.astype(np.uint8).ravel(), minlength=256).astype(np.int64)
         self.held.update(np.flatnonzero(in_file).tolist())
         trained = training_labels(np.arange(256, dtype=np.uint8), reduce_zero_label, label_map)
@@ -76,12 +76,12 @@ class Survey:
         self.images_with += counts > 0
 
     def count_orientation(self, value: int) -> None:
-        """Add the EXIF orientation of an image that is loaded as EXIF says."""
+        """Add the EXIF orientation of an image that loading turns by it."""
         if value > 1:
             self.turned[value] += 1
 
     def remarks(self) -> list[str]:
-        """What about sound files is probably not meant, a sentence or two each."""
+        """What is probably unintended although no file is faulty: one or two sentences each."""
         found, few = [], len(self.classes) <= FEW_CLASSES
         absent = [name for name, pixels in zip(self.classes, self.pixels, strict=False) if not pixels]
         if absent and self.images:
@@ -91,28 +91,28 @@ class Survey:
                 f'{", ".join(absent[:8])}{", ..." * (len(absent) > 8)} ({len(absent)} of '
                 f'{counted(len(self.classes), "class")}) {have} no pixel in the {counted(self.images, "label")} '
             ) + (
-                f'that there are, so that nothing is learned or measured of {them} there'
+                f'of this split, so that nothing is learned or measured of {them} there'
                 if whole
                 else f'looked at, of {self.of} (check-dataset reads all)'
             )
             if self.ignore_index in self.held and few:
                 held = ', '.join(map(str, sorted(self.held)))
                 text += (
-                    f'. The labels hold {held}, and {self.ignore_index} is ignored (ignore_index): if it stands for a '
-                    'class there, convert it to the number of the class'
+                    f'. The labels hold {held}, and {self.ignore_index} is ignored (ignore_index): if it means a '
+                    'class in these files, convert it to the number of that class'
                 )
             found.append(text)
         if self.turned:
             listed = ', '.join(f'orientation {value} in {count}' for value, count in sorted(self.turned.items()))
             found.append(
-                f'EXIF turns or mirrors {counted(self.turned.total(), "image")} of {self.images} when they are loaded '
-                f'({listed}), and no label: labels must follow the image as it is shown, not as it is stored. If they '
-                "follow the stored pixels, load with color_type='color_ignore_orientation'"
+                f'Loading turns or mirrors {counted(self.turned.total(), "image")} of {self.images} as their EXIF data '
+                f'say ({listed}), but never a label: labels must match the image as it is shown. If they match the '
+                "stored pixels, load images with color_type='color_ignore_orientation'"
             )
         return found
 
     def count_values(self, values: np.ndarray) -> str:
-        """Add the values of one file that are no classes, and describe them."""
+        """Add the values of one file that are not classes, and describe them."""
         counts = Counter(values.tolist())
         for value, pixels in counts.items():
             before = self.values.get(value, (0, 0))
@@ -121,7 +121,7 @@ class Survey:
 
 
 def empty_survey(leaves: Sequence[BaseDataset]) -> Survey:
-    """A survey of data sets before anything has been looked at."""
+    """A survey of data sets of which no file has been read yet."""
     names = max((tuple(leaf.metainfo.get('classes') or ()) for leaf in leaves), key=len, default=())
     return Survey(
         names,
@@ -138,11 +138,11 @@ def survey_dataset(
 
     Args:
         dataset: A built data set or a wrapper of data sets.
-        progress: Wraps what is walked over, for a progress bar.
-        shared: Folders of labels that other data sets use as well, in which a label may have no image here.
+        progress: Wraps the iterable of images, for a progress bar.
+        shared: Label folders that other data sets use too, so that a label there may have no image here.
 
     Returns:
-        What was found; nothing is raised for a fault of the data.
+        What was found. Faults of the data are listed in it and raise nothing.
     """
     leaves = list(leaf_datasets(dataset))
     survey = empty_survey(leaves)
@@ -163,7 +163,7 @@ def survey_dataset(
 
 
 def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
-    """Count an image and its label, or add their faults."""
+    """Count an image and its label, and add their faults."""
     backend_args = getattr(leaf, 'backend_args', None)
     flag, backend = loader_of(leaf)
     image, turned = _read(info['img_path'], flag, backend, MISSING_IMAGE, backend_args, survey)
@@ -201,7 +201,7 @@ def _look_at(leaf: BaseDataset, info: dict, survey: Survey) -> None:
 def _read(
     path: str, flag: str, backend: str, missing: str, backend_args: dict | None, survey: Survey
 ) -> tuple[np.ndarray | None, int]:
-    """The decoded file and its EXIF orientation; None where there is a fault, which is added."""
+    """The decoded file and its EXIF orientation. A file that cannot be read gives None and is added as a fault."""
     try:
         data = fileio.get(path, backend_args=backend_args)
         return decode(data, path, flag, backend), orientation(data)

@@ -17,8 +17,8 @@ FILES = {
 class SVHNDataset(DequantisedImages):
     """SVHN, format 2: 73 257 training and 26 032 test images of 32 x 32 pixels, digits 0 to 9.
 
-    Layout: ``train_32x32.mat`` and ``test_32x32.mat``, as they are distributed; the files call the digit 0 class 10,
-    here it is 0. Arguments are those of :class:`~mmseg_invattn.datasets.generative.DequantisedImages`.
+    Layout: ``train_32x32.mat`` and ``test_32x32.mat``, as they are distributed. The digit 0 is class 10 in the files,
+    and class 0 here. Arguments are those of :class:`~mmseg_invattn.datasets.generative.DequantisedImages`.
 
     Raises:
         ImportError: scipy, which reads the files, is not installed.
@@ -43,7 +43,7 @@ class SVHNDataset(DequantisedImages):
             images, labels = content['X'], content['y'].ravel()
         except Exception as error:  # whatever scipy raises for a broken file
             raise ValueError(
-                f'{path} is no .mat file with X and y ({type(error).__name__}: {error}). {self.SOURCE}'
+                f'{path} is not a .mat file with X and y ({type(error).__name__}: {error}). {self.SOURCE}'
             ) from error
         if not (
             images.ndim == 4
@@ -53,8 +53,9 @@ class SVHNDataset(DequantisedImages):
             and np.isin(labels, np.arange(1, 11)).all()
         ):
             raise ValueError(
-                f'{path}: X is (32, 32, 3, n) of type uint8 and y has n classes from 1 to 10; this file '
-                f'has {images.shape} of type {images.dtype} and {labels.shape}. {self.SOURCE}'
+                f'{path}: X must have the shape (32, 32, 3, n) and type uint8, and y must hold n classes from 1 to 10. '
+                f'In this file X has the shape {images.shape} and type {images.dtype}, and y the shape '
+                f'{labels.shape}. {self.SOURCE}'
             )
         self.images, self.labels = images.transpose(3, 2, 0, 1), labels.astype(int) % 10
         return len(self.images)

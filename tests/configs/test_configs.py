@@ -140,7 +140,7 @@ def test_size_of_images_comes_from_the_pipelines():
     assert size(dict(type='RandomResize', scale=[(200, 100), (400, 200)]), crop, type='Other') == (80, 48)
     assert size(resize, split='test', type='Other') == (100, 200)
     assert size(image_size=(8, 8)) == (8, 8)
-    with pytest.raises(ValueError, match='names no size of an image.* --shape H W'):
+    with pytest.raises(ValueError, match='names no image size.* --shape H W'):
         size(dict(type='RandomResize', scale=[(200, 100), (400, 200)]), type='Other')
     for name, side in (('cifar10', 32), ('cifar10_8x8', 8), ('cifar10_small', 32)):
         assert image_size(load(FOLDER / 'flow' / f'{name}.py')) == (side, side)

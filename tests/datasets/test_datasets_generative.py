@@ -149,7 +149,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         with pytest.raises(FileNotFoundError, match=f'{name} does not exist.*comes from http'):
             cls(str(tmp_path))
     (tmp_path / 'train_32x32.mat').write_bytes(b'MATLAB')
-    with pytest.raises(ValueError, match='is no .mat file with X and y'):
+    with pytest.raises(ValueError, match='is not a .mat file with X and y'):
         SVHNDataset(str(tmp_path), verify=False)
     savemat(tmp_path / 'train_32x32.mat', {'X': np.zeros((16, 16, 3, 2), np.uint8), 'y': np.ones((2, 1))})
     with pytest.raises(ValueError, match=r'\(16, 16, 3, 2\)'):

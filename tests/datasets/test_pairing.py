@@ -176,7 +176,7 @@ def test_images_turned_by_exif(data, capsys):
     dataset = DATASETS.build(config(data))
     for found in (sample_classes(dataset), survey_dataset(dataset)):
         assert dict(found.turned) == {3: 1, 4: 1}
-        assert 'EXIF turns or mirrors 2 images of 4' in found.remarks()[0]
+        assert 'Loading turns or mirrors 2 images of 4' in found.remarks()[0]
     stored = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), PIPELINE[1]]
     assert survey_dataset(DATASETS.build(config(data, pipeline=stored))).remarks() == []
     turn(data / 'images/train/3.jpg', 6)
