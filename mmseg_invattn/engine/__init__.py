@@ -1,3 +1,3 @@
-"""What runs around the model: hooks, checkpoints, resuming, inference, logs."""
+"""Everything that a run needs besides the model: hooks, checkpoints, resuming, inference, logs."""
 
 from . import hooks, log_processor  # noqa: F401  (imported for their registrations)

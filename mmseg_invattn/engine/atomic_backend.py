@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then moved there."""
+"""Files that are either whole or absent: each is written under another name, synced, and then renamed."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ SUFFIX = '.partial'  # of a file that is still being written
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ADVICE = dict.fromkeys(FULL, 'Make room there, or choose another folder')
 ADVICE |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR), 'Choose a folder that can be written')
-ADVICE[errno.EIO] = 'Look at the disk'
+ADVICE[errno.EIO] = 'Check the disk'
 UNWRITABLE = tuple(ADVICE)
-_UMASK = threading.Lock()  # it can be read only by setting it, for all threads of the process
+_UMASK = threading.Lock()  # the umask can be read only by setting it, which changes it for all threads
 
 
 @register_backend('atomic_local', force=True)
 class AtomicLocalBackend(LocalBackend):
     """MMEngine's local file backend with an atomic :meth:`put`.
 
-    Registered as ``atomic_local``; ask for it by ``backend_args=dict(backend='atomic_local')``.
+    It is registered as ``atomic_local``, for ``backend_args=dict(backend='atomic_local')``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
+        """Write bytes so that the path always holds the old file or the new one, never a part, even after a crash.
 
         Args:
             obj: The contents.
-            filepath: Where they go; missing folders are made.
+            filepath: The file; missing folders are created.
 
         Raises:
-            OSError: They cannot be written; names the file, its size and what is safe.
+            OSError: The file cannot be written. The message names the file, its size and what is left of it.
         """
         with whole_file(filepath, len(obj)) as partial, open(partial, 'wb') as file:
             _write(file, obj)
             file.flush()
-            if partial.is_file():  # no device
+            if partial.is_file():  # not a device, which cannot be synced
                 os.fsync(file.fileno())
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
@@ -53,16 +53,16 @@ class AtomicLocalBackend(LocalBackend):
 
 @contextmanager
 def whole_file(path: str | Path, size: int | None = None) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` at the end, or is removed where writing fails.
+    """Yield a temporary path to write to, which replaces ``path`` at the end or is removed if writing fails.
 
-    Its suffix is that of ``path``. A link is followed; a device or a pipe is written as it is.
+    It has the suffix of ``path``. A link is followed; a device or a pipe is written directly.
 
     Args:
-        path: Where the file is going to be; missing folders are made.
-        size: Bytes that it will have, where they are known.
+        path: The final path; missing folders are created.
+        size: Bytes that the file will have, if known.
 
     Raises:
-        OSError: It cannot be written; names the file, its size and what is safe.
+        OSError: The file cannot be written. The message names the file, its size and what is left of it.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -77,7 +77,7 @@ def whole_file(path: str | Path, size: int | None = None) -> Iterator[Path]:
             os.close(file)
             partial = Path(name)
             yield partial
-            # mkstemp makes files private; what is written here gets the permissions of any other file
+            # mkstemp makes the file private, but it is to have the usual permissions
             with _UMASK:
                 umask = os.umask(0)
                 os.umask(umask)
@@ -92,16 +92,16 @@ def whole_file(path: str | Path, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def _explained(path: Path, size: int | None) -> Iterator[None]:
-    """Say of an error of the system which file it is about, how large that is, and that nothing else is harmed."""
+    """Raise an error of the system again with the name and size of the file, and what is left of it."""
     try:
         yield
     except OSError as error:
-        number, reason = error.errno or errno.EIO, error.strerror or str(error)  # numpy's has no number
+        number, reason = error.errno or errno.EIO, error.strerror or str(error)  # errors of numpy have no number
         if number not in UNWRITABLE:
             raise
         room = _free(path.parent) if number in FULL else ''
         large = '' if size is None else f' ({in_bytes(size)})'
-        stays = 'what was there before is whole' if path.exists() else 'nothing of it is left behind'
+        stays = 'the file that was there before is unchanged' if path.exists() else 'nothing of it is left behind'
         raise OSError(
             number, f'{path}{large} could not be written: {reason}{room}; {stays}. {ADVICE[number]}'
         ) from error
@@ -115,7 +115,7 @@ def _free(folder: Path) -> str:
 
 
 def in_bytes(size: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in readable units."""
     for unit in ('bytes', 'KiB', 'MiB'):
         if size < 1024:
             return f'{size:.0f} {unit}' if unit == 'bytes' else f'{size:.1f} {unit}'
@@ -128,7 +128,7 @@ def _write(file: BinaryIO, obj: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure; file systems that cannot sync a folder are left alone."""
+    """Make a rename survive a power failure; does nothing on file systems that cannot sync a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -142,7 +142,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial_files(folder: str | Path) -> list[str]:
-    """Delete what killed runs left half written.
+    """Delete partly written files that killed runs have left.
 
     Args:
         folder: Where the checkpoints are.

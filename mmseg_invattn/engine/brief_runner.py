@@ -1,4 +1,4 @@
-"""A Runner that says little on the console: environment, config and hooks, some 300 lines, go to the log file alone."""
+"""A Runner that writes environment, config and hooks, some 300 lines, to the log file and not to the console."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _for_console(record: logging.LogRecord) -> bool:
 
 
 class BriefRunner(Runner):
-    """MMEngine's ``Runner``; what it says before the first iteration is in the log file."""
+    """MMEngine's ``Runner``, whose messages before the first iteration go to the log file only."""
 
     def dump_config(self) -> None:
         with forgiven('the copy of the config'):
@@ -42,11 +42,11 @@ class BriefRunner(Runner):
 
 
 def introduce(runner: Runner, what: str) -> None:
-    """Log what runs, where, and where it writes.
+    """Log what the run does, on which device, and where it writes.
 
     Args:
-        runner: The Runner, built.
-        what: It does, such as ``training``.
+        runner: The Runner, already built.
+        what: What it does, such as ``training``.
     """
     config = osp.basename(runner.cfg.filename or runner.experiment_name)
     processes = f', {runner.world_size} processes' if runner.world_size > 1 else ''
@@ -56,6 +56,6 @@ def introduce(runner: Runner, what: str) -> None:
 
 
 def _short(path: str) -> str:
-    """The path from the current folder, where it lies below that."""
+    """The path relative to the current folder, if it lies below that."""
     relative = osp.relpath(path)
     return path if relative.startswith('..') else relative

@@ -31,8 +31,8 @@ def _checkpoint_errors(name: str, trust: bool) -> Iterator[None]:
             culprit = re.search(r'GLOBAL (\S+)', text)
             what = f'it asks for {culprit[1]}' if culprit else 'it holds more than tensors and plain values'
             raise UnsafeCheckpointError(
-                f'{name}: refused, because loading it would unpickle, and so run, what the file contains ({what}). '
-                'Checkpoints must load with weights_only=True. If you trust where the file comes from, pass '
+                f'{name}: refused, because loading it would run code that the file contains ({what}). '
+                'Checkpoints must load with weights_only=True. If you trust the source of the file, pass '
                 '--trust-checkpoint to the tool, trust_checkpoint=True to init_model, or call '
                 'mmseg_invattn.engine.checkpoints.use_safe_checkpoint_loading(trust=True)'
             ) from error
@@ -41,40 +41,42 @@ def _checkpoint_errors(name: str, trust: bool) -> Iterator[None]:
                 f'{name}: the checkpoint is truncated or damaged ({text.splitlines()[0]}); '
                 'use an earlier one, or fetch it again'
             ) from error
-        if trust or type(error) is not RuntimeError or 'deserialize' in text:  # memory, or a device that is not there
+        if trust or type(error) is not RuntimeError or 'deserialize' in text:  # no memory, or no such device
             raise
         raise DamagedCheckpointError(
-            f'{name}: the checkpoint is damaged, or none ({text.splitlines()[0]}); use an earlier one'
+            f'{name}: the checkpoint is damaged, or not a checkpoint ({text.splitlines()[0]}); use an earlier one'
         ) from error
     except EOFError as error:
         raise DamagedCheckpointError(f'{name}: the checkpoint ends too early; use an earlier one') from error
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
-        if trust:  # it comes from code that the file contains
+        if trust:  # the error may come from code that the file contains
             raise
         raise DamagedCheckpointError(
-            f'{name}: the checkpoint is damaged, or none ({type(error).__name__}: {error}); use an earlier one'
+            f'{name}: the checkpoint is damaged, or not a checkpoint ({type(error).__name__}: {error}); use an '
+            'earlier one'
         ) from error
 
 
 def read_checkpoint(
     path: str | os.PathLike, map_location: Any = None, trust: bool = False, mmap: bool = False, any_config: bool = False
 ) -> Any:
-    """Load a checkpoint file without running anything it contains, if it is whole and its weights are finite.
+    """Load a checkpoint file without running code in it, after a check that it is whole and its weights are finite.
 
     Args:
         path: The file.
         map_location: As for ``torch.load``.
         trust: Unpickle arbitrary objects as well.
-        mmap: Leave the tensors on disk until they are used; for a look at the rest of the checkpoint.
-        any_config: Leave a config in it that is more than plain values, for who does not hand it to MMEngine.
+        mmap: Leave the tensors on disk until they are used, to read only the rest of the checkpoint.
+        any_config: Keep a config in the checkpoint even if it is more than plain values. Only for callers that do not
+            pass it on to MMEngine, which would run it.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeCheckpointError: If the file needs more than tensors and plain values, and is not trusted.
-        DamagedCheckpointError: If the file is truncated, damaged (its checksums tell), or no checkpoint.
+        DamagedCheckpointError: If the file is truncated, its checksums differ, or it is not a checkpoint.
         NonFiniteWeightsError: If weights in it are NaN or infinite.
     """
     path = os.path.expanduser(os.fspath(path))
@@ -86,15 +88,15 @@ def read_checkpoint(
 def load_checked(
     file: IO[bytes], name: str, map_location: Any, trust: bool, mmap: bool = False, any_config: bool = False
 ) -> Any:
-    """As :func:`read_checkpoint`, of an open file or of bytes in memory.
+    """The same as :func:`read_checkpoint`, for an open file or for bytes in memory.
 
     Args:
         file: The contents.
         name: Path or address, for messages, and for ``mmap``.
         map_location: As for ``torch.load``.
         trust: Unpickle arbitrary objects as well.
-        mmap: Leave the tensors in the file of that path.
-        any_config: Leave a config that is more than plain values.
+        mmap: Leave the tensors in the file ``name`` until they are used.
+        any_config: Keep a config even if it is more than plain values.
     """
     import torch
 
@@ -110,14 +112,14 @@ def load_checked(
 
 
 def check_is_file(path: str) -> None:
-    """Refuse a path that names no file.
+    """Refuse a path that is not a file.
 
     Raises:
-        FileNotFoundError: There is nothing, or a folder; where that holds checkpoints, the newest is named.
+        FileNotFoundError: There is nothing at the path, or a folder. The message names the newest checkpoint in it.
     """
     if os.path.isdir(path):
         inside = sorted(Path(path).glob('*.pth'), key=os.path.getmtime)
         near = f', such as {inside[-1]}' if inside else ''
-        raise FileNotFoundError(f'{path}: this is a folder, and a checkpoint is a file{near}')
+        raise FileNotFoundError(f'{path}: this is a folder, but a checkpoint is a file{near}')
     if not os.path.isfile(path):
         raise FileNotFoundError(f'{path}: there is no such checkpoint file')

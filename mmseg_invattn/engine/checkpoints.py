@@ -1,7 +1,6 @@
-"""Checkpoints load without running what they contain, and damaged ones are named.
+"""Makes every checkpoint load without running code in it, and with a clear error if it is damaged.
 
-MMEngine unpickles whatever a file holds, silently; here everything that is loaded passes one rule, that of
-:func:`read_checkpoint`.
+MMEngine itself silently unpickles whatever a file holds. Here every file passes the checks of :func:`read_checkpoint`.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ def use_safe_checkpoint_loading(trust: bool = False) -> None:
     MMEngine.
 
     Args:
-        trust: Unpickle arbitrary objects as well, in this process, from now on: the way out for checkpoints whose
-            source you trust.
+        trust: Unpickle arbitrary objects too, from now on in this process. Only for checkpoints whose source you trust.
     """
     global _trusted
     _trusted = trust
@@ -53,7 +51,7 @@ def use_safe_checkpoint_loading(trust: bool = False) -> None:
 
 @contextmanager
 def trusting(trust: bool) -> Iterator[None]:
-    """Within it checkpoints are trusted, or not; then it is as before."""
+    """Trust checkpoints, or do not, inside the with statement; afterwards the setting is as before."""
     before = _trusted
     use_safe_checkpoint_loading(trust)
     try:
@@ -73,7 +71,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
 
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(filename).path))
     rank, world_size = get_dist_info()
-    if rank > 0:  # rank 0 downloads, the others find the file in the cache
+    if rank > 0:  # wait for rank 0, which downloads the file into the cache
         torch.distributed.barrier()
     if not os.path.isfile(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,4 +1,4 @@
-"""Configs as files, and what the command line changes in them: each mistake is named with file, line and key."""
+"""Reads config files and applies options of the command line; errors name the file, the line and the key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..paths import find_config
 
 NEW = '+'  # before a key that the config does not have, as in Hydra
 DELETE = '_delete_'
-# what MMEngine and this package read of a config that need not set it
+# keys that MMEngine and this package read although a config need not set them
 ACCEPTED = frozenset(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {
     'compile',
     'custom_imports',
@@ -47,18 +47,18 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: See :func:`apply_options`.
 
     Raises:
-        FileNotFoundError: There is no such file, or none that it names by ``_base_``.
+        FileNotFoundError: The file, or a file that its ``_base_`` names, does not exist.
         ValueError: The file cannot be read as a config, or an option is refused.
     """
     file = find_config(path)
     try:
         cfg = Config.fromfile(file)
-    except Exception as error:  # a config is a program: it can raise anything
+    except Exception as error:  # a config is a program, which can raise anything
         files = list(dict.fromkeys(_files(error.__traceback__))) or [str(file)]
         if isinstance(error, FileNotFoundError) and len(files) > 1 and not os.path.exists(files[-1]):
             raise FileNotFoundError(
-                f'{files[-2]}: its _base_ names {files[-1]}, and there is no such file. Paths of bases count from the '
-                'folder of the config'
+                f'{files[-2]}: its _base_ names {files[-1]}, but there is no such file. Paths of bases are relative to '
+                'the folder of the config'
             ) from error
         raise ValueError(_unreadable(error, files)) from error
     apply_options(cfg, options or {}, str(path))
@@ -66,7 +66,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def _files(trace: TracebackType | None) -> Iterator[str]:
-    """The configs that MMEngine was reading when an error came up, the innermost last."""
+    """The configs that MMEngine was reading when an error was raised, the innermost last."""
     while trace is not None:
         code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
         if code.co_name in ('_file2dict', '_is_lazy_import', '_parse_lazy_import') and values.get('filename'):
@@ -87,16 +87,16 @@ def _unreadable(error: Exception, files: list[str]) -> str:
 def apply_options(cfg: Config, options: Mapping[str, Any], name: str) -> None:
     """Write the options of ``--cfg-options`` into a config.
 
-    A key has to be there, unless it begins with ``+``, or MMEngine's Runner knows it, or it lies below a dict that
-    the same options replace by ``_delete_=True``. Numbers in a key are places in a list.
+    A key must exist in the config, unless it begins with ``+``, or MMEngine's Runner knows it, or it lies below a dict
+    that the same options replace by ``_delete_=True``. Numbers in a key are positions in a list.
 
     Args:
         cfg: The config, changed in place.
         options: Dotted keys and their values.
-        name: The config's, for messages.
+        name: Name of the config, for messages.
 
     Raises:
-        ValueError: The config has no such key; the message names those that are near.
+        ValueError: The config has no such key; the message names similar ones.
     """
     content, merged = cfg.to_dict(), {}
     replaced = tuple(key.removeprefix(NEW).removesuffix(DELETE) for key in options if key.endswith(f'.{DELETE}'))
@@ -109,11 +109,11 @@ def apply_options(cfg: Config, options: Mapping[str, Any], name: str) -> None:
     try:
         cfg.merge_from_dict(merged)
     except (TypeError, KeyError) as error:
-        raise ValueError(f'--cfg-options {" ".join(options)}: this does not fit into {name}: {error}') from error
+        raise ValueError(f'--cfg-options {" ".join(options)}: this cannot be merged into {name}: {error}') from error
 
 
 def _whole_list(content: dict, path: str, value: Any) -> tuple[str, Any]:
-    """A value at a place of a list as the whole list, since MMEngine merges nothing but dicts into lists."""
+    """The whole list with a value changed at one position, because MMEngine merges only dicts into lists."""
     parent, _, last = path.rpartition('.')
     node = content.get(parent, value_at(content, parent))
     if not isinstance(node, list | tuple) or not last.isdigit() or int(last) >= len(node):
@@ -123,7 +123,7 @@ def _whole_list(content: dict, path: str, value: Any) -> tuple[str, Any]:
 
 
 def value_at(content: Any, path: str, missing: Any = None) -> Any:
-    """What stands at a dotted path, numbers being places in a list; ``missing`` where there is nothing."""
+    """The value at a dotted path, in which numbers are positions in a list; ``missing`` if there is none."""
     for part in path.split('.'):
         if isinstance(content, list | tuple):
             content = content[int(part)] if part.isdigit() and int(part) < len(content) else missing
@@ -133,7 +133,7 @@ def value_at(content: Any, path: str, missing: Any = None) -> Any:
 
 
 def _check(content: dict, path: str, name: str) -> None:
-    """Refuse a path that leads to nothing."""
+    """Refuse a path that does not exist in the config."""
     parts = path.split('.')
     node: Any = content
     for depth, part in enumerate(parts):
@@ -149,18 +149,18 @@ def _check(content: dict, path: str, name: str) -> None:
             else:
                 raise ValueError(_refusal(content, parts, depth, sorted({*node, *known}), name))
         elif not isinstance(node, list | tuple):
-            raise ValueError(f'--cfg-options {path}: in {name}, {here} is {node!r}, and nothing stands below it')
+            raise ValueError(f'--cfg-options {path}: in {name}, {here} is {node!r}, which has no entries')
         elif part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:
             raise ValueError(
-                f'--cfg-options {path}: in {name}, {here} is a list of {len(node)}, whose places count from 0 to '
-                f'{len(node) - 1}, and {part} is none of them. The whole list is set by {here}="[...]"'
+                f'--cfg-options {path}: in {name}, {here} is a list of {len(node)}, whose positions are 0 to '
+                f'{len(node) - 1}, but {part} is not one of them. To set the whole list, write {here}="[...]"'
             )
 
 
 def _refusal(content: dict, parts: list[str], depth: int, siblings: list[str], name: str) -> str:
-    """The sentence about a key that is not there."""
+    """The message about a key that the config does not have."""
     path, here = '.'.join(parts), '.'.join(parts[:depth])
     paths = list(_paths(content))
     near = ['.'.join([*parts[:depth], like]) for like in difflib.get_close_matches(parts[depth], siblings, 3)]
@@ -172,7 +172,7 @@ def _refusal(content: dict, parts: list[str], depth: int, siblings: list[str], n
     )
     return (
         f'--cfg-options {path}: {name} has no {parts[depth]}{f" in {here}" if here else ""}. {said} '
-        f'A key that is meant to be new takes a plus: {NEW}{path}=...'
+        f'To add a new key, put a plus before it: {NEW}{path}=...'
     )
 
 

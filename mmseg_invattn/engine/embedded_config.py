@@ -1,7 +1,7 @@
-"""The config that a checkpoint carries: read as plain values, never run.
+"""Reads the config in a checkpoint as plain values, and never runs it.
 
-MMEngine writes the config of a run into its checkpoints as the text of a Python file, and runs that text when it
-resumes, or when an inferencer is given weights alone.
+MMEngine writes the config of a run into its checkpoints as the text of a Python file. It runs that text when it
+resumes, or when an inferencer is given only a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KEYS = ('config', 'cfg')  # of the meta data, and the latter of the message hub
-NAMING = ('type', 'constructor', 'collate_fn', 'worker_init_fn', 'runner_type', '_scope_')  # a class or a function
+KEYS = ('config', 'cfg')  # keys of the config in the meta data; the message hub uses the latter
+NAMING = ('type', 'constructor', 'collate_fn', 'worker_init_fn', 'runner_type', '_scope_')  # name classes or functions
 SCOPES = frozenset(['mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmcls'])  # of registries
-RUN = ('_base_', 'env_variables')  # keys by which MMEngine reads other files, or changes the environment
+RUN = ('_base_', 'env_variables')  # keys that make MMEngine read other files, or change the environment
 
 
-ADVICE = (
-    'Configs are Python and run what they contain: give the config file that the model was trained with, if you trust '
-    'where it comes from'
-)
+ADVICE = 'A config is a Python program. Give the config file that the model was trained with, if you trust its source'
 
 
 class UnsafeConfigError(ValueError):
@@ -29,21 +26,21 @@ class UnsafeConfigError(ValueError):
 
 
 def read_embedded(text: str, name: str) -> dict[str, Any]:
-    """The values of a config that a checkpoint carries; nothing in it is run, imported or read from elsewhere.
+    """The values of a config in a checkpoint. Nothing in it is run, imported or read from another file.
 
     Args:
         text: Assignments of numbers, strings, lists, tuples, dicts and ``dict(...)``, as ``Config.pretty_text`` is.
-        name: The checkpoint's, for messages.
+        name: Name of the checkpoint, for messages.
 
     Returns:
-        The config as a dict. ``custom_imports`` is left out.
+        The config as a dict, without ``custom_imports``.
 
     Raises:
-        UnsafeConfigError: The text does anything else, or names a class that is registered nowhere. Names the line.
+        UnsafeConfigError: The text has anything else, or a class that no registry knows. The message names the line.
     """
     where = f'{name}: the config in this checkpoint is not used, because using it could run code'
     values: dict[str, Any] = {}
-    if '{{' in text:  # MMEngine puts something in its place before it reads the text as Python
+    if '{{' in text:  # a template, which MMEngine fills in before it reads the text as Python
         raise UnsafeConfigError(f'{where} (it holds a template, {{{{). {ADVICE}')
     try:
         for statement in ast.parse(text).body:
@@ -53,7 +50,7 @@ def read_embedded(text: str, name: str) -> dict[str, Any]:
                 case _:
                     raise _NotPlain(statement)
     except _NotPlain as fault:
-        what = f'line {fault.node.lineno} is no plain value: {_shown(fault.node)}'
+        what = f'line {fault.node.lineno} is not a plain value: {_shown(fault.node)}'
         raise UnsafeConfigError(f'{where} ({what}). {ADVICE}') from fault
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise UnsafeConfigError(f'{where} ({type(error).__name__}: {error}). {ADVICE}') from error
@@ -63,23 +60,23 @@ def read_embedded(text: str, name: str) -> dict[str, Any]:
     imports = values.pop('custom_imports', None) or {}
     modules = imports.get('imports', ()) if isinstance(imports, Mapping) else [imports]
     for module in [modules] if isinstance(modules, str) else modules:
-        if module not in sys.modules:  # what this program has imported has run already
+        if module not in sys.modules:  # modules that are imported already can do no more harm
             raise UnsafeConfigError(f'{where} (it imports {module!r}). {ADVICE}')
     for kind in _named(values):
         if not _is_known(kind):
-            raise UnsafeConfigError(f"{where} ({kind!r} is no class of MMSegmentation's registries). {ADVICE}")
+            raise UnsafeConfigError(f"{where} ({kind!r} is not a class of MMSegmentation's registries). {ADVICE}")
     return values
 
 
 class _NotPlain(Exception):
-    """Leaves the expression at what is no plain value."""
+    """Raised at the part of an expression that is not a plain value."""
 
     def __init__(self, node: Any):
         self.node = node
 
 
 def _value(node: ast.expr) -> Any:
-    """The value of an expression without names, calls (but ``dict(...)``) and operators (but a sign)."""
+    """The value of an expression that has no names, no calls except ``dict(...)``, and no operators except a sign."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
@@ -89,7 +86,7 @@ def _value(node: ast.expr) -> Any:
         if len(keys) == len(node.values):
             return {_value(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        # dict(a=1), and dict({'a.b': 1}) for keys that are no names
+        # dict(a=1), or dict({'a.b': 1}) if a key is not a valid name
         plain = all(keyword.arg for keyword in node.keywords) and len(node.args) <= 1
         if plain and all(isinstance(argument, ast.Dict) for argument in node.args):
             given = _value(node.args[0]) if node.args else {}
@@ -109,7 +106,7 @@ def _shown(node: Any) -> str:
 
 
 def _named(node: Any) -> Iterator[str]:
-    """Every name in a config by which MMEngine looks a class or a function up."""
+    """Every name in a config by which MMEngine looks up a class or a function."""
     if isinstance(node, Mapping):
         yield from (node[key] for key in NAMING if isinstance(node.get(key), str))
         for value in node.values():
@@ -120,14 +117,14 @@ def _named(node: Any) -> Iterator[str]:
 
 
 def _is_known(kind: str) -> bool:
-    """Whether building this type cannot call just any function.
+    """Whether building this type calls only registered classes, not an arbitrary function.
 
     MMEngine imports a name with dots as a path if no registry has it, so that ``type='os.system'`` is a call.
     """
     package, *path = kind.split('.')
     if not path:
         return True
-    if package not in sys.modules:  # then no registry has a class of it
+    if package not in sys.modules:  # then no registry can have a class of this package
         return False
     if len(path) == 1 and package in SCOPES and not hasattr(sys.modules[package], path[0]):
         return True
@@ -139,7 +136,7 @@ def _is_known(kind: str) -> bool:
 
 
 def _is_registered(kind: Any) -> bool:
-    """Whether something is in one of the registries of MMEngine, or in one of MMSegmentation below them."""
+    """Whether a name is in a registry of MMEngine, or in one of MMSegmentation's below it."""
     import mmengine.registry
     import mmseg.registry
     from mmengine.registry import Registry
@@ -154,13 +151,13 @@ def _is_registered(kind: Any) -> bool:
 
 
 def without_unsafe_configs(checkpoint: Any, name: str) -> Any:
-    """The checkpoint without configs that are more than plain values: MMEngine would run them.
+    """Remove the configs in a checkpoint that are more than plain values, because MMEngine would run them.
 
-    What is left out is said in the log.
+    The log says what was removed.
 
     Args:
-        checkpoint: What the file holds; changed in place.
-        name: Its name.
+        checkpoint: Content of the file; it is changed in place.
+        name: Name of the checkpoint.
     """
     from mmengine.logging import print_log
 
@@ -174,12 +171,12 @@ def without_unsafe_configs(checkpoint: Any, name: str) -> Any:
 
 
 def embedded_text(checkpoint: Any) -> str | None:
-    """The text of the config that a checkpoint carries, or None."""
+    """The text of the config in a checkpoint, or None."""
     return next((part[key] for part, key in _places(checkpoint)), None)
 
 
 def _places(checkpoint: Any) -> list[tuple[Any, str]]:
-    """Where MMEngine looks for a config: (dict, key) of each that is there."""
+    """(dict, key) of each config that a checkpoint has at the places where MMEngine looks for one."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     hub = checkpoint.get('message_hub') if isinstance(checkpoint, Mapping) else None
     info = hub.get('runtime_info') if isinstance(hub, Mapping) else None

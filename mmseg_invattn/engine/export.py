@@ -1,6 +1,6 @@
-"""The forward pass of a segmentor, preprocessed image -> logits, for programs that have neither this package nor mmseg.
+"""Exports the forward pass of a segmentor, preprocessed image -> logits, for programs without this package and mmseg.
 
-The files are those of :mod:`mmseg_invattn.layers.export`.
+The formats are those of :mod:`mmseg_invattn.layers.export`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Outputs of a model that are not finite stop what uses them: an argmax over NaN is class 0, and looks like one."""
+"""Stops an evaluation at outputs that are not finite, because an argmax over NaN looks like a prediction of class 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from .integrity import not_finite
 
-# of a dict; a flow or a reconstruction reports bounds that are NaN where there are none, and inverses that failed
+# The entries of a dict that are checked. A flow or a reconstruction also has entries that may be NaN: bounds that do
+# not exist, and inverses that failed.
 SCORES = frozenset(['logits', 'seg_logits', 'scores'])
 
 
@@ -22,14 +23,14 @@ class NonFiniteOutputError(FloatingPointError):
     """A model has computed NaN or an infinity.
 
     Args:
-        what: Tensor and number of values.
-        image: From which; None: not known.
+        what: Name of the tensor and number of the values.
+        image: The image that the model was given; None if not known.
     """
 
     def __init__(self, what: str, image: str | None):
         super().__init__(
-            f'{image or "an image"}: {what} are not finite (NaN or infinite), so that no prediction and no metric '
-            'means anything. Either the weights have diverged (use an earlier checkpoint, a lower learning rate), or '
+            f'{image or "an image"}: {what} are not finite (NaN or infinite), so that predictions and metrics are '
+            'meaningless. Either the weights have diverged (use an earlier checkpoint, a lower learning rate), or '
             'the numbers overflow (leave out mixed precision)'
         )
         self.what, self.image = what, image
@@ -37,7 +38,7 @@ class NonFiniteOutputError(FloatingPointError):
 
 @contextmanager
 def outputs_of(image: str | Path) -> Iterator[None]:
-    """Name the image in the error, where the model is given pixels and does not know it."""
+    """Add the name of the image to an error of a model that is given only pixels."""
     try:
         yield
     except NonFiniteOutputError as error:
@@ -45,15 +46,15 @@ def outputs_of(image: str | Path) -> Iterator[None]:
 
 
 def watch_outputs(model: nn.Module) -> RemovableHandle:
-    """Have every evaluation of a model checked, whatever calls it; training is left to the loss.
+    """Check the outputs of a model in every evaluation, whoever calls it. In training the loss is checked instead.
 
-    It is to be the segmentor itself: what wraps it for test-time augmentation averages NaN away.
+    The model must be the segmentor itself, because a wrapper for test-time augmentation can average NaN away.
 
     Args:
         model: A segmentor, a classifier, a flow.
 
     Returns:
-        What ends the watch.
+        A handle whose ``remove()`` ends the checks.
     """
     return model.register_forward_hook(_check)
 

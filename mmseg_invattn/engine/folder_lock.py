@@ -1,7 +1,8 @@
-"""One process at a time writes runs into a folder: a lock with host and process id that outlives no holder.
+"""A lock file by which only one process at a time writes runs into a folder; it never outlives its holder.
 
-The kernel holds the lock (``flock``) and lets go of it however a process ends. Where a file system keeps such locks to
-each machine, or has none, host and process id in the file decide, and its age: its holder touches it all the time.
+The kernel holds the lock (``flock``) and releases it however the process ends. On file systems that have no such locks,
+or only among the processes of one machine, the host and the process id in the file decide, together with its age: the
+holder touches the file regularly.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 LOCK = '.lock'
 TOUCHED_EVERY = 10.0  # seconds
 WATCHED_FOR = 25.0  # seconds after which a lock of another machine that nobody touches is stale
-SURELY_OLD = 600.0  # seconds: so far apart are no two clocks
-ENDED_WITHIN = 25.0  # seconds that what a killed process has started needs to notice
+SURELY_OLD = 600.0  # seconds: the clocks of two machines differ by less
+ENDED_WITHIN = 25.0  # seconds in which the processes that a killed process has started notice its end
 
-_HELD: set[int] = set()  # file descriptors; what is forked, workers of data loaders for instance, closes them
+_HELD: set[int] = set()  # file descriptors; forked processes, such as workers of data loaders, close them
 
 
 def _close_in_fork() -> None:
@@ -41,14 +42,14 @@ class FolderInUseError(ValueError):
 
 @contextmanager
 def locked(folder: str | Path, name: str = '--work-dir') -> Iterator[int]:
-    """Keep a folder for this process, and for those that inherit the yielded file descriptor.
+    """Lock a folder for this process, and for processes that inherit the yielded file descriptor.
 
     Args:
-        folder: It is made where it is missing.
-        name: Of the option that chooses it, for the message.
+        folder: The folder; it is created if it is missing.
+        name: Name of the option that chooses the folder, for the message.
 
     Raises:
-        FolderInUseError: Another process works there; names it.
+        FolderInUseError: Another process works there; the message names it.
         OSError: Nothing can be written there.
     """
     path = Path(folder) / LOCK
@@ -58,7 +59,7 @@ def locked(folder: str | Path, name: str = '--work-dir') -> Iterator[int]:
     try:
         os.truncate(file, 0)
         os.pwrite(file, json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), since=time.time())).encode(), 0)
-    except OSError:  # a full disk: the kernel's lock holds all the same
+    except OSError:  # a full disk; the kernel's lock holds all the same
         pass
     threading.Thread(target=_touch, args=(file, done), daemon=True).start()
     try:
@@ -89,7 +90,7 @@ def _acquire(path: Path, name: str) -> int:
         try:
             busy = not _taken(file, path, name, ended_by)
             with suppress(FileNotFoundError):
-                if not busy and os.path.samestat(os.fstat(file), os.stat(path)):  # its holder may just have removed it
+                if not busy and os.path.samestat(os.fstat(file), os.stat(path)):  # the last holder may have removed it
                     _HELD.add(file)
                     return file
         except BaseException:
@@ -101,10 +102,10 @@ def _acquire(path: Path, name: str) -> int:
 
 
 def _taken(file: int, path: Path, name: str, ended_by: float) -> bool:
-    """Take the lock; False where its holder has ended, and what it had started is about to.
+    """Take the lock. False if its holder has ended but processes that it started still have to notice that.
 
     Raises:
-        FolderInUseError: Another process has it.
+        FolderInUseError: Another process holds the lock.
     """
     kept = True
     try:
@@ -124,7 +125,7 @@ def _taken(file: int, path: Path, name: str, ended_by: float) -> bool:
 
 
 def _tidy_up(path: Path) -> None:
-    """Remove the file, unless somebody has the lock by now, or a process that has inherited it still does."""
+    """Remove the lock file, unless another process has taken the lock or one that has inherited it still holds it."""
     with suppress(OSError), open(path, 'rb') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +138,7 @@ def _tidy_up(path: Path) -> None:
 
 
 def _holder(file: int) -> dict | None:
-    """What the lock says of its holder; None where it is empty."""
+    """The holder that the lock file names; None if the file is empty."""
     try:
         holder = json.loads(os.pread(file, 1000, 0) or 'null')
         return dict(pid=int(holder['pid']), host=str(holder['host']), since=float(holder['since']))
@@ -146,13 +147,16 @@ def _holder(file: int) -> dict | None:
 
 
 def _alive(holder: dict, file: int, path: Path, kept: bool) -> bool:
-    """Whether the holder still works, where the kernel does not refuse the lock; ``kept``: it keeps any here."""
+    """Whether the holder still works although the kernel grants the lock; ``kept``: the kernel keeps locks here."""
     if holder['host'] == socket.gethostname():
         return not kept and holder['pid'] != os.getpid() and _runs(holder['pid'])
     before = os.fstat(file).st_mtime_ns
     if time.time() - before / 1e9 > SURELY_OLD:
         return False
-    print(f'{path} names a process of {holder["host"]}: waiting {WATCHED_FOR:.0f} s to see if it works', flush=True)
+    print(
+        f'{path} names a process on {holder["host"]}: waiting {WATCHED_FOR:.0f} s to see whether it still works',
+        flush=True,
+    )
     deadline = time.monotonic() + WATCHED_FOR
     while time.monotonic() < deadline:
         time.sleep(min(1.0, WATCHED_FOR / 5))
@@ -178,10 +182,10 @@ def _in_use(path: Path, holder: dict | None, name: str) -> FolderInUseError:
         since = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder['since']))
         who = f'process {holder["pid"]} on {holder["host"]} since {since}'
         if holder['host'] == socket.gethostname() and not _runs(holder['pid']):
-            who += ' (it has ended, and a process that it started still works)'
+            who += ' (it has ended, but a process that it started still works)'
     return FolderInUseError(
         f'{name} {path.parent} is in use by {who}: wait for it, end it, or choose another folder. Two processes would '
-        'write over each other'
+        "overwrite each other's files"
     )
 
 

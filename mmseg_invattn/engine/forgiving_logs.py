@@ -1,4 +1,4 @@
-"""Logs never end a run: where one cannot be written, that is said once, and the run goes on."""
+"""A log that cannot be written does not end a run: the run warns once and goes on."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mmengine.visualization import LocalVisBackend, Visualizer
 
 from .atomic_backend import AtomicLocalBackend
 
-_said: set[str] = set()  # what was told of already
+_said: set[str] = set()  # the logs of which this process has warned already
 
 
 @contextmanager
 def forgiven(what: str) -> Iterator[None]:
-    """Go on where the block cannot write.
+    """Warn, and go on, if the block cannot write.
 
     Args:
-        what: It writes, for the sentence on the console.
+        what: What the block writes, for the warning.
     """
     try:
         yield
@@ -35,21 +35,21 @@ def forgiven(what: str) -> Iterator[None]:
 
 
 def say_once(what: str, error: BaseException | None) -> None:
-    """Tell on the console of a log that cannot be written; the first time only."""
+    """Warn on the console of a log that cannot be written, the first time only."""
     if what not in _said:
         _said.add(what)
-        # not through the log, which may be what fails; the console may be full or closed as well
+        # not through the log, which may be what fails; the console may fail too
         with suppress(OSError, ValueError):
             reason = getattr(error, 'strerror', None) or str(error)
             print(f'WARNING: {what} cannot be written ({reason}): the run goes on without it', file=sys.stderr)
 
 
 def forgive(runner: Runner, pictures: bool) -> None:
-    """Let a run go on whatever becomes of its log and its scalars.
+    """Let a run go on if its log or its scalars cannot be written.
 
     Args:
-        runner: Built, before it runs.
-        pictures: Whether those are part of its log, too, and no results.
+        runner: The Runner, built but not started.
+        pictures: Whether pictures belong to the log too, and not to the results.
     """
     forgive_logger(runner.logger)
     forgive_visualizer(runner.visualizer)
@@ -61,13 +61,13 @@ def forgive(runner: Runner, pictures: bool) -> None:
 
 
 def forgive_logger(logger: logging.Logger) -> None:
-    """Say once that a log cannot be written, where Python prints a traceback for each of its lines."""
+    """Warn once that a log cannot be written, instead of the traceback that Python prints for each of its lines."""
     for handler in logger.handlers:
         handler.handleError = _handler_error(handler)
 
 
 def forgive_visualizer(visualizer: Visualizer) -> None:
-    """Let what backends log of a run fail; their pictures are written whole or not at all."""
+    """Let the logs of visualisation backends fail; their pictures are written whole or not at all."""
     for backend in _backends(visualizer):
         if hasattr(backend, '_forgiving'):
             continue
@@ -111,7 +111,7 @@ def _handler_error(handler: logging.Handler) -> Callable[[logging.LogRecord], No
 
 
 def _whole_pictures(backend: LocalVisBackend) -> Callable:
-    """OpenCV leaves the half of a picture on a full disk, and does not say so."""
+    """Write a picture whole or not at all; OpenCV leaves a part of it on a full disk without an error."""
 
     def add_image(name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
         folder = backend.experiment._img_save_dir  # its folders are made on first use
@@ -122,7 +122,7 @@ def _whole_pictures(backend: LocalVisBackend) -> Callable:
 
 
 def _whole_lines(dump: Callable) -> Callable:
-    """Take back the part of a line that a full disk has let through: the next one would be joined to it."""
+    """Remove a partly written line after a full disk, because the next line would be joined to it."""
 
     @wraps(dump)
     def call(value: dict, path: str, *args: Any) -> None:

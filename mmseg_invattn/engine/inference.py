@@ -1,4 +1,4 @@
-"""Building a model for inference, and an input for it."""
+"""Builds a model for inference, and inputs for it."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def init_model(
 ) -> nn.Module:
     """Build a segmentor from a config and load its weights, for ``mmseg.apis.inference_model``.
 
-    ``mmseg.apis.init_model`` with safe checkpoint loading: nothing in the file is run, and all of the weights must
-    fit. Outputs that are not finite are an error; settings other than those of the training are warned of. Classes and
-    palette are the checkpoint's, or else those of the config's data set.
+    It does what ``mmseg.apis.init_model`` does, with safe checkpoint loading: no code in the file is run, and all of
+    the weights must fit. Outputs that are not finite raise an error, and settings that differ from those of the
+    training give a warning. Classes and palette come from the checkpoint, or else from the config's data set.
 
     Args:
-        config: Config file, the name of one of the project's own, or config.
+        config: A config file, the name of one of the project's configs, or a config.
         checkpoint: Checkpoint file or URL; None leaves the weights as they are initialised.
-        device: Where the model goes; None takes the GPU where there is one.
-        trust_checkpoint: Load this checkpoint even where that runs code which it contains.
+        device: The device of the model; None takes the GPU if there is one.
+        trust_checkpoint: Load this checkpoint even if that runs code in it.
 
     Returns:
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` set.
 
     Raises:
-        FileNotFoundError: There is no such config or checkpoint; before anything is built.
-        ConfigError: The config has a mistake, or its heads tell another number of classes apart.
+        FileNotFoundError: There is no such config or checkpoint; raised before anything is built.
+        ConfigError: The config has a mistake, or its heads have another number of classes than the data.
         ValueError: The config cannot be read.
         UnsafeCheckpointError: If the checkpoint holds more than tensors and plain values, and is not trusted.
         DamagedCheckpointError: If it is damaged, or its weights are not finite.
-        CheckpointMismatchError: If it belongs to another config; names the first weights that differ.
+        CheckpointMismatchError: If it belongs to another config; the message names the first weights that differ.
     """
     if checkpoint is not None:
         check_checkpoint_file(str(checkpoint))
@@ -81,28 +81,28 @@ def init_model(
 
 
 def config_of_checkpoint(checkpoint: str | Path, trust: bool = False) -> Config:
-    """The config that a checkpoint carries, read as plain values: nothing in it is run or imported.
+    """The config in a checkpoint, read as plain values: nothing in it is run or imported.
 
     Args:
         checkpoint: The file.
-        trust: Load the checkpoint even where that runs code which it contains; its config is not run all the same.
+        trust: Load the checkpoint even if that runs code in it. Its config is not run in any case.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It carries no config.
+        ValueError: It contains no config.
         UnsafeConfigError: Its config is more than plain values.
     """
     text = embedded_text(read_checkpoint(checkpoint, 'cpu', trust, mmap=True, any_config=True))
     if text is None:
         raise ValueError(
-            f'{checkpoint}: this checkpoint contains no config, because it was published or holds weights alone: give '
+            f'{checkpoint}: this checkpoint contains no config, because it was published or holds only weights: give '
             'the config file that it was trained with'
         )
     return Config(read_embedded(text, str(checkpoint)))
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """``classes`` and ``palette`` of the data set that the config tests, validates or trains on; what there is."""
+    """``classes`` and ``palette``, if known, of the data set that the config tests, validates or trains on."""
     for split in ('test', 'val', 'train'):
         loader = cfg.get(f'{split}_dataloader') or {}
         for config in leaf_configs(loader['dataset']) if loader.get('dataset') else ():
@@ -115,8 +115,8 @@ def dataset_meta(cfg: Config) -> dict:
 
 
 def preprocess(model: nn.Module, pixels: Tensor, samples: list | None = None) -> Tensor:
-    """Pixels (C, H, W) of one image as the model's preprocessor leaves them, (1, C, H', W')."""
-    # padding up to a multiple is noted in a sample
+    """The pixels (C, H, W) of one image after the model's preprocessor, (1, C, H', W')."""
+    # the preprocessor notes its padding in a sample
     data = dict(inputs=[pixels], data_samples=samples or [SegDataSample()])
     return model.data_preprocessor(data, training=False)['inputs']
 
@@ -125,26 +125,26 @@ def check_channels(model: nn.Module, inputs: Tensor, file: str | Path) -> None:
     """Refuse an image whose channels are not those of the model.
 
     Raises:
-        ValueError: It has more or fewer; what the image is brought to by a preprocessor of one's own is not judged.
+        ValueError: It has more or fewer channels. Models with a preprocessor of another class are not checked.
     """
     expected = image_channels(model)
     if type(model.data_preprocessor) is SegDataPreProcessor and inputs.shape[0] != expected:
         raise ValueError(
-            f'{file}: the pipeline of the test data makes {counted(inputs.shape[0], "channel")} of it, and the model '
+            f'{file}: the pipeline of the test data loads it with {counted(inputs.shape[0], "channel")}, but the model '
             f"takes {expected}: give an image like those it was trained on, or set the loader's color_type"
         )
 
 
 def random_image(model: nn.Module, shape: Sequence[int] | None = None) -> Tensor:
-    """Random pixels as the model's preprocessor leaves them, (1, C, H, W); the same at every call.
+    """Random pixels after the model's preprocessor, (1, C, H, W); the same at every call.
 
     Args:
-        model: Of :func:`init_model`.
-        shape: (H, W); None takes what the config trains on, see
+        model: A model from :func:`init_model`.
+        shape: (H, W); None takes the size that the config trains on, see
             :func:`~mmseg_invattn.datasets.image_size.image_size`.
 
     Raises:
-        ValueError: No shape is given and the config names none.
+        ValueError: No shape is given and the config has none.
     """
     shape = shape or image_size(model.cfg)
     generator = torch.Generator().manual_seed(0)

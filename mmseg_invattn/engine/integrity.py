@@ -1,4 +1,4 @@
-"""What a checkpoint file must be before its numbers may be used: whole to the last bit, and finite."""
+"""Checks that a checkpoint file is undamaged and its weights are finite, before they are used."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ SIGNATURES = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip'}  # the latter is of a 
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint that is truncated, damaged, spoilt by NaN, or no checkpoint at all."""
+    """A checkpoint is truncated, damaged or spoilt by NaN, or the file is not a checkpoint."""
 
 
 class NonFiniteWeightsError(DamagedCheckpointError):
-    """A checkpoint with weights that are NaN or infinite."""
+    """A checkpoint has weights that are NaN or infinite."""
 
 
 def check_records(file: IO[bytes], name: str) -> bool:
     """Compare every record of a checkpoint with the checksum (CRC-32) that was written beside it.
 
-    torch.load itself does not look at them.
+    torch.load itself does not check them.
 
     Args:
-        file: The checkpoint, open; its position afterwards is the beginning.
+        file: The open checkpoint; afterwards its position is the beginning.
         name: Its name, for messages.
 
     Returns:
-        Whether it is a zip file, as torch writes since version 1.6; those before have no checksums.
+        Whether it is a zip file, which torch has written since version 1.6. Older formats have no checksums.
 
     Raises:
-        DamagedCheckpointError: It is truncated, damaged, or no checkpoint. Names the record.
+        DamagedCheckpointError: The file is truncated, damaged, or not a checkpoint. The message names the record.
     """
     file.seek(0, 2)
     size = file.tell()
@@ -45,7 +45,7 @@ def check_records(file: IO[bytes], name: str) -> bool:
             return False
         if name.endswith('.safetensors'):
             raise DamagedCheckpointError(
-                f'{name}: files of safetensors are not read here; write it anew by torch.save(dict(state_dict='
+                f'{name}: safetensors files cannot be read; convert it by torch.save(dict(state_dict='
                 'safetensors.torch.load_file(FILE)), NEW_FILE)'
             )
         what = 'it is empty' if size == 0 else 'it is another kind of file'
@@ -59,7 +59,7 @@ def check_records(file: IO[bytes], name: str) -> bool:
             records = archive.infolist()
             if not any(record.filename.endswith('data.pkl') for record in records):
                 raise DamagedCheckpointError(
-                    f'{name}: this is a zip file, but no checkpoint; give a file that torch.save wrote'
+                    f'{name}: this is a zip file, but not a checkpoint; give a file that torch.save wrote'
                 )
             # without any checksum it was written under torch.serialization.set_crc32_options(False)
             broken = archive.testzip() if any(record.CRC for record in records) else None
@@ -67,7 +67,7 @@ def check_records(file: IO[bytes], name: str) -> bool:
         raise DamagedCheckpointError(f'{name}: the checkpoint is damaged ({error}); use an earlier one') from error
     if broken is not None:
         raise DamagedCheckpointError(
-            f'{name}: the checkpoint is damaged: its record {broken} is not what was written (checksum CRC-32). Use an '
+            f'{name}: the checkpoint is damaged: its record {broken} differs from its checksum (CRC-32). Use an '
             'earlier one, or fetch it again'
         )
     file.seek(0)
@@ -75,7 +75,7 @@ def check_records(file: IO[bytes], name: str) -> bool:
 
 
 def tensors_of(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    """Every tensor below dicts, lists and tuples, with its path; names of one dict are joined by dots."""
+    """Every tensor inside dicts, lists and tuples, with its path, whose keys are joined by dots."""
     import torch
 
     if isinstance(node, torch.Tensor):
@@ -89,7 +89,7 @@ def tensors_of(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def not_finite(tensor: Any, infinite: bool = True) -> int:
-    """The number of values that are NaN or, if asked for, infinite; types of numbers without these have none."""
+    """The number of values that are NaN or, if asked for, infinite; 0 for types that have no such values."""
     import torch
 
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided:
@@ -102,15 +102,15 @@ def not_finite(tensor: Any, infinite: bool = True) -> int:
 def check_finite(checkpoint: Any, name: str) -> None:
     """Refuse weights that are not finite, those of the optimiser included.
 
-    Where nothing but its name tells what a tensor is, an infinity is refused in what is called weight or bias: a buffer
-    may hold one on purpose, an attention mask for instance. NaN is refused everywhere.
+    NaN is refused everywhere. An infinity is refused only in a tensor whose name ends in weight or bias, because a
+    buffer may hold one on purpose, such as an attention mask, and nothing but its name tells what a tensor is.
 
     Args:
-        checkpoint: What the file holds.
+        checkpoint: Content of the file.
         name: Its name, for messages.
 
     Raises:
-        NonFiniteWeightsError: Names the first tensor.
+        NonFiniteWeightsError: There are such weights; the message names the first tensor.
     """
     if not isinstance(checkpoint, Mapping):
         return
@@ -123,12 +123,12 @@ def check_finite(checkpoint: Any, name: str) -> None:
 
 
 def refuse_tensor(name: str, tensor: str, bad: int) -> None:
-    """Say of a checkpoint that a tensor in it is not finite.
+    """Raise the error about a tensor of a checkpoint that is not finite.
 
     Raises:
         NonFiniteWeightsError: Always.
     """
     raise NonFiniteWeightsError(
-        f'{name}: {tensor} has {counted(bad, "value")} not finite (NaN or infinite), so that whatever is computed with '
-        'it means nothing. Use an earlier checkpoint, from before the training diverged'
+        f'{name}: {tensor} has {counted(bad, "value")} not finite (NaN or infinite), so that the output of the model '
+        'would be meaningless. Use an earlier checkpoint, from before the training diverged'
     )

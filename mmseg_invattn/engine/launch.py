@@ -1,4 +1,4 @@
-"""Runners: built from a config, for training or for a test, and left at the end."""
+"""Builds Runners from a config, for training or for a test, and ends their processes in order."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ ADDED_TO_RUNS = (  # hooks that every Runner gets, whatever its config says
     ResumedSettingsHook,
 )
 
-# The default hooks that MMEngine adds where a config says nothing of them, and takes away where it says None.
+# The default hooks that MMEngine adds unless a config sets them, and leaves out if the config says None.
 ADDED_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
     """Build MMEngine's Runner, or the one that the config names by ``runner_type``.
 
-    ``default_hooks.NAME=None`` takes any hook away; MMEngine alone takes that for its own hooks only. Mistakes in the
-    config are named: before anything is built, where something is built from it, here and when the Runner starts, and
-    by :class:`ConfigCheckHook`.
+    ``default_hooks.NAME=None`` leaves out any hook; MMEngine itself allows that only for its own hooks. Mistakes in the
+    config are reported before anything is built, while something is built from it (here and when the Runner starts),
+    and by :class:`ConfigCheckHook`.
 
     Args:
         cfg: The config.
-        what: The Runner is for, as the log says it.
-        evaluation: Whether it evaluates a checkpoint, which then has to have all of the weights.
+        what: What the Runner does, for the log, such as ``training``.
+        evaluation: Whether it evaluates a checkpoint, which must then contain all of the weights.
 
     Raises:
-        ConfigError: Names the path in the config, the value, the rule and the fix.
+        ConfigError: The config has a mistake. The message names the path, the value, the rule and the fix.
     """
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in ADDED_HOOKS]:
@@ -63,7 +63,7 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
     set_patience(cfg)
     with explained(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else BriefRunner.from_cfg(cfg)
-    if isinstance(runner, Runner):  # another one may have spread the weights over the processes
+    if isinstance(runner, Runner):  # other Runners, such as FlexibleRunner, may shard the weights
         runner.register_hook(MatchingCheckpointHook(evaluation))
         for kind in ADDED_TO_RUNS:
             if not any(isinstance(hook, kind) for hook in runner.hooks):
@@ -71,18 +71,18 @@ def build_runner(cfg: Config, what: str, evaluation: bool = False) -> Runner:
     silence_log(runner.logger)
     forgive(runner, pictures=what == 'training')
     introduce(runner, what)
-    for name in ('train', 'val', 'test'):  # they build what is left: data sets, loops, optimisers
+    for name in ('train', 'val', 'test'):  # these methods build the rest: data sets, loops, optimisers
         setattr(runner, name, patience_explained(runner)(explained(cfg)(getattr(runner, name))))
     return runner
 
 
 def train(runner: Runner) -> None:
-    """Train; SIGTERM and SIGUSR1 wait until a checkpoint is written, as far as the command hands them to us.
+    """Train. On SIGTERM or SIGUSR1 write a checkpoint before ending, if the command passes these signals on.
 
     Raises:
-        Terminated: A signal has ended it.
+        Terminated: A signal has ended the training.
     """
-    hook = StopHook() if isinstance(runner, Runner) else None  # others may have spread the weights over the processes
+    hook = StopHook() if isinstance(runner, Runner) else None  # other Runners may shard the weights
     if hook is not None:
         runner.register_hook(hook)
     try:
@@ -96,7 +96,7 @@ def train(runner: Runner) -> None:
 
 
 def check_checkpoint_file(checkpoint: str) -> None:
-    """Refuse a path without a file before anything is built; URLs are left to the loader.
+    """Refuse a path without a file before anything is built; URLs are checked by the loader.
 
     Raises:
         FileNotFoundError: There is no such file, or it is a folder.
@@ -106,13 +106,13 @@ def check_checkpoint_file(checkpoint: str) -> None:
 
 
 def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
-    """Build the Runner that evaluates a checkpoint, and that refuses one which belongs to another model."""
+    """Build the Runner that evaluates a checkpoint; it refuses one that belongs to another model."""
     cfg.load_from, cfg.resume = checkpoint, False
     return build_runner(cfg, 'testing', evaluation=True)
 
 
 def leave_distributed() -> None:
-    """Take leave of the other processes, at the end of a run that went well."""
+    """Leave the process group at the end of a successful run."""
     if torch_dist.is_available() and torch_dist.is_initialized():
         torch_dist.barrier()
         torch_dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Processes that another one has launched end when it does: left alone, they would go on writing into the folder."""
+"""Ends a launched process when its launcher ends; otherwise it would go on writing into the folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LOOKS_EVERY = 0.5  # seconds
 
 
 def end_with_launcher() -> None:
-    """Watch the launcher from a thread of its own: torchrun, or what has set ``PARENT``.
+    """Watch the launcher (torchrun, or the process that has set ``PARENT``) from a thread.
 
-    A process that somebody started by hand has none, and goes on when the shell is closed.
+    A process that was started by hand has no launcher, and goes on when its shell is closed.
     """
     parent = os.getppid()
     known = os.environ.get(PARENT)
@@ -35,7 +35,7 @@ def _watch(parent: int) -> None:
 
 def _end(parent: int) -> None:
     try:
-        print(f'process {parent}, which has launched this one, is gone: ending as well', file=sys.stderr, flush=True)
+        print(f'process {parent}, which launched this one, has ended: this one ends too', file=sys.stderr, flush=True)
     except OSError:
         pass
     os.kill(os.getpid(), signal.SIGTERM)

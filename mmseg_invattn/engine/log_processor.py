@@ -9,7 +9,7 @@ from mmseg.registry import LOG_PROCESSORS
 
 
 class _Significant(float):
-    """A float that fixed decimals do not turn into zeros: three digits of what is too small for them."""
+    """A float that is formatted with three significant digits if the fixed decimals would show fewer."""
 
     def __format__(self, spec: str) -> str:
         fixed = super().__format__(spec)
@@ -21,10 +21,10 @@ class _Significant(float):
 
 @LOG_PROCESSORS.register_module()
 class SignificantLogProcessor(LogProcessor):
-    """MMEngine's ``LogProcessor``, with the same arguments; an error of 2.7e-07 is that in the log, and not 0.0000.
+    """MMEngine's ``LogProcessor``, with the same arguments, except that the log shows 2.7e-07 and not 0.0000.
 
-    What ``num_digits`` decimals show with at least three digits is formatted as ever. Files of scalars and other
-    visualisation backends get all digits, as from MMEngine.
+    Only numbers of which ``num_digits`` decimals would show fewer than three digits are formatted differently. Files
+    of scalars and other visualisation backends get all digits, as from MMEngine.
     """
 
     def _collect_scalars(self, *args, **kwargs) -> dict:

@@ -1,6 +1,6 @@
-"""Loading weights that belong to the model, and refusing those that do not.
+"""Loads weights that fit the model exactly, and refuses all others.
 
-MMEngine logs what does not fit and goes on, with the rest of the model as it was initialised.
+MMEngine only logs weights that do not fit, and goes on with random values in their place.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from .weights import SHOWN, CheckpointMismatchError, weights_of
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of wrappers for data-parallel training and for test-time augmentation."""
+    """The model inside the wrappers of data-parallel training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
 def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:
-    """Load the weights of a checkpoint file or URL, all of them, into all of the model.
+    """Load a checkpoint file or URL; its weights must be exactly those of the model.
 
     Args:
         model: The model.
         checkpoint: File or URL.
-        trust: Load it even where that runs code which it contains.
+        trust: Load it even if that runs code in it.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
         UnsafeCheckpointError: It holds more than tensors and plain values, and is not trusted.
@@ -47,11 +47,11 @@ def load_file(model: nn.Module, checkpoint: str, trust: bool = False) -> dict:
 
 
 def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
-    """Load the weights of a checkpoint, all of them, into all of the model.
+    """Load the weights of a checkpoint, which must be exactly those of the model.
 
     Args:
         model: The model, or a wrapper of it.
-        checkpoint: What the file holds.
+        checkpoint: Content of the file.
         name: Its name, for the message.
 
     Raises:
@@ -63,23 +63,23 @@ def load_weights(model: nn.Module, checkpoint: Any, name: str) -> None:
     differing = load_what_fits(model, weights)
     if differing:
         raise CheckpointMismatchError(
-            f'{name}: this checkpoint does not belong to the config. Of its weights are '
-            f'{differing}. Take the config that it was trained with'
+            f'{name}: this checkpoint does not belong to the config. These weights differ: '
+            f'{differing}. Use the config that it was trained with'
         )
 
 
 def load_what_fits(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Load weights into a model, or a wrapper of it.
+    """Load the weights that fit into a model, or a wrapper of it.
 
     Returns:
-        Which names and shapes are not the model's, the first of each kind; empty where all are.
+        The first names and shapes of each kind that differ from the model's; empty if all agree.
     """
     model = unwrapped(model)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
         sized = []
-    except RuntimeError as error:  # torch reports other shapes in this way, also without strict
+    except RuntimeError as error:  # torch reports differing shapes in this way, even without strict
         sized = [key for key in weights if f'size mismatch for {key}:' in str(error)]
         if not sized:
             raise
@@ -99,10 +99,10 @@ def load_what_fits(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def check_parameters_finite(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Refuse weights for parameters of the model that are NaN or infinite; a buffer may be infinite on purpose.
+    """Refuse NaN and infinite values for parameters of the model; a buffer may be infinite on purpose.
 
     Raises:
-        NonFiniteWeightsError: Names the first tensor.
+        NonFiniteWeightsError: There are such values; the message names the first tensor.
     """
     parameters = {key for key, _ in unwrapped(model).named_parameters()}
     for key, value in weights.items():

@@ -1,4 +1,4 @@
-"""Over how many classes a mean IoU is: those that occur nowhere are left out of it, so that it may be 100 over one."""
+"""Tells over how many classes a mean IoU is taken: classes that occur nowhere are left out of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..wording import counted
 
 
 def means_over(labels_K: np.ndarray, predictions_K: np.ndarray, classes: Sequence[str], nan_left_out: bool) -> str:
-    """Over how many classes the means are, and why not over all; empty where each has a pixel in the labels.
+    """Over how many classes the means are taken, and why not over all; empty if every class occurs in the labels.
 
     Args:
         labels_K: Pixels of each class in the labels.
         predictions_K: Pixels of each class in the predictions.
         classes: Names.
-        nan_left_out: A class that is neither there nor predicted does not count; False: it has a value of its own.
+        nan_left_out: Whether a class that is neither in the labels nor predicted is left out; False: it has a value.
     """
     absent = labels_K == 0
     if not absent.any():
@@ -28,8 +28,8 @@ def means_over(labels_K: np.ndarray, predictions_K: np.ndarray, classes: Sequenc
     left_out = absent & (predictions_K == 0) & nan_left_out
     texts = [f'mIoU is the mean over {len(classes) - left_out.sum()} of {counted(len(classes), "class")}']
     for those, text in (
-        (left_out, 'without a pixel in the labels and in the predictions, and left out'),
-        (absent & ~left_out, 'without a pixel in the labels, and counted'),
+        (left_out, 'left out, because no label and no prediction has a pixel of them'),
+        (absent & ~left_out, 'counted, although no label has a pixel of them'),
     ):
         if those.any():
             texts.append(f'{text}: {", ".join(name for name, one in zip(classes, those, strict=True) if one)}')
@@ -37,10 +37,10 @@ def means_over(labels_K: np.ndarray, predictions_K: np.ndarray, classes: Sequenc
 
 
 def tell_means(metric: IoUMetric) -> None:
-    """Have a metric warn, with its result, where its means are not over all classes.
+    """Make a metric warn, together with its result, if its means are not over all classes.
 
     Args:
-        metric: Changed in place; once is enough.
+        metric: The metric; it is changed in place. A second call changes nothing.
     """
     compute = metric.total_area_to_metrics
     if getattr(compute, 'tells', False):

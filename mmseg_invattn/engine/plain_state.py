@@ -1,7 +1,7 @@
-"""Checkpoints made of tensors and plain values only, so that ``torch.load(weights_only=True)`` accepts them.
+"""Converts checkpoints to tensors and plain values only, so that ``torch.load(weights_only=True)`` accepts them.
 
 MMEngine puts its message hub into every checkpoint: ``HistoryBuffer`` objects with numpy arrays, which only full
-unpickling can restore. Here they become dicts of tensors on the way out and buffers again on the way in.
+unpickling can restore. Here they are saved as dicts of tensors, and become buffers again when they are loaded.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def to_plain(value: Any, path: str) -> Any:
     """Rebuild a value from tensors, plain scalars, strings, dicts, lists and tuples.
 
     Args:
-        value: Anything a checkpoint may hold. Numpy scalars become Python's, arrays become tensors.
-        path: Where the value stands, for the error message.
+        value: Any content of a checkpoint. Numpy scalars become Python scalars, arrays become tensors.
+        path: Place of the value in the checkpoint, for the error message.
 
     Returns:
-        The plain value; dicts stay ordered as they were, subclasses of dict, list and tuple become these.
+        The plain value. Dicts keep their order; subclasses of dict, list and tuple become plain ones.
 
     Raises:
         TypeError: If something in it has no plain form.
@@ -75,14 +75,14 @@ def to_plain(value: Any, path: str) -> Any:
     raise TypeError(
         f'{path} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint may hold only '
         'tensors, plain scalars, strings, dicts, lists and tuples, so that it loads with '
-        'weights_only=True; convert it where it is put into the checkpoint'
+        'weights_only=True; convert it in the hook that puts it into the checkpoint'
     )
 
 
 def plain_message_hub(state: dict) -> tuple[dict, list[str]]:
     """Make the state of MMEngine's message hub plain.
 
-    Runtime information is whatever hooks have left there; what has no plain form is left out.
+    Hooks may put anything into its runtime information; values without a plain form are left out.
 
     Args:
         state: ``MessageHub.state_dict()``.
@@ -105,7 +105,7 @@ def plain_message_hub(state: dict) -> tuple[dict, list[str]]:
 
 
 def restore_message_hub(state: dict) -> dict:
-    """Undo :func:`plain_message_hub`; what is not in the plain form stays as it is.
+    """Undo :func:`plain_message_hub`; values that are not in the plain form stay as they are.
 
     Args:
         state: The ``message_hub`` of a checkpoint.

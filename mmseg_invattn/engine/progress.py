@@ -1,11 +1,11 @@
-"""How far a run has come: which validations are due, and whether it is finished."""
+"""Tells which validations of a run are due, and whether the run is finished."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-OUTDATED = 'outdated_best'  # in the message hub: best checkpoints that the one named there has replaced
+OUTDATED = 'outdated_best'  # in the message hub: former best checkpoints that are still to be deleted
 VALIDATED = 'validated_iter'  # in the message hub, and so in checkpoints: the last iteration that was validated
 
 
@@ -13,8 +13,8 @@ def validation_due(at: int, end: int, begin: int, interval: int) -> bool:
     """Whether MMEngine's training loops validate at this point.
 
     Args:
-        at: Iterations or epochs that are done.
-        end: Of the whole training.
+        at: Number of iterations or epochs that are done.
+        end: Number of iterations or epochs of the whole training.
         begin: ``val_begin`` of the loop.
         interval: ``val_interval`` of the loop.
     """
@@ -22,19 +22,21 @@ def validation_due(at: int, end: int, begin: int, interval: int) -> bool:
 
 
 def finished(path: str, checkpoint: Mapping, cfg: Mapping) -> str | None:
-    """Tell whether nothing is left to do for a run.
+    """Tell whether a run is finished.
 
     Args:
-        path: The checkpoint that it would go on from.
-        checkpoint: What that holds; it is not looked at where the path is remote.
-        cfg: Its config.
+        path: The checkpoint from which it would go on.
+        checkpoint: Content of that file; not used if the path is remote.
+        cfg: Config of the run.
 
     Returns:
-        How far the run has come, in words; None where iterations, or the last validation, are still to be done.
+        How far the run has come, in words, if it is finished; None if iterations or the last validation are left.
     """
     unit = 'epoch' if 'max_epochs' in cfg['train_cfg'] else 'iter'
     end, hook = cfg['train_cfg'].get(f'max_{unit}s'), (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if '://' in path or end is None or hook.get('published_keys'):  # what is published is written at the very end
+    if (
+        '://' in path or end is None or hook.get('published_keys')
+    ):  # the published checkpoint is written after everything else
         return None
     meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub', {})
     at = meta.get(unit)
@@ -49,7 +51,7 @@ def finished(path: str, checkpoint: Mapping, cfg: Mapping) -> str | None:
 
 
 def _untidy(info: Mapping, hook: Mapping, path: Path) -> bool:
-    """Whether a kill has left checkpoints that the checkpoint hook would have deleted."""
+    """Whether a killed run has left checkpoints that its checkpoint hook would have deleted."""
     most = hook.get('max_keep_ckpts', -1)
     template = hook.get('filename_tmpl') or ('epoch_{}.pth' if path.name.startswith('epoch_') else 'iter_{}.pth')
     outdated = (

@@ -1,4 +1,4 @@
-"""A checkpoint reduced to what others need, under a name that its content can be checked by."""
+"""Reduces a checkpoint to what others need, and names the file so that its content can be checked."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def choose_weights(checkpoint: dict, name: str, which: str | None) -> dict[str, 
     ones under ``ema_state_dict``, each name with ``module.`` before it.
 
     Args:
-        checkpoint: What the file holds.
+        checkpoint: Content of the file.
         name: Its name, for messages.
-        which: ``'averaged'``, ``'trained'``, or None for those that a test would use.
+        which: ``'averaged'``, ``'trained'``, or None for the weights that a test would use.
 
     Raises:
         ValueError: The checkpoint has no averaged weights.
@@ -47,19 +47,19 @@ def choose_weights(checkpoint: dict, name: str, which: str | None) -> dict[str, 
 
 
 def publish(source: Path, folder: Path, which: str | None = None, trust: bool = False) -> tuple[Path, bytes]:
-    """What is to be written for a checkpoint: the file's path, and its content.
+    """Path and content of the published file of a checkpoint.
 
     Args:
         source: The checkpoint.
-        folder: Where the file will be.
+        folder: Folder of the published file.
         which: See :func:`choose_weights`.
-        trust: Unpickle arbitrary objects as well.
+        trust: Unpickle arbitrary objects too.
     """
     checkpoint = read_checkpoint(source, 'cpu', trust)
     weights = choose_weights(checkpoint, str(source), which)
     meta = checkpoint.get('meta', {})
     kept = dict(
-        # clones: a view would bring along the whole storage that it looks at
+        # cloned, because torch.save writes the whole storage behind a view
         state_dict={key: value.detach().clone().contiguous() for key, value in weights.items()},
         meta={key: meta[key] for key in META if key in meta},
     )
@@ -70,10 +70,10 @@ def publish(source: Path, folder: Path, which: str | None = None, trust: bool = 
 
 
 def write_verified(path: Path, content: bytes, source: Path, which: str | None = None, trust: bool = False) -> None:
-    """Write the file and read it back, safely and by its name.
+    """Write the file and read it back with safe loading, and with torch.hub's check of the name.
 
     Raises:
-        RuntimeError: What was read is not what was meant; the file is gone then.
+        RuntimeError: The file does not read back as it was written; it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
@@ -87,7 +87,7 @@ def write_verified(path: Path, content: bytes, source: Path, which: str | None =
             or loaded.keys() != expected.keys()
             or not all(_same(loaded[key], value) for key, value in expected.items())
         ):
-            raise RuntimeError(f'{path}: what was written does not read back as it was; look at the disk')
+            raise RuntimeError(f'{path}: the file does not read back as it was written; check the disk')
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which checkpoint ``--resume`` continues from: the last whole one."""
+"""Finds the checkpoint from which ``--resume`` continues: the last whole one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .checkpoints import DamagedCheckpointError, read_checkpoint
 def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust: bool = False) -> str | None:
     """Find the checkpoint to resume from.
 
-    The one that ``last_checkpoint`` names; where that file is missing or empty, or names a checkpoint that is gone or
-    damaged, the newest whole checkpoint, which the log then says.
+    It is the one that ``last_checkpoint`` names. If that file is missing or empty, or names a checkpoint that is
+    missing or damaged, it is the newest whole checkpoint, and the log says so.
 
     Args:
         work_dir: The work directory of the run.
@@ -24,10 +24,10 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
         trust: Accept checkpoints that need unpickling.
 
     Returns:
-        The path, or None where there is no checkpoint at all.
+        The path, or None if there is no checkpoint at all.
 
     Raises:
-        DamagedCheckpointError: If there are checkpoints, but none that can be read.
+        DamagedCheckpointError: If there are checkpoints, but none of them can be read.
         UnsafeCheckpointError: If the checkpoint needs unpickling and is not trusted.
     """
     work_dir = Path(work_dir).absolute()
@@ -55,13 +55,13 @@ def find_resume_checkpoint(work_dir: str | Path, hook: dict | None = None, trust
     if failures:
         raise DamagedCheckpointError(
             f'--resume: no checkpoint in {folder} can be read: {"; ".join(failures)}. Put a whole checkpoint there, '
-            'or start anew without --resume'
+            'or start again without --resume'
         )
     return None
 
 
 def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
-    """Read ``last_checkpoint``; where the recorded path is gone, the work directory may have been moved."""
+    """Read ``last_checkpoint``. If its path does not exist, look in the work directory, which may have been moved."""
     record = work_dir / 'last_checkpoint'
     name = record.read_text(errors='replace').strip() if record.is_file() else ''
     if not name:
@@ -71,19 +71,19 @@ def _recorded_checkpoint(work_dir: Path, folder: Path) -> str | None:
 
 
 def checkpoint_folder(work_dir: Path, hook: dict | None) -> Path:
-    """Where the checkpoint hook writes, by its config."""
+    """The folder into which the checkpoint hook writes, from its config."""
     out = (hook or {}).get('out_dir')
     return Path(out) / work_dir.name if out else work_dir
 
 
 def numbered_names(hook: dict | None) -> list[str]:
-    """Names of checkpoints with ``{}`` in place of the number, by the config of the checkpoint hook."""
+    """Name of the checkpoints with ``{}`` in place of the number, from the config of the checkpoint hook."""
     template = (hook or {}).get('filename_tmpl')
     return [template] if template else ['iter_{}.pth', 'epoch_{}.pth']
 
 
 def checkpoints_of_run(work_dir: str | Path, hook: dict | None = None) -> list[str]:
-    """List the files that the checkpoint hook numbers, newest first (a run that started anew counts from 0 again).
+    """List the numbered checkpoints, newest first. Age decides, because a run that started again counts from 0 again.
 
     Args:
         work_dir: The work directory of the run.
@@ -105,6 +105,6 @@ def _why_unusable(path: str, trust: bool) -> str | None:
     except (FileNotFoundError, DamagedCheckpointError) as error:
         return str(error)
     if not isinstance(checkpoint, dict):
-        return f'{path}: it holds a {type(checkpoint).__name__}, and no run'
+        return f'{path}: it holds a {type(checkpoint).__name__}, but not the state of a run'
     missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
     return f'{path}: it lacks {", ".join(sorted(missing))}, so no run can continue from it' if missing else None

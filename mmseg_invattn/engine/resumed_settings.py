@@ -1,7 +1,7 @@
-"""Settings of a config that the state in a checkpoint would override in silence on ``--resume``.
+"""Applies settings that were changed before ``--resume``, which the state in the checkpoint would silently override.
 
-MMEngine restores learning rates, weight decays and schedules with the state of the optimiser, whatever the config or
-the command line says by now. Here what was changed is applied, or refused where that cannot be; both values are named.
+MMEngine restores learning rates, weight decays and schedules with the state of the optimiser, whatever the config and
+the command line say. Here changed settings are applied, or refused if that is impossible; a message names both values.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from mmengine.optim import OptimWrapperDict
 from .embedded_config import UnsafeConfigError, embedded_text, read_embedded
 from .settings import Difference, differing_models, said, type_of
 
-SHOWN = 8  # changes in a message
-INITIAL = 'initial_'  # before what a scheduler changes: its value at the start
+SHOWN = 8  # changes that a message names
+INITIAL = 'initial_'  # prefix of the start value of a setting that a scheduler changes
 PROGRESS = frozenset(['last_step', '_global_step', '_last_value', 'base_values', 'verbose'])  # of a scheduler
 STARTS = frozenset(['pretrained', 'init_cfg'])  # where the weights came from before there was a checkpoint
 
 
 class ResumedSettingError(ValueError):
-    """A setting that was changed and that cannot have an effect on a run that is resumed."""
+    """A setting was changed that can have no effect on a resumed run."""
 
 
 def apply_changes(runner: Any, checkpoint: dict, name: str) -> list[str]:
-    """Write the settings of a run's config over those in the state that it is about to restore.
+    """Replace the settings in the state that a run is about to restore by those of its config.
 
     Args:
-        runner: Its optimisers and schedulers are built and have not stepped.
-        checkpoint: The one that it resumes from; changed in place.
-        name: Its name.
+        runner: The Runner; its optimisers and schedulers are built and have not stepped.
+        checkpoint: Content of the checkpoint from which it resumes; it is changed in place.
+        name: Name of the checkpoint.
 
     Returns:
-        What was changed, in words.
+        The changes, in words.
 
     Raises:
-        ResumedSettingError: Something was changed that cannot be applied.
+        ResumedSettingError: A changed setting cannot be applied.
     """
     trained = _trained_config(checkpoint, name)
     if trained is not None:
@@ -59,13 +59,13 @@ def _trained_config(checkpoint: Mapping, name: str) -> dict | None:
 
 
 def _check_types(cfg: Mapping, trained: Mapping, name: str) -> None:
-    """The state of one optimiser means nothing to another."""
+    """Refuse an optimiser of another type, which cannot use the restored state."""
     here, there = ((one.get('optim_wrapper') or {}).get('optimizer') for one in (cfg, trained))
     if here and there and 'type' in here and 'type' in there and type_of(here) != type_of(there):
         raise ResumedSettingError(
-            f'--resume from {name}: optim_wrapper.optimizer.type is {type_of(here)} here and was {type_of(there)} '
-            'there, whose state it cannot take over. Keep it, or start a new training from these weights by '
-            f'--cfg-options load_from={name} without --resume'
+            f'--resume from {name}: optim_wrapper.optimizer.type is {type_of(here)} now and was {type_of(there)} when '
+            'the checkpoint was written, and the one cannot use the state of the other. Keep it, or start a new '
+            f'training from these weights with --cfg-options load_from={name} without --resume'
         )
 
 
@@ -74,15 +74,15 @@ def _changed_model(cfg: Mapping, trained: Mapping, name: str) -> Iterator[str]:
     for one in found:
         if STARTS & set(one.path.split('.')):
             raise ResumedSettingError(
-                f'--resume from {name}: {one.path} is {said(one.here)} here and was {said(one.there)} there, and has '
-                'no effect any more, since the weights are those of the checkpoint. Keep it as it was, or start a new '
-                'training without --resume'
+                f'--resume from {name}: {one.path} is {said(one.here)} now and was {said(one.there)} before, but it '
+                'has no effect any more, because the weights come from the checkpoint. Leave it as it was, or start '
+                'a new training without --resume'
             )
     yield from map(_in_words, found)
 
 
 def _optimisers(runner: Any, checkpoint: Mapping) -> Iterator[tuple[str, Any, dict, list, list]]:
-    """Each optimiser: its title, its wrapper, its state in the checkpoint, its schedulers and theirs."""
+    """For each optimiser its title, wrapper and state in the checkpoint, and its schedulers and their states."""
     wrapper, state = runner.optim_wrapper, checkpoint.get('optimizer')
     schedulers, states = runner.param_schedulers, checkpoint.get('param_schedulers')
     if state is None:
@@ -131,15 +131,15 @@ def _apply(
 
 
 def _follow(schedulers: list, states: list, meta: Mapping, name: str, why: Sequence[Difference]) -> None:
-    """Step the schedules of the config to where the run is, and put their state in place of the restored one.
+    """Step the config's schedules to the iteration of the run, and replace the state to be restored by theirs.
 
-    Rates are then what they would be, had the run had these settings from its start.
+    The rates are then the same as if the run had had these settings from its start.
     """
     for one in schedulers:
         if getattr(one, 'need_val_args', False) or not hasattr(one, '_get_value') or hasattr(one, 'monitor'):
             raise ResumedSettingError(
-                f'--resume from {name}: {_in_words(why[0])}, and {type(one).__name__} goes by the metrics of a '
-                'validation, so that its course cannot be made up. Keep the settings, or start a new training from '
+                f'--resume from {name}: {_in_words(why[0])}, but {type(one).__name__} depends on the metrics of past '
+                'validations, which are not known. Keep the settings, or start a new training from '
                 f'these weights by --cfg-options load_from={name} without --resume'
             )
     with warnings.catch_warnings():
@@ -152,7 +152,7 @@ def _follow(schedulers: list, states: list, meta: Mapping, name: str, why: Seque
 
 
 def _scale(fresh: Mapping, state: dict, changed: dict[str, Difference], title: str) -> None:
-    """How a scaler of losses grows is a setting; its scale is one where it does not grow."""
+    """Compare the settings of the loss scaler: how it grows, and its scale if it does not grow."""
     for key in ('growth_factor', 'backoff_factor', 'growth_interval'):
         if key in fresh and key in state['loss_scaler'] and not _same(fresh[key], state['loss_scaler'][key]):
             changed[key] = Difference(f'{title}.loss_scale.{key}', fresh[key], state['loss_scaler'][key])
@@ -172,8 +172,6 @@ def _in_words(one: Difference) -> str:
 
 
 def sentence(changed: Sequence[str], name: str) -> str:
-    """What the log says of them."""
+    """The message of the log about the changes."""
     more = f'; and {len(changed) - SHOWN} more' if len(changed) > SHOWN else ''
-    return (
-        f'--resume from {name}: settings were changed since, and hold from here on: {"; ".join(changed[:SHOWN])}{more}'
-    )
+    return f'--resume from {name}: these settings were changed and hold from now on: {"; ".join(changed[:SHOWN])}{more}'

@@ -1,4 +1,4 @@
-"""The files that a training leaves in its folders, so that another one does not mix with them."""
+"""Lists the files that a training leaves in its folders, so that another training does not mix with them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def weights_of_run(work_dir: str | Path, hook: dict | None = None) -> list[Path]
 
 
 def files_of_run(work_dir: str | Path, hook: dict | None = None, config: str | None = None) -> list[Path]:
-    """All that the trainings in a folder have written there, and the tests with their logs; nothing of anybody else.
+    """All files that trainings and tests have written into a folder, and no others.
 
     Args:
         work_dir: The work directory of the run.
         hook: The config of the checkpoint hook.
-        config: The file of the config that is going to be trained: a copy of that name is replaced by the new run.
+        config: File of the config that is going to be trained; the new run replaces a copy of that name.
     """
     work_dir = Path(work_dir).absolute()
     starts = [path for path in work_dir.glob('*') if STARTED.fullmatch(path.name) and path.is_dir()]
@@ -48,7 +48,7 @@ def files_of_run(work_dir: str | Path, hook: dict | None = None, config: str | N
 
 
 def remove(paths: Sequence[Path]) -> None:
-    """Remove files and folders; ``last_checkpoint`` first, so that nothing is resumed from the half of a run.
+    """Remove files and folders, ``last_checkpoint`` first, so that nothing resumes from a partly removed run.
 
     Raises:
         OSError: One of them cannot be removed.

@@ -1,4 +1,4 @@
-"""The folders of a run, kept for the process that writes it."""
+"""Locks the folders of a run for the process that writes into them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .resume import checkpoint_folder
 
 
 def _rank_of(launcher: str) -> int:
-    """The number of this process, which the launcher has set."""
+    """The number of this process as the launcher has set it."""
     return int(os.environ.get(RANKS[launcher][0], '0'))
 
 
 @contextmanager
 def folders_of_run(cfg: Config, name: str = '--work-dir') -> Iterator[None]:
-    """Keep the folders of a run for this process; of a distributed run, for the first one.
+    """Lock the folders of a run for this process, or for the first process of a distributed run.
 
     Args:
-        cfg: Its config, as :func:`~mmseg_invattn.cli.arguments.load_config` returns it.
-        name: Of the option that chooses its folder.
+        cfg: Config of the run, as :func:`~mmseg_invattn.cli.arguments.load_config` returns it.
+        name: Name of the option that chooses the folder.
 
     Raises:
         FolderInUseError: Another process works there.

@@ -14,10 +14,10 @@ SMALLER_IS_BETTER = ('loss', 'time', 'memory', 'error', 'iterations', 'evaluatio
 
 @dataclass(frozen=True)
 class Curve:
-    """A scalar over the steps of a run; values that are not finite are there too.
+    """A scalar over the steps of a run, including values that are not finite.
 
     Attributes:
-        steps: ascending.
+        steps: the steps, ascending.
     """
 
     steps: list[int]
@@ -33,7 +33,7 @@ class Run:
 
 
 def find_logs(path: Path) -> list[Path]:
-    """The files of scalars of a run, the oldest first: every start writes one of its own.
+    """The files of scalars of a run, oldest first; every start of the run writes another one.
 
     Raises:
         FileNotFoundError: There is none.

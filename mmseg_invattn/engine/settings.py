@@ -1,4 +1,4 @@
-"""Settings that leave no trace in the weights: those of a config beside those that a checkpoint was trained with."""
+"""Compares the settings of a config that leave no trace in the weights with those of the training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .config_checks.signatures import signature_of
 from .config_checks.tree import shown
 from .embedded_config import UnsafeConfigError, embedded_text, read_embedded
 
-SHOWN = 8  # differences in a message
-# without effect once a model is trained
+SHOWN = 8  # differences that a message names
+# settings that have no effect on a trained model
 TRAINING = frozenset(
     [
         *(
@@ -30,7 +30,7 @@ TRAINING = frozenset(
             'drop_rate',
         ),
         *('drop_path_rate', 'attn_drop_rate', 'with_cp', 'norm_eval', 'frozen_stages', 'requires_grad', 'memory_free'),
-        *('size', 'size_divisor', 'seg_pad_val', 'batch_augments'),  # of a preprocessor, which has others for tests
+        *('size', 'size_divisor', 'seg_pad_val', 'batch_augments'),  # of a preprocessor; tests use other settings
     ]
 )
 READING = frozenset(['backend_args', 'file_client_args', 'ignore_empty'])  # where files come from
@@ -39,7 +39,7 @@ MISSING = object()
 
 
 class Difference(NamedTuple):
-    """A path in a config, its value here, and its value in the checkpoint's own config."""
+    """A path in a config, its value there, and its value in the config in the checkpoint."""
 
     path: str
     here: Any
@@ -47,13 +47,13 @@ class Difference(NamedTuple):
 
 
 def warn_of_settings(cfg: Mapping, checkpoint: Any, name: str, warn: Callable[[str], Any]) -> None:
-    """Warn where the settings of a config are not those that a checkpoint was trained with.
+    """Warn if the settings of a config differ from those that a checkpoint was trained with.
 
     Args:
         cfg: The config that the model is built from.
-        checkpoint: What the file holds; one without config says nothing.
-        name: Its name.
-        warn: Takes the sentence.
+        checkpoint: Content of the file; without a config in it there is no warning.
+        name: Name of the checkpoint.
+        warn: Function that is called with the warning.
     """
     text = embedded_text(checkpoint)
     if text is None:
@@ -64,22 +64,24 @@ def warn_of_settings(cfg: Mapping, checkpoint: Any, name: str, warn: Callable[[s
         return
     found = differing_settings(cfg, trained)
     if found:
-        listed = '; '.join(f'{one.path} is {said(one.here)} here and was {said(one.there)}' for one in found[:SHOWN])
+        listed = '; '.join(f'{one.path} is {said(one.here)} now and was {said(one.there)}' for one in found[:SHOWN])
         more = f'; and {len(found) - SHOWN} more' if len(found) > SHOWN else ''
         warn(
             f'{name} was trained with other settings, which leave no trace in its weights but change what the model '
-            f'computes: {listed}{more}. Take the config that it was trained with, unless you mean to change them'
+            f'computes: {listed}{more}. Use the config that it was trained with, unless you mean to change them'
         )
 
 
 def differing_settings(cfg: Mapping, trained: Mapping) -> list[Difference]:
-    """Compare what a trained model computes by two configs: the model, and how images are read and resized.
+    """Compare the settings of two configs that change what a trained model computes: the model, and how images are
+    read and resized.
 
-    What one of them leaves out counts with its default. Losses, initial weights, dropout and the like are left out.
+    A setting that one of them does not have counts with its default. Losses, initial weights, dropout and the like are
+    not compared.
 
     Args:
-        cfg: The config here.
-        trained: The one that the checkpoint was trained with.
+        cfg: The config that is used now.
+        trained: The config that the checkpoint was trained with.
     """
     return [
         *_differing('model', _inner_model(cfg), _inner_model(trained), TRAINING),
@@ -88,12 +90,12 @@ def differing_settings(cfg: Mapping, trained: Mapping) -> list[Difference]:
 
 
 def differing_models(cfg: Mapping, trained: Mapping) -> list[Difference]:
-    """All that differs between the models of two configs, losses, initial weights and dropout included."""
+    """All differences between the models of two configs, losses, initial weights and dropout included."""
     return list(_differing('model', _inner_model(cfg), _inner_model(trained), frozenset()))
 
 
 def _inner_model(cfg: Mapping) -> Any:
-    """The model inside of that for test-time augmentation."""
+    """The model inside the wrapper for test-time augmentation."""
     model = cfg.get('model') or {}
     return model['module'] if 'module' in model and 'backbone' not in model else model
 
@@ -142,7 +144,7 @@ def _differing(path: str, here: Any, there: Any, ignored: frozenset) -> Iterator
 
 
 def type_of(node: Mapping) -> str:
-    """The name of a type, which may be a class or a path."""
+    """The name of a type, which may be given as a class or a path."""
     kind = node['type']
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
@@ -159,7 +161,7 @@ def _same(one: Any, two: Any) -> bool:
 
 
 def _default(path: str, node: Mapping, key: str) -> Any:
-    """What a class takes where its config does not say."""
+    """The defaults of a class for the arguments that its config does not set."""
     target = None
     if 'type' in node:
         kind = node['type']
@@ -171,5 +173,5 @@ def _default(path: str, node: Mapping, key: str) -> Any:
 
 
 def said(value: Any) -> str:
-    """A value in a message."""
+    """A value as messages show it."""
     return 'not set' if value is MISSING else shown(value)

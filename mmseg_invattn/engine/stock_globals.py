@@ -1,8 +1,8 @@
-"""What MMEngine's own checkpoints need besides tensors and plain values: its log buffers, and numbers of numpy.
+"""Safe loading of the two kinds of objects in MMEngine's own checkpoints: its log buffers, and numpy numbers.
 
-Stand-ins take their places while a file is unpickled, and become what they stand for afterwards. MMEngine's list of
-allowed names has the plain ``getattr``, by which a file reaches any function, and numpy's dtypes, whose memory it could
-lay out as it likes.
+Stand-ins take the place of these objects while a file is unpickled, and are replaced by them afterwards. MMEngine's own
+list of allowed names is not safe: it has the plain ``getattr``, by which a file reaches any function, and numpy's
+dtypes, with which a file could choose any memory layout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8
 
 
 class _Dtype:
-    """Of numbers: ``dtype('f8', False, True)`` and a state with the order of the bytes."""
+    """A dtype of numbers: ``dtype('f8', False, True)`` and a state with the byte order."""
 
     def __init__(self, name: str, *options: Any):
         if name not in NUMBERS:
@@ -70,9 +70,9 @@ def _statistic(owner: Any, name: str) -> None:
 
 
 def stock_checkpoints_allowed() -> AbstractContextManager:
-    """Within it ``torch.load(weights_only=True)`` takes MMEngine's checkpoints; before torch 2.6 it does not.
+    """Inside the with statement ``torch.load(weights_only=True)`` loads MMEngine's checkpoints (since torch 2.6).
 
-    What it gives has to pass through :func:`restored`.
+    Pass the loaded content to :func:`restored`.
     """
     if torch.__version__ < '2.6':
         return nullcontext()
@@ -88,7 +88,7 @@ def stock_checkpoints_allowed() -> AbstractContextManager:
 
 
 def restored(node: Any) -> Any:
-    """What was unpickled, with arrays and buffers in place of their stand-ins; dicts and lists are changed in place."""
+    """Replace the stand-ins in unpickled content by arrays and buffers; dicts and lists are changed in place."""
     if isinstance(node, _Array):
         return node.value
     if isinstance(node, _Buffer):

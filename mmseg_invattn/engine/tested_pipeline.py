@@ -1,4 +1,4 @@
-"""An image file as the data set that a config tests reads it, for tools that are given files and no data set."""
+"""Reads an image file as the test data set of a config would, for tools that are given files and no data set."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Loaded(NamedTuple):
     """An image at the end of a pipeline.
 
     Attributes:
-        inputs: (C, H, W), what the model's preprocessor gets.
-        sample: with what the pipeline noted of the image.
-        image: as its loader gave it, (H, W) or (H, W, C), blue before red where it has colours.
+        inputs: (C, H, W), the input of the model's preprocessor.
+        sample: the data sample with the pipeline's notes about the image.
+        image: the image as loaded, (H, W) or (H, W, C), with blue first if it has colours.
     """
 
     inputs: Tensor
@@ -40,18 +40,18 @@ class Loaded(NamedTuple):
 
 
 class TestedPipeline:
-    """The pipeline of the data set that a config tests, inside wrappers too, without its labels.
+    """The pipeline of the data set that a config tests (also inside wrappers), without the loading of labels.
 
-    A config that tests nothing is read by what it validates, or else by its variable ``test_pipeline``. Loading is as
-    strict as in a test, see :func:`~mmseg_invattn.datasets.checks.make_loading_strict`.
+    If a config tests nothing, the pipeline is that of the validation data, or else its variable ``test_pipeline``.
+    Loading is as strict as in a test, see :func:`~mmseg_invattn.datasets.checks.make_loading_strict`.
 
     Args:
         cfg: The whole config.
-        shape: (H, W) to bring every image to, in place of the pipeline's own resizing.
+        shape: (H, W) to which every image is resized, instead of the pipeline's own resizing.
 
     Attributes:
         steps: The configs of its transforms.
-        reduce_zero_label: Label files of the data set count classes from 1.
+        reduce_zero_label: Whether label files of the data set count classes from 1.
         suffixes: Endings of image files, in lower case.
 
     Raises:
@@ -59,7 +59,7 @@ class TestedPipeline:
         ValueError: The config has no such pipeline.
     """
 
-    __test__ = False  # its name looks like a test's
+    __test__ = False  # pytest would take the class for a test by its name
 
     def __init__(self, cfg: Config, shape: Sequence[int] | None = None) -> None:
         init_default_scope(cfg.get('default_scope') or 'mmseg')
@@ -72,7 +72,7 @@ class TestedPipeline:
             transforms = [step for step in Compose(self.steps).transforms if not loads_labels(step)]
         for step in transforms:
             if isinstance(step, LoadImageFromFile):
-                step.backend_args = None  # the file lies here, wherever those of the data set are kept
+                step.backend_args = None  # the file is local, even if those of the data set are not
         self.transforms = [strict_image_loader(step) for step in transforms]
         if shape is not None:
             self.transforms = [step for step in self.transforms if 'Resize' not in type(step).__name__]
@@ -82,7 +82,7 @@ class TestedPipeline:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is damaged, or no image that the pipeline can read.
+            ValueError: It is damaged, or not an image that the pipeline can read.
         """
         if not Path(file).is_file():
             raise FileNotFoundError(f'{file}: there is no such image')
@@ -95,13 +95,14 @@ class TestedPipeline:
                 image = results['img'].copy()
         if image is None or not isinstance(results.get('inputs'), Tensor):
             raise ValueError(
-                f'{file}: the pipeline of the test data makes no input of a model of it: it must load the image first, '
-                "as dict(type='LoadImageFromFile') does, and end with dict(type='PackSegInputs')"
+                f'{file}: the pipeline of the test data does not end with the input of a model: it must begin with a '
+                "transform that loads the image, such as dict(type='LoadImageFromFile'), and end with "
+                "dict(type='PackSegInputs')"
             )
         return Loaded(results['inputs'], results['data_samples'], image)
 
     def _start(self, file: str | Path) -> dict:
-        """What a data set of MMSegmentation knows of an image without a label."""
+        """The entries that a data set of MMSegmentation has for an image without a label."""
         return dict(
             img_path=str(file), sample_idx=0, seg_fields=[], label_map=None, reduce_zero_label=self.reduce_zero_label
         )
@@ -116,7 +117,7 @@ def _pipeline_of(cfg: Config) -> tuple[Sequence[Mapping], Mapping]:
         if pipelines and pipelines[0]:
             if any(other != pipelines[0] for other in pipelines[1:]):
                 print_log(
-                    f'WARNING: the data sets of {split}_dataloader have pipelines that differ: images are read by that '
+                    f'WARNING: the data sets of {split}_dataloader have different pipelines: images are read by that '
                     'of the first'
                 )
             return pipelines[0], leaves[0]
@@ -124,20 +125,20 @@ def _pipeline_of(cfg: Config) -> tuple[Sequence[Mapping], Mapping]:
         return cfg.test_pipeline, {}
     raise ValueError(
         'the config has no pipeline to read an image with: give test_dataloader (or val_dataloader) a '
-        'dataset=dict(pipeline=[...]), as the configs of configs/_base_/datasets have it'
+        'dataset=dict(pipeline=[...]), as in the configs of configs/_base_/datasets'
     )
 
 
 def _applied(step: object, results: dict, file: str | Path) -> dict:
-    """A transform's result; what it stumbles over is told with its name and the file's."""
+    """The result of a transform; its errors are raised again with the names of the transform and the file."""
     name = type(step).__name__
     try:
         results = step(results)
-    except (OSError, ValueError):  # they name the file
+    except (OSError, ValueError):  # these name the file themselves
         raise
     except Exception as error:
         if isinstance(error, KeyError) and error.args[:1] == ('seg_map_path',):
-            return results  # it reads a label, and there is none
+            return results  # it reads a label, but there is none
         raise ValueError(
             f'{file}: {name}, of the pipeline of the test data, fails with {type(error).__name__}: {what(error)}'
         ) from error

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from .integrity import tensors_of
 
-SHOWN = 3  # keys of each kind in a message
+SHOWN = 3  # keys of each kind that a message names
 
 
 class CheckpointMismatchError(ValueError):
-    """A checkpoint of another model."""
+    """The checkpoint is that of another model."""
 
 
 def weights_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
     """The weights in a checkpoint of MMEngine, or in a bare state dict, without the prefix of a data-parallel model.
 
     Args:
-        checkpoint: What the file holds.
+        checkpoint: Content of the file.
         name: Its name, for the message.
 
     Raises:
@@ -45,10 +45,10 @@ def _described(content: Any) -> str:
 
 
 def check_holds_weights(checkpoint: Any, name: str) -> None:
-    """Refuse what no model can start from, wherever in it a model may look for its weights.
+    """Refuse content from which no model can start.
 
     Raises:
-        CheckpointMismatchError: It is no dict, or there is no tensor in it.
+        CheckpointMismatchError: It is not a dict, or has no tensor anywhere in it.
     """
     if not isinstance(checkpoint, Mapping) or next(tensors_of(checkpoint), None) is None:
         raise _without_weights(checkpoint, name)
@@ -56,6 +56,6 @@ def check_holds_weights(checkpoint: Any, name: str) -> None:
 
 def _without_weights(checkpoint: Any, name: str) -> CheckpointMismatchError:
     return CheckpointMismatchError(
-        f'{name}: there are no weights in this file, it holds {_described(checkpoint)}; a checkpoint holds them under '
-        '"state_dict", or is nothing but them'
+        f'{name}: there are no weights in this file, but {_described(checkpoint)}; a checkpoint holds weights under '
+        '"state_dict", or is a dict of only weights'
     )

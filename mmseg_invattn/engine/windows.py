@@ -1,4 +1,4 @@
-"""Whether a model predicts an image in sliding windows, which tools that run it on the whole image must say."""
+"""The notice that a model predicts in sliding windows, for tools that run it on the whole image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..wording import counted
 
 
 def windows_note(model: nn.Module, image: Tensor) -> str | None:
-    """What a reader of the features of a whole image must know where the model predicts it in windows.
+    """The notice for readers of features of a whole image that the model would predict in sliding windows.
 
     Args:
-        model: Of :func:`~mmseg_invattn.engine.inference.init_model`.
-        image: Preprocessed, (1, C, H, W).
+        model: A model from :func:`~mmseg_invattn.engine.inference.init_model`.
+        image: The preprocessed image, (1, C, H, W).
 
     Returns:
-        None where the prediction sees the whole image at once.
+        The notice; None if the prediction sees the whole image at once.
     """
     settings = getattr(model, 'test_cfg', None) or {}
     if settings.get('mode') != 'slide':
@@ -27,7 +27,7 @@ def windows_note(model: nn.Module, image: Tensor) -> str | None:
         return None
     return (
         f"NOT WHAT THE PREDICTION SEES: with model.test_cfg.mode='slide' this image of {size[0]} x {size[1]} pixels is "
-        f'predicted in {counted(number, "window")} of {window[0]} x {window[1]}, each of which sees its own pixels '
-        'only. Here the model has run on the whole image at once, as predictions do with '
+        f'predicted in {counted(number, "window")} of {window[0]} x {window[1]}, each of which sees only its own '
+        'pixels. Here the model has run on the whole image at once, as a prediction does with '
         '--cfg-options model.test_cfg.mode=whole'
     )

@@ -232,7 +232,7 @@ def test_an_inverse_off_by_more_than_its_bound_stops_the_run():
             return x + 0.1, info
 
     torch.manual_seed(0)
-    with pytest.raises(RuntimeError, match='0: an inverse is off by 0.28.*iteration 0.*below the reported bound'):
+    with pytest.raises(RuntimeError, match='0: the error of an inverse is 0.28.*iteration 0.*below the reported bound'):
         run(nn.Sequential(Off(8)), torch.randn(2, 8, 4, 4), CertificateHook(interval=5))
 
 
@@ -247,7 +247,7 @@ def test_a_certified_inverse_that_does_not_converge_stops_the_run_and_one_of_the
 def test_a_start_that_sharding_would_lose_is_refused():
     model, x = nn.Sequential(CertifiedAttention2d(8)), torch.randn(2, 8, 4, 4)
     model[0]._is_fsdp_managed_module = True  # as FullyShardedDataParallel leaves its mark
-    with pytest.raises(RuntimeError, match='0: its normalisation starts from the first training batch, and FSDP'):
+    with pytest.raises(RuntimeError, match='0: its normalisation is initialised by the first training batch, but FSDP'):
         run(model, x, CertificateHook())
     model(x)
     assert run(model, x, CertificateHook()).lines

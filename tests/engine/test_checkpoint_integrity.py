@@ -66,7 +66,7 @@ def test_flipped_bits_are_found_by_their_record(tmp_path, mmap):
     torch.save(dict(state_dict=dict(a=torch.ones(4), b=torch.arange(1000.0))), path)
     flipped(path, 'data/1', 200)
     assert torch.load(path, weights_only=True)['state_dict']['b'].shape == (1000,)  # torch itself sees nothing
-    with pytest.raises(DamagedCheckpointError, match=r'rot\.pth: .* record \S*data/1 is not what was written'):
+    with pytest.raises(DamagedCheckpointError, match=r'rot\.pth: .* record \S*data/1 differs from its checksum'):
         read_checkpoint(path, mmap=mmap)
 
 
@@ -171,8 +171,8 @@ def zipped(name: str, text: str) -> bytes:
 @pytest.mark.parametrize(
     'contents, words',
     [
-        (zipped('readme.txt', 'hello'), 'a zip file, but no checkpoint'),
-        (zipped('', ''), 'a zip file, but no checkpoint'),
+        (zipped('readme.txt', 'hello'), 'a zip file, but not a checkpoint'),
+        (zipped('', ''), 'a zip file, but not a checkpoint'),
         (zipped('archive/data.pkl', 'hello'), 'refused|damaged'),
         (b'hello', 'another kind of file'),
         (b'', 'it is empty'),
@@ -215,7 +215,7 @@ def test_folders(case, tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     (folder / 'iter_7.pth').write_bytes(b'')
-    message = r'run: this is a folder, and a checkpoint is a file, such as .*iter_7\.pth'
+    message = r'run: this is a folder, but a checkpoint is a file, such as .*iter_7\.pth'
     with pytest.raises(FileNotFoundError, match=message):
         call_tool('predict', case[0], folder, case[2], '--out', tmp_path / 'out')
     for resume in ([], ['--resume']):
@@ -301,27 +301,27 @@ def test_a_config_is_read_as_it_was_written(case):
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('import os\nos.mkdir("TRACE")', 'line 1 is no plain value: import os'),
-        ('a = 1\nb = __import__("os").mkdir("TRACE")', 'line 2 is no plain value'),
-        ('a = [open(x) for x in "ab"]', 'no plain value'),
-        ('a = dict(**{})', 'no plain value'),
-        ('a = (lambda: 1)()', 'no plain value'),
-        ('a = 9 ** 9', 'no plain value'),
-        ('a = f"{1}"', 'no plain value'),
-        ('a = b = 1', 'no plain value'),
-        ('class A: pass', 'no plain value'),
+        ('import os\nos.mkdir("TRACE")', 'line 1 is not a plain value: import os'),
+        ('a = 1\nb = __import__("os").mkdir("TRACE")', 'line 2 is not a plain value'),
+        ('a = [open(x) for x in "ab"]', 'not a plain value'),
+        ('a = dict(**{})', 'not a plain value'),
+        ('a = (lambda: 1)()', 'not a plain value'),
+        ('a = 9 ** 9', 'not a plain value'),
+        ('a = f"{1}"', 'not a plain value'),
+        ('a = b = 1', 'not a plain value'),
+        ('class A: pass', 'not a plain value'),
         ('a = {[]: 1}', 'TypeError'),
         ('a = ' + '(' * 5000, 'SyntaxError|MemoryError|RecursionError'),
         ('a = "{{$HOME:x}}"', 'template'),
         ('_base_ = "other.py"', 'it sets _base_'),
         ('env_variables = dict(A="b")', 'it sets env_variables'),
         ('custom_imports = dict(imports=["this"])', "imports 'this'"),
-        ('model = dict(type="os.mkdir", path="TRACE")', r"'os\.mkdir' is no class"),
-        ('model = dict(type="subprocess.Popen", args="x")', 'is no class'),
-        ('model = dict(head=[dict(type="mmseg.apis.inference.Path.touch")])', 'is no class'),
-        ('model = dict(type="mmengine.runner.runner.os.system")', 'is no class'),
-        ('test_dataloader = dict(collate_fn="os.system")', 'is no class'),
-        ('optim_wrapper = dict(constructor="torch.load")', 'is no class'),
+        ('model = dict(type="os.mkdir", path="TRACE")', r"'os\.mkdir' is not a class"),
+        ('model = dict(type="subprocess.Popen", args="x")', 'is not a class'),
+        ('model = dict(head=[dict(type="mmseg.apis.inference.Path.touch")])', 'is not a class'),
+        ('model = dict(type="mmengine.runner.runner.os.system")', 'is not a class'),
+        ('test_dataloader = dict(collate_fn="os.system")', 'is not a class'),
+        ('optim_wrapper = dict(constructor="torch.load")', 'is not a class'),
     ],
 )
 def test_a_config_that_is_more_than_values_is_not_read(text, words):
@@ -360,7 +360,7 @@ def test_a_checkpoint_alone_is_enough(case, changed, tmp_path, capsys):
     with pytest.raises(ValueError, match='this checkpoint contains no config'):
         call_tool('predict', case[1], case[2], '--out', tmp_path / 'none')
     trace = tmp_path / 'trace'
-    with pytest.raises(UnsafeConfigError, match='line 1 is no plain value: import os'):
+    with pytest.raises(UnsafeConfigError, match='line 1 is not a plain value: import os'):
         text = f'import os\nos.mkdir({str(trace)!r})\n{config.pretty_text}'
         call_tool('predict', changed(meta=dict(cfg=text)), case[2], '--out', tmp_path / 'none')
     assert not trace.exists() and not (tmp_path / 'none').exists()

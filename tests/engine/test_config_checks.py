@@ -69,8 +69,8 @@ def test_a_model_that_needs_large_images_is_tried_on_those_of_training():
 @pytest.mark.parametrize(
     'schedulers, words',
     [
-        ([dict(POLY, end=200)], ['ends at 200 and train_cfg.max_iters is 100']),
-        ([dict(POLY, end=50)], ['ends at 50 and train_cfg.max_iters is 100: the learning rate stays at its end value']),
+        ([dict(POLY, end=200)], ['ends at 200 but train_cfg.max_iters is 100']),
+        ([dict(POLY, end=50)], ['ends at 50 but train_cfg.max_iters is 100: the learning rate stays at its end value']),
         ([dict(POLY, begin=100, end=200)], ['begins at 100']),
         ([dict(type='LinearLR', start_factor=0.1, end=10, by_epoch=False)], []),
         ([dict(type='LinearLR', start_factor=0.1, end=10, by_epoch=False), dict(POLY, begin=10, end=100)], []),
@@ -104,7 +104,7 @@ def test_inference_names_what_does_not_fit(tmp_path):
         init_model(Config(dict(model=model)), device='cpu')
     model['decode_head'].update(in_channels=8)
     data = dict(dataset=dict(type='CamVidDataset'))
-    with pytest.raises(ConfigError, match='num_classes is 3, and the data set has 11 classes'):
+    with pytest.raises(ConfigError, match='num_classes is 3, but the data set has 11 classes'):
         init_model(Config(dict(model=model, test_dataloader=data)), device='cpu')
 
 

@@ -92,7 +92,7 @@ def test_testing_names_them_too(demo, tmp_path, capsys):
     torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}), checkpoint)
     with mock.patch.object(sys, 'argv', ['mmseg-invattn']), mock.patch('mmengine.runner.Runner._log_env'):
         assert main(['test', str(config), str(checkpoint), '--work-dir', str(tmp_path / 'work')]) == 2
-    assert 'model.decode_head.num_classes is 4, and test_dataloader.dataset' in capsys.readouterr().err
+    assert 'model.decode_head.num_classes is 4, but test_dataloader.dataset' in capsys.readouterr().err
 
 
 def test_a_comparison_names_them_before_its_first_run(demo, tmp_path):

@@ -72,7 +72,7 @@ def test_outputs_are_whole_or_not_there(tmp_path, small_files, name, there):
     small_files(resource.RLIM_INFINITY)
     said = caught.value.strerror
     assert said.startswith(f'{path}') and 'could not be written: ' in said
-    assert ('what was there before is whole' if there else 'nothing of it is left behind') in said
+    assert ('the file that was there before is unchanged' if there else 'nothing of it is left behind') in said
     assert sorted(tmp_path.iterdir()) == [path] * there and (not there or path.read_text() == 'what was there')
     WRITERS[name](path)
     assert path.stat().st_size > 2000 and sorted(tmp_path.iterdir()) == [path]

@@ -107,7 +107,7 @@ def test_a_loader_that_gives_nothing_is_named():
 @pytest.mark.parametrize('count', [0, -5])
 @pytest.mark.parametrize('name', ['max_iters', 'max_epochs', 'val_interval'])
 def test_trainings_of_no_iterations(name, count):
-    with pytest.raises(ConfigError, match=f'train_cfg.{name} is {count}, and must be at least 1'):
+    with pytest.raises(ConfigError, match=f'train_cfg.{name} is {count}, but must be at least 1'):
         check_counts(dict(train_cfg={name: count}))
 
 

@@ -29,18 +29,18 @@ def case(tmp_path_factory):
 @pytest.mark.parametrize(
     'path, value, said',
     [
-        ('model.decode_head.attention.contraction', 0.5, '0.5 here and was 0.9'),
-        ('model.decode_head.attention.sharpness', 3.0, '3.0 here and was 1.0'),
-        ('model.data_preprocessor.bgr_to_rgb', False, 'False here and was True'),
-        ('model.data_preprocessor.mean', [0.0, 0.0, 0.0], '[0.0, 0.0, 0.0] here and was [120.0, 120.0, 120.0]'),
-        ('model.backbone.strides', (2,), '(2,) here and was (1,)'),
-        ('model.backbone.dilations', [2], '[2] here and was (1,)'),
-        ('model.decode_head.align_corners', True, 'True here and was False'),
-        ('model.decode_head.norm_cfg.num_groups', 4, '4 here and was 2'),
-        ('model.test_cfg.mode', 'slide', "'slide' here and was 'whole'"),
-        ('model.backbone.contract_dilation', True, 'True here and was False'),
-        ('test_dataloader.dataset.pipeline.0.imdecode_backend', 'pillow', "'pillow' here and was 'cv2'"),
-        ('test_dataloader.dataset.pipeline.0.color_type', 'unchanged', "'unchanged' here and was 'color'"),
+        ('model.decode_head.attention.contraction', 0.5, '0.5 now and was 0.9'),
+        ('model.decode_head.attention.sharpness', 3.0, '3.0 now and was 1.0'),
+        ('model.data_preprocessor.bgr_to_rgb', False, 'False now and was True'),
+        ('model.data_preprocessor.mean', [0.0, 0.0, 0.0], '[0.0, 0.0, 0.0] now and was [120.0, 120.0, 120.0]'),
+        ('model.backbone.strides', (2,), '(2,) now and was (1,)'),
+        ('model.backbone.dilations', [2], '[2] now and was (1,)'),
+        ('model.decode_head.align_corners', True, 'True now and was False'),
+        ('model.decode_head.norm_cfg.num_groups', 4, '4 now and was 2'),
+        ('model.test_cfg.mode', 'slide', "'slide' now and was 'whole'"),
+        ('model.backbone.contract_dilation', True, 'True now and was False'),
+        ('test_dataloader.dataset.pipeline.0.imdecode_backend', 'pillow', "'pillow' now and was 'cv2'"),
+        ('test_dataloader.dataset.pipeline.0.color_type', 'unchanged', "'unchanged' now and was 'color'"),
     ],
 )
 def test_every_kind_is_found_with_both_values(case, path, value, said):
@@ -85,7 +85,7 @@ def test_a_long_list_is_cut_and_no_config_says_nothing(case):
     cfg.model.test_cfg = {f'option{n}': n for n in range(12)}
     warn = mock.Mock()
     warn_of_settings(cfg, torch.load(case[1], weights_only=True), 'x.pth', warn)
-    assert warn.call_args.args[0].count(' here and was ') == 8 and 'and 5 more' in warn.call_args.args[0]
+    assert warn.call_args.args[0].count(' now and was ') == 8 and 'and 5 more' in warn.call_args.args[0]
     warn_of_settings(cfg, dict(meta={}), 'x.pth', warn)
     assert warn.call_count == 1
 
@@ -94,10 +94,10 @@ def test_on_the_command_line(case, tmp_path):
     options = ('+model.decode_head.attention.contraction=0.5',)
     run_tool('test', case[0], case[1], '--work-dir', tmp_path, options=options)
     (log,) = tmp_path.glob('*/*.log')
-    assert 'model.decode_head.attention.contraction is 0.5 here and was 0.9' in log.read_text()
+    assert 'model.decode_head.attention.contraction is 0.5 now and was 0.9' in log.read_text()
     assert json.loads(next(tmp_path.glob('*/*.json')).read_text())['aAcc'] > 0  # it goes on
     cfg = Config.fromfile(case[0])
     cfg.model.data_preprocessor.bgr_to_rgb = False
     with mock.patch('mmseg_invattn.engine.inference.print_log') as log:
         init_model(cfg, str(case[1]), 'cpu')
-    assert 'bgr_to_rgb is False here and was True' in str(log.mock_calls)
+    assert 'bgr_to_rgb is False now and was True' in str(log.mock_calls)

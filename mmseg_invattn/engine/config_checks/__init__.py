@@ -1,4 +1,4 @@
-"""Mistakes in a config, named with their place in it before anything is trained."""
+"""Finds mistakes in a config before anything is trained, and names their place in it."""
 
 from .building import explained
 from .tree import ConfigError

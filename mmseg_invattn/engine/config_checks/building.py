@@ -1,4 +1,4 @@
-"""Errors that come up while something is built from a part of a config, told with its place in it."""
+"""Adds the place in the config to errors that are raised while something is built from a part of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from .signatures import signature_of
 from .tree import ConfigError, path_of, path_of_name, shown
 
-# functions in which something is built, and the variable that holds the config of it
+# functions that build something, and the variable that holds its config
 BUILDERS = {
     'build_from_cfg': 'cfg',
     'build_dataloader': 'dataloader',
@@ -23,7 +23,7 @@ PLAIN = (int, float, str, list, tuple, type(None))
 WRONG_CALL = re.compile(r'\(\) (missing|got|takes) ')
 NOT_REGISTERED = re.compile(r'is not in the .* registry\. ')
 WRONG_KIND = re.compile(r'object (of type|is not|has no|cannot be)|not supported between|must be .* not ')
-# Classes of their own say what they mean, and so do those of files; these are what constructors stumble over.
+# Only these errors are translated, which constructors raise for wrong arguments; other errors explain themselves.
 TRANSLATED = (
     TypeError,
     ValueError,
@@ -39,12 +39,12 @@ TRANSLATED = (
 
 @contextmanager
 def explained(config: Mapping) -> Iterator[None]:
-    """Turn errors of building something from a dict of the config into one that names its path and what it takes.
+    """Replace an error from building a dict of the config by one with its path and the arguments that the class takes.
 
-    Errors from elsewhere, such as those of a training iteration, pass as they are.
+    Other errors, such as those of a training iteration, are not changed.
 
     Raises:
-        ConfigError: In their place.
+        ConfigError: In place of such an error.
     """
     try:
         yield
@@ -57,7 +57,7 @@ def explained(config: Mapping) -> Iterator[None]:
 
 
 def _place(config: Mapping, error: Exception) -> tuple[str, Mapping, object] | None:
-    """Path, dict and class of what was being built, the innermost that stands in the config."""
+    """Path, dict and class of the innermost part of the config that was being built."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         piece = frame.f_locals.get(BUILDERS.get(frame.f_code.co_name, ''))
         if isinstance(piece, Mapping):
@@ -68,9 +68,9 @@ def _place(config: Mapping, error: Exception) -> tuple[str, Mapping, object] | N
 
 
 def what(error: Exception) -> str:
-    """The message of an error; of a bare assertion, what it asserts."""
+    """The message of an error; for an assertion without a message, its condition."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-    if NOT_REGISTERED.search(text):  # a link to the registries of MMEngine follows
+    if NOT_REGISTERED.search(text):  # after it MMEngine gives a link to its registries
         return text.split('. ')[0]
     if isinstance(error, KeyError) and ' ' not in text:
         return f'{text!r} is missing'
@@ -91,7 +91,7 @@ def _title(piece: Mapping) -> str:
 
 
 def _more(error: Exception, piece: Mapping, target: object) -> str:
-    """What the class takes where it was called in a wrong way; what it was given where it stumbled over something."""
+    """The arguments that the class takes if the call was wrong, and those that it was given if it failed inside."""
     if target is not None and isinstance(error, TypeError) and WRONG_CALL.search(str(error)):
         return f'. {target.__name__} takes {", ".join(sorted(signature_of(target).arguments))}'
     if target is not None and (isinstance(error, AttributeError | IndexError) or WRONG_KIND.search(str(error))):

@@ -1,4 +1,4 @@
-"""The number of classes: of the data sets, their loaders of labels, the metrics and the heads."""
+"""Compares the number of classes of data sets, label loaders, metrics and heads."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from .tree import ConfigError, dicts, dotted
 
 
 def check_class_names(config: Mapping) -> None:
-    """Check classes and palettes that stand in a config.
+    """Check the classes and palettes in a config.
 
     Raises:
-        ConfigError: Classes are no list of names, a name stands there twice, or there are more or fewer colours.
+        ConfigError: The classes are not a list of names, a name occurs twice, or there are more or fewer colours than
+            classes.
     """
     for keys, node in dicts(config):
         if not keys or keys[-1] != 'metainfo':
             continue
         path, classes, palette = dotted(keys), node.get('classes'), node.get('palette')
-        if isinstance(classes, str) and '/' not in classes and '.' not in classes:  # else a file of names
+        if isinstance(classes, str) and '/' not in classes and '.' not in classes:  # otherwise it is a file of names
             raise ConfigError(
-                f'{path}.classes is the string {classes!r}, and must be a list of names: a tuple of one needs a comma, '
+                f'{path}.classes is the string {classes!r}, but must be a list of names: a tuple of one needs a comma, '
                 f'classes=({classes!r},)'
             )
         if not isinstance(classes, list | tuple):
@@ -34,17 +35,17 @@ def check_class_names(config: Mapping) -> None:
         twice = [name for name, count in Counter(classes).items() if count > 1]
         if twice:
             raise ConfigError(
-                f'{path}.classes has {twice[0]!r} twice, and every class has a name of its own: rename or remove one'
+                f'{path}.classes has {twice[0]!r} twice, but every class needs its own name: rename or remove one'
             )
         if palette is not None and len(palette) != len(classes):
             raise ConfigError(
-                f'{path}.palette has {counted(len(palette), "colour")} for {counted(len(classes), "class")}, and '
-                'needs one for each'
+                f'{path}.palette has {counted(len(palette), "colour")} for {counted(len(classes), "class")}, but '
+                'needs one colour for each class'
             )
 
 
 def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Paths in the config and heads of a segmentor, those that decode and those that are auxiliary."""
+    """All heads of a segmentor, the auxiliary ones included, with their paths in the config."""
     for name in ('decode_head', 'auxiliary_head'):
         head = getattr(model, name, None)
         if isinstance(head, nn.ModuleList):
@@ -55,31 +56,31 @@ def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def check_heads(model: nn.Module, classes: Sequence[str], where: str) -> None:
-    """Check that every head tells so many classes apart as there are.
+    """Check that the number of classes of every head is that of the data.
 
     Raises:
-        ConfigError: One does not.
+        ConfigError: A head has another number.
     """
     for path, head in heads_of(model):
         count = getattr(head, 'num_classes', None)
         if classes and isinstance(count, int) and count != len(classes):
             raise ConfigError(
-                f'{path}.num_classes is {count}, and {where} has {counted(len(classes), "class")} '
+                f'{path}.num_classes is {count}, but {where} has {counted(len(classes), "class")} '
                 f'({_listed(classes)}): set num_classes={len(classes)} in every head, or choose the classes with '
                 'metainfo=dict(classes=...)'
             )
 
 
 def check_classes(model: nn.Module, loaders: Mapping[str, object], evaluators: Mapping[str, Evaluator | None]) -> None:
-    """Compare everything that counts classes.
+    """Compare the classes of all parts of a run.
 
     Args:
-        model: Without a wrapper around it.
+        model: The model, without a wrapper.
         loaders: Split (``train``, ``val``, ``test``) -> its data set.
-        evaluators: Split -> what evaluates it.
+        evaluators: Split -> its evaluator.
 
     Raises:
-        ConfigError: Two numbers differ, classes have other names in another split, or a class is ignored.
+        ConfigError: Two numbers of classes differ, splits have different class names, or a class is ignored.
     """
     ignored = {path: head.ignore_index for path, head in heads_of(model) if hasattr(head, 'ignore_index')}
     first: tuple[str, tuple] | None = None
@@ -92,8 +93,8 @@ def check_classes(model: nn.Module, loaders: Mapping[str, object], evaluators: M
             check_heads(model, classes, where)
             if first and first[1] != classes:
                 raise ConfigError(
-                    f'{where} has the classes {_listed(classes)}, and {first[0]} has {_listed(first[1])}: a model '
-                    'learns and is tested on the same classes in the same order'
+                    f'{where} has the classes {_listed(classes)}, but {first[0]} has {_listed(first[1])}: a model '
+                    'must be trained and tested on the same classes in the same order'
                 )
             first = first or (where, classes)
             _check_loader(leaf, split)
@@ -113,30 +114,30 @@ def _check_loader(leaf: BaseDataset, split: str) -> None:
             count = getattr(transform, 'num_classes', None)
             if isinstance(count, int) and names and count != len(names):
                 raise ConfigError(
-                    f'{path} has num_classes={count}, and the label files of {type(leaf).__name__} have '
+                    f'{path} has num_classes={count}, but the label files of {type(leaf).__name__} have '
                     f'{counted(len(names), "class")} ({_listed(names)}): set num_classes={len(names)}'
                 )
             reduce = getattr(transform, 'reduce_zero_label', None)
             if reduce is not None and hasattr(leaf, 'reduce_zero_label') and bool(reduce) != leaf.reduce_zero_label:
                 raise ConfigError(
-                    f'{path} has reduce_zero_label={reduce}, and its data set reduce_zero_label='
-                    f'{leaf.reduce_zero_label}: set it in the data set alone, where loaders and metrics look it up'
+                    f'{path} has reduce_zero_label={reduce}, but its data set has reduce_zero_label='
+                    f'{leaf.reduce_zero_label}: set it only in the data set, where loaders and metrics look it up'
                 )
 
 
 def _check_ignored(ignored: Mapping[str, int], classes: Sequence[str]) -> None:
-    """One value is ignored everywhere, and it is no class."""
+    """Check that all parts ignore the same value, and that it is not a class."""
     for path, value in ignored.items():
         if isinstance(value, int) and 0 <= value < len(classes):
             raise ConfigError(
                 f'{path} has ignore_index={value}, which is the class {classes[value]!r}: it would never be learned or '
-                f'counted. Ignore a value that is no class, such as 255; to leave a class out, name the others in '
+                f'counted. Ignore a value that is not a class, such as 255; to leave a class out, name the others in '
                 'metainfo=dict(classes=...) of the data sets'
             )
     different = {value: path for path, value in ignored.items()}
     if len(different) > 1:
         listed = ', '.join(f'{path} {value}' for value, path in different.items())
-        raise ConfigError(f'ignore_index differs: {listed}. Pixels without a class have one value everywhere')
+        raise ConfigError(f'ignore_index differs: {listed}. Set the same value everywhere')
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which registry a dict of a config is built from, by its place."""
+"""Tells from the place of a dict in a config which registry it is built from."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 @dataclass(frozen=True)
 class Kind:
-    """What is built from a dict.
+    """The kind of object that is built from a dict.
 
     Attributes:
-        name: for messages.
-        registries: that know its types; none: it has no type, and ``default`` is what it describes.
+        name: its name in messages.
+        registries: the registries that know its types; empty if the dict has no type and describes ``default``.
         default: class, or its registered name, of a dict without ``type``.
-        given: arguments that the program gives, or takes out of the dict before.
-        arguments: they are those of the class; False: something in between changes them.
+        given: arguments that the program passes itself, or removes from the dict before.
+        arguments: whether the other entries are arguments of the class; False if code in between changes them.
     """
 
     name: str
@@ -33,20 +33,20 @@ class Kind:
     arguments: bool = True
 
     def find(self, name: str | Callable) -> Callable | None:
-        """The registered class of that name; None where there is none."""
+        """The registered class of that name; None if there is none."""
         if not isinstance(name, str):
             return name if callable(name) else None
         for one in self.registries:
             try:
                 found = one.get(name)
-            except (RuntimeError, ValueError, ImportError):  # how it says that there is no such module
+            except (RuntimeError, ValueError, ImportError):  # raised if there is no such module
                 found = None
             if found is not None:
                 return found
         return None
 
     def names(self) -> list[str]:
-        """What is registered, for near misses."""
+        """All registered names, to suggest similar ones."""
         found: list[str] = []
         for one in self.registries:
             while one is not None:
@@ -97,12 +97,12 @@ PLACES = {
     ('log_processor',): _kind('log processor', registry.LOG_PROCESSORS, default='LogProcessor'),
 } | {(name,): LOADER for name in LOADERS}
 LAYERS = ('norm_cfg', 'conv_cfg', 'act_cfg')
-# entries of models that are no modules, or are taken apart before something is built from them
+# entries of models that are not modules, or are changed before something is built from them
 OTHERS = ('init_cfg', 'train_cfg', 'test_cfg', 'sampler', 'upsample_cfg', 'assigner', 'pretrained')
 
 
 def kind_at(keys: Keys, config: Mapping) -> Kind | None:
-    """What stands at a path; None where nothing is known about it."""
+    """The kind of object at a path; None if it is not known."""
     names = tuple(key for key in keys if isinstance(key, str))
     if names in PLACES:
         return PLACES[names]

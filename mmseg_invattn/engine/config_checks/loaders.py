@@ -1,4 +1,4 @@
-"""Batches that a machine cannot load: too many open files, too long a time."""
+"""Finds batches that a machine cannot load, because they need too many open files or too much time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ try:
 except ImportError:  # not on Windows, where tensors are shared in another way
     resource = None
 
-PATIENCE = 600  # seconds without a batch, after which a loader with workers is given up
-TENSORS = 2  # of a sample: image and label
-OTHER_FILES = 64  # that a process has open besides
-TIMED_OUT = 'DataLoader timed out'  # how torch says that `timeout` has passed
+PATIENCE = 600  # seconds without a batch after which a loader with workers fails
+TENSORS = 2  # tensors of a sample: image and label
+OTHER_FILES = 64  # files that a process has open for other reasons
+TIMED_OUT = 'DataLoader timed out'  # torch's message when `timeout` has passed
 
 
 def _with_workers(config: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -32,9 +32,9 @@ def _with_workers(config: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 
 def set_patience(config: Mapping) -> None:
-    """Have torch give up on loaders whose workers hand over nothing for ten minutes, where a config says nothing.
+    """Make loaders fail whose workers give no batch for ten minutes, unless the config sets ``timeout``.
 
-    A loader without workers cannot be given up.
+    Torch has no timeout for a loader without workers.
     """
     for name in LOADERS:
         loader = config.get(name) or {}
@@ -46,19 +46,19 @@ def set_patience(config: Mapping) -> None:
 
 
 def allow_open_files(config: Mapping) -> None:
-    """Let the workers of the dataloaders open as many files as their batches take, as far as the system lets them.
+    """Raise the limit of open files to the number that the workers of the dataloaders need, if the system allows it.
 
-    A worker shares each tensor as an open file, and holds those of the batches that it has prepared and of one that it
-    hands over. Where it may not, it logs ``[Errno 24]`` and the training stands still.
+    A worker shares each tensor as an open file. It holds the files of all batches that it has prepared, and of the one
+    that it hands over. At the limit it logs ``[Errno 24]`` and the training hangs.
 
     Raises:
-        ConfigError: The hard limit is too low; names it, the batch size and the fix.
+        ConfigError: The hard limit is too low; the message names it, the batch size and the fix.
     """
     if resource is None or multiprocessing.get_sharing_strategy() != 'file_descriptor':
         return
     for name, loader in _with_workers(config):
         if 'default_collate' in str((loader.get('collate_fn') or {}).get('type')):
-            continue  # a tensor for the batch
+            continue  # the worker makes one tensor of the whole batch
         batch, ahead = loader.get('batch_size') or 1, (loader.get('prefetch_factor') or 2) + 1
         needed = ahead * batch * TENSORS + OTHER_FILES
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -75,19 +75,19 @@ def allow_open_files(config: Mapping) -> None:
 
 
 def check_batch_time(loader: DataLoader, path: str, load: Callable[[], object], seconds: float) -> str:
-    """Check that a batch takes less time than a loader is waited for.
+    """Check that a batch takes less time than the timeout of its loader.
 
     Args:
         loader: The loader.
-        path: Of it in the config.
-        load: Loads a sample.
-        seconds: What the first one took; others are loaded where that would be too long.
+        path: Its path in the config.
+        load: Function that loads a sample.
+        seconds: Seconds that the first sample took. If they are too many, further samples are measured.
 
     Returns:
-        A remark where a loader without workers, which is waited for without end, takes longer; else an empty string.
+        A remark if a loader without workers, which has no timeout, takes longer; otherwise an empty string.
 
     Raises:
-        ConfigError: One with workers does.
+        ConfigError: A loader with workers takes longer.
     """
     batch, patience = loader.batch_size or 1, loader.timeout or PATIENCE
     for _ in range(2):
@@ -99,23 +99,23 @@ def check_batch_time(loader: DataLoader, path: str, load: Callable[[], object], 
     if seconds * batch <= patience:
         return ''
     text = (
-        f'{path}.batch_size is {batch}, and a sample takes {seconds:.2g} s to load, so that a worker needs '
+        f'{path}.batch_size is {batch} and a sample takes {seconds:.2g} s to load, so that a worker needs '
         f'{seconds * batch / 60:,.0f} minutes for a batch'
     )
     if loader.num_workers == 0:
         return f'{text}. Lower batch_size, or set num_workers to load batches side by side'
     raise ConfigError(
-        f'{text}; after {patience:,.0f} s without one the loader is given up ({path}.timeout). Lower batch_size, or '
+        f'{text}, but the loader fails after {patience:,.0f} s without a batch ({path}.timeout). Lower batch_size, or '
         'set timeout to more seconds'
     )
 
 
 @contextmanager
 def patience_explained(runner: Runner) -> Iterator[None]:
-    """Turn torch's error that a loader has timed out into one that names it.
+    """Replace torch's error that a loader has timed out by one that names the loader.
 
     Raises:
-        ConfigError: In its place.
+        ConfigError: In place of torch's error.
     """
     try:
         yield
@@ -125,13 +125,13 @@ def patience_explained(runner: Runner) -> Iterator[None]:
         name, loader = _waited_for(runner, error)
         raise ConfigError(
             f'{name} gave no batch for {loader.timeout:,.0f} s ({name}.timeout), with batch_size={loader.batch_size} '
-            f'and num_workers={loader.num_workers}. Look at what its workers said above and whether the disk with the '
-            'data answers; then lower batch_size or num_workers, or set timeout to more seconds'
+            f'and num_workers={loader.num_workers}. Look for messages of its workers above, and check that the disk '
+            'with the data responds; then lower batch_size or num_workers, or set timeout to more seconds'
         ) from error
 
 
 def _waited_for(runner: Runner, error: BaseException) -> tuple[str, DataLoader]:
-    """Name and loader of the innermost loop in which an error came up."""
+    """Name and loader of the innermost loop in which an error was raised."""
     trace, loop = error.__traceback__, None
     while trace is not None:
         inner = trace.tb_frame.f_locals.get('self')

@@ -1,4 +1,4 @@
-"""Names of metrics, which otherwise fail at the end of the first validation."""
+"""Checks names of metrics, which would otherwise fail only at the end of the first validation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .tree import ConfigError
 
 
 def check_metrics(evaluators: Mapping[str, Evaluator | None]) -> None:
-    """Check what ``IoUMetric`` and its kin are asked for.
+    """Check ``iou_metrics`` of ``IoUMetric`` and its subclasses.
 
     Raises:
-        ConfigError: One of them knows no such metric.
+        ConfigError: A name is not one of their metrics.
     """
     for split, evaluator in evaluators.items():
         for metric in getattr(evaluator, 'metrics', ()):
@@ -33,10 +33,10 @@ def check_metrics(evaluators: Mapping[str, Evaluator | None]) -> None:
 
 
 def check_save_best(hooks: list, evaluator: Evaluator | None) -> None:
-    """Check that the best checkpoint is chosen by something that the validation measures.
+    """Check that the best checkpoint is chosen by a metric that the validation measures.
 
     Raises:
-        ConfigError: It measures no such thing.
+        ConfigError: The validation does not measure it.
     """
     metrics = getattr(evaluator, 'metrics', ())
     if not metrics or not all(type(metric) is IoUMetric for metric in metrics):  # others may measure anything
@@ -46,13 +46,13 @@ def check_save_best(hooks: list, evaluator: Evaluator | None) -> None:
         for key in (getattr(hook, 'key_indicators', None) or ()) if isinstance(hook, CheckpointHook) else ():
             if key not in ('auto', *names):
                 raise ConfigError(
-                    f'default_hooks.checkpoint.save_best is {key!r}, and val_evaluator measures no such thing'
+                    f'default_hooks.checkpoint.save_best is {key!r}, but val_evaluator does not measure that'
                     f'{did_you_mean(key, names) or "."} It measures {", ".join(names)}'
                 )
 
 
 def results_of(metric: IoUMetric) -> list[str]:
-    """Names of what the metric returns."""
+    """The names of the values that the metric returns."""
     one = torch.ones(1, dtype=torch.float64)
     found = metric.total_area_to_metrics(one, one, one, one, metric.metrics, metric.nan_to_num, metric.beta)
     return [name if name == 'aAcc' else f'm{name}' for name in found]

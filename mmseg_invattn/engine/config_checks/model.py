@@ -1,4 +1,4 @@
-"""One forward pass, one loss and one prediction of a small blank image: what does not fit together shows."""
+"""Checks that the parts of a model fit together, by a forward pass, a loss and a prediction of a small blank image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUMBLES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribute
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the generators of ``random``, ``numpy`` and torch as they were found."""
+    """Restore the generators of ``random``, ``numpy`` and torch afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     try:
@@ -38,7 +38,7 @@ def random_state_kept() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which no statistics move; each module gets the mode back that it had."""
+    """Use evaluation mode, in which no statistics change, and restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -52,15 +52,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def check_model(model: nn.Module, size: Sequence[int] | None = None) -> None:
     """Check that backbone, neck, heads and losses of a segmentor fit together.
 
-    It leaves weights, buffers, modes and random states as they are. Other models than ``EncoderDecoder`` are not
-    looked at.
+    It does not change weights, buffers, modes and random states. Only models of the type ``EncoderDecoder`` are
+    checked.
 
     Args:
-        model: Without a wrapper around it, on its device.
-        size: (H, W) of the images that it is trained on; a model that fails on a smaller one is tried on this.
+        model: The model on its device, without a wrapper.
+        size: (H, W) of the training images. A model that fails on a smaller image is tried on this size.
 
     Raises:
-        ConfigError: Something does not fit; names it, and the features that the backbone gives.
+        ConfigError: Parts do not fit together; the message names them and the features that the backbone gives.
     """
     if not isinstance(model, EncoderDecoder):
         return
@@ -85,7 +85,7 @@ def _try(model: EncoderDecoder, size: Sequence[int]) -> None:
     for path, head in heads.items():
         _check_inputs(path, head, features, given)
     sample = blank_sample(size, device)
-    if 'model.decode_head' in heads:  # of a cascade, each head reads what the one before it gives
+    if 'model.decode_head' in heads:  # the heads of a cascade read each other's outputs
         for path, head in heads.items():
             _told(path, 'its forward pass fails', given, lambda head=head: head(features))
             classes = f'It has num_classes={head.num_classes}'
@@ -94,7 +94,7 @@ def _try(model: EncoderDecoder, size: Sequence[int]) -> None:
 
 
 def _told(path: str, failed: str, given: str, run):
-    """What ``run`` returns; its error with a path before it."""
+    """The result of ``run``; an error in it is raised again with a path before its message."""
     try:
         return run()
     except STUMBLES as error:
@@ -103,9 +103,9 @@ def _told(path: str, failed: str, given: str, run):
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that a segmentor takes, by its means, or else by its backbone."""
+    """Number of channels of a segmentor's images, from the means of its preprocessor, or else from its backbone."""
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    if mean is not None and len(mean) > 1:  # a single one may stand for all channels
+    if mean is not None and len(mean) > 1:  # a single mean may be meant for all channels
         return len(mean)
     backbone = getattr(model, 'backbone', None)
     channels = getattr(backbone, 'in_channels', None)
@@ -118,13 +118,13 @@ def image_channels(model: nn.Module) -> int:
 
 def _described(part: str, features: Sequence[Tensor]) -> str:
     if isinstance(features, Tensor) or not isinstance(features, Sequence):
-        raise ConfigError(f'model.{part} gives a {type(features).__name__}, and heads read a list of feature maps')
+        raise ConfigError(f'model.{part} gives a {type(features).__name__}, but heads need a list of feature maps')
     listed = ', '.join(f'{index}: {counted(feature.shape[1], "channel")}' for index, feature in enumerate(features))
     return f'The {part} gives {counted(len(features), "feature map")} ({listed})'
 
 
 def _check_inputs(path: str, head: nn.Module, features: Sequence[Tensor], given: str) -> None:
-    """``in_index`` and ``in_channels`` against the features."""
+    """Compare ``in_index`` and ``in_channels`` of a head with the features."""
     index, transform = getattr(head, 'in_index', None), getattr(head, 'input_transform', None)
     if not isinstance(index, int | list | tuple):
         return
@@ -133,7 +133,7 @@ def _check_inputs(path: str, head: nn.Module, features: Sequence[Tensor], given:
         if not -len(features) <= one < len(features):
             raise ConfigError(
                 f'{path}.in_index is {index}. {given}: choose {"from 0 to " * (len(features) > 1)}{len(features) - 1}, '
-                'or have the backbone give more'
+                'or set out_indices of the backbone so that it gives more'
             )
     found = [features[one].shape[1] for one in chosen]
     wanted = head.in_channels
@@ -141,7 +141,7 @@ def _check_inputs(path: str, head: nn.Module, features: Sequence[Tensor], given:
     if (list(wanted) if isinstance(wanted, list | tuple) else wanted) != fits:
         total = ' in all' * (transform == 'resize_concat')
         raise ConfigError(
-            f'{path}.in_channels is {wanted}{total}, and in_index={index} chooses feature maps with {fits} '
+            f'{path}.in_channels is {wanted}{total}, but in_index={index} chooses feature maps with {fits} '
             f'channels{total}. {given}: set in_channels={found if transform else found[0]}, or another in_index'
         )
 

@@ -1,4 +1,4 @@
-"""The first sample of a data set on its way through the pipeline and the preprocessor."""
+"""Loads the first sample of each data set, and runs it through the pipeline and the preprocessor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .tree import ConfigError
 def check_sample(
     dataset: object, split: str, config: Mapping, preprocessor: BaseDataPreprocessor | None
 ) -> tuple | None:
-    """Load a sample of every data set, as a worker will, and leave the random states as they are.
+    """Load a sample of every data set as a worker will, without changing the random states.
 
     Args:
         dataset: A built data set or a wrapper of data sets.
         split: ``train``, ``val`` or ``test``.
         config: The whole config, for the paths.
-        preprocessor: Of the model; samples of training go through it.
+        preprocessor: That of the model, through which training samples are passed.
 
     Returns:
-        (H, W) of the images as the model sees them, where that is known.
+        (H, W) of the images as the model sees them, if known.
 
     Raises:
         ConfigError: A transform or the preprocessor fails. Errors about files are raised as they are.
@@ -74,8 +74,8 @@ def _load(leaf: BaseDataset, path: str) -> dict:
             return None
     if not isinstance(results, dict) or 'inputs' not in results:
         raise ConfigError(
-            f'{path}.pipeline ends with {type(transform).__name__ if leaf.pipeline.transforms else "nothing"}, and '
-            "the model needs what PackSegInputs makes of a sample: add dict(type='PackSegInputs') at its end"
+            f'{path}.pipeline ends with {type(transform).__name__ if leaf.pipeline.transforms else "nothing"}, but '
+            "the model needs the output of PackSegInputs: add dict(type='PackSegInputs') at the end of the pipeline"
         )
     return results
 

@@ -1,4 +1,4 @@
-"""The parts of a config that belong together, and names at its top that mean nothing."""
+"""Checks that a config has all parts that belong together, and no misspelt names at its top level."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ POSITIVE = ('max_iters', 'max_epochs', 'val_interval')
 
 
 def check_sections(config: Mapping) -> None:
-    """Check the top of a config.
+    """Check the top level of a config.
 
     Raises:
-        ConfigError: A part is missing or is no dict, or a name is a slip of the pen: nothing would read it.
+        ConfigError: A part is missing or is not a dict, or a name is probably misspelt, so that nothing would read it.
     """
     known = [name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')]
     for name in config:
         meant = [one for one in near(name, known, SLIP) if config.get(one) is None]
         if name not in known and meant:
             raise ConfigError(
-                f'{name} is set, and nothing reads an entry of that name: {meant[0]!r} is probably meant, which is not '
+                f'{name} is set, but nothing reads an entry of that name: {meant[0]!r} is probably meant, which is not '
                 'set'
             )
     for name, kind in KINDS.items():
         value = config.get(name)
         if value is not None and not isinstance(value, kind):
             words = 'a dict' if kind is Mapping else 'a list of dicts'
-            comma = ' (a comma behind the closing bracket makes a tuple)' * isinstance(value, tuple)
-            raise ConfigError(f'{name} is {shown(value)}, and must be {words}{comma}')
+            comma = ' (a comma after the closing bracket makes a tuple)' * isinstance(value, tuple)
+            raise ConfigError(f'{name} is {shown(value)}, but must be {words}{comma}')
     for path, hook in _hooks(config):
         if hook is not None and not isinstance(hook, Mapping | Hook):
-            raise ConfigError(f'{path} is {shown(hook)}, and must be a dict(type=...)')
+            raise ConfigError(f'{path} is {shown(hook)}, but must be a dict(type=...)')
     if config.get('model') is None:
         raise ConfigError("model is missing: a config needs model = dict(type='EncoderDecoder', ...)")
     for names in TOGETHER:
@@ -51,9 +51,9 @@ def check_sections(config: Mapping) -> None:
         if missing and len(missing) < len(names):
             there = [name for name in names if name not in missing]
             raise ConfigError(
-                f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing or None, and '
+                f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing or None, but '
                 f'{" and ".join(there)} {"is" if len(there) == 1 else "are"} set: {", ".join(names)} belong together, '
-                'all of them or none'
+                'so set all of them or none'
             )
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = config.get(name)
@@ -70,7 +70,7 @@ def _hooks(config: Mapping) -> Iterator[tuple[str, object]]:
 
 
 def check_counts(config: Mapping) -> None:
-    """Check how long the training is.
+    """Check the length of the training.
 
     Raises:
         ConfigError: A number of iterations is below 1.
@@ -79,4 +79,4 @@ def check_counts(config: Mapping) -> None:
     for name in POSITIVE:
         value = loop.get(name)
         if isinstance(value, int | float) and value < 1:
-            raise ConfigError(f'train_cfg.{name} is {value}, and must be at least 1')
+            raise ConfigError(f'train_cfg.{name} is {value}, but must be at least 1')

@@ -1,4 +1,4 @@
-"""What a class takes, its bases included, and which argument was meant."""
+"""Finds the arguments that a class takes, those of its bases included, and which one a misspelt name meant."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import NamedTuple
 TEXT = re.compile(r'\b(str|Path|Any|PathLike|Literal|Callable)\b')
 NUMBER = re.compile(r'\b(int|float)\b')
 OPTIONAL = re.compile(r'\b(None|Optional|Any)\b')
-LIKE = 0.75  # difflib's ratio of a name that may have been meant
-SLIP = 0.85  # of one that can only be a slip of the pen
+LIKE = 0.75  # difflib's ratio from which on a similar name may have been meant
+SLIP = 0.85  # the ratio from which on a name is surely misspelt
 
 
 class Signature(NamedTuple):
-    """Arguments by name; ``open``: others may be taken too, for something that is not known here."""
+    """Arguments by name; ``open``: the class may take others too, which are not known here."""
 
     arguments: dict[str, Parameter]
     open: bool
 
 
 def signature_of(target: Callable) -> Signature:
-    """What can be given to a class or function by name.
+    """The keyword arguments of a class or function.
 
     A class whose ``__init__`` takes ``**kwargs`` hands them to the next ``__init__``, as heads and backbones do.
     """
@@ -45,7 +45,7 @@ def signature_of(target: Callable) -> Signature:
 def _named(function: Callable) -> tuple[dict[str, Parameter], bool]:
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of compiled code
+    except (TypeError, ValueError):  # compiled code may have no signature
         return {}, True
     variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD, Parameter.POSITIONAL_ONLY)
     named = {name: one for name, one in parameters.items() if one.kind not in variable and name != 'self'}
@@ -53,7 +53,7 @@ def _named(function: Callable) -> tuple[dict[str, Parameter], bool]:
 
 
 def near(name: str, names: Collection[str], like: float = LIKE) -> list[str]:
-    """The names that were probably meant, the likeliest first."""
+    """The names that were probably meant, most likely first."""
     return difflib.get_close_matches(name, [one for one in names if one != name], 3, like)
 
 
@@ -64,7 +64,7 @@ def did_you_mean(name: str, names: Collection[str]) -> str:
 
 
 def wrong_kind(value: object, parameter: Parameter | None) -> str | None:
-    """What is wrong with a value for an argument, as far as its annotation and its default tell; or None.
+    """What is wrong with a value for an argument, judged by its annotation and its default; or None.
 
     Only plain cases are judged: a string, None, a list or a dict in place of a number, and None for what is required.
     """
@@ -74,7 +74,7 @@ def wrong_kind(value: object, parameter: Parameter | None) -> str | None:
     if parameter is not None and parameter.default is not Parameter.empty:
         default = parameter.default
     if value is None and parameter is not None and parameter.default is Parameter.empty and not OPTIONAL.search(kind):
-        return 'and the argument is needed'
+        return 'but the argument is required'
     if TEXT.search(kind) or isinstance(default, str):
         return None
     number = bool(NUMBER.search(kind)) or isinstance(default, int | float) and not isinstance(default, bool)
@@ -83,10 +83,10 @@ def wrong_kind(value: object, parameter: Parameter | None) -> str | None:
         if isinstance(text, str) and (number or not kind and _reads_as_number(text)):
             fix = f'write {text} without the quotation marks' if _reads_as_number(text) else 'give a number'
             where = '' if text is value else f', in which {text!r} is'
-            return f'{where or "which is"} a string, and a number belongs there: {fix}'.removeprefix(', ')
+            return f'{where or "which is"} a string, but it must be a number: {fix}'.removeprefix(', ')
     single = kind in ('int', 'float') and (parameter.default is Parameter.empty or default is not None)
     if single and (value is None or isinstance(value, list | tuple | dict)):
-        return 'and the argument is one number' + (f'; its default is {default}' if default is not None else '')
+        return 'but it must be a single number' + (f'; its default is {default}' if default is not None else '')
     return None
 
 

@@ -1,4 +1,4 @@
-"""A config as a tree: the paths of its dicts, written as ``--cfg-options`` takes them."""
+"""The dicts of a config and their paths, written as ``--cfg-options`` takes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def dotted(keys: Keys) -> str:
 
 
 def dicts(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, Mapping]]:
-    """Every dict of a config with its path, the outer before the inner."""
+    """Every dict of a config with its path, outer ones before those inside."""
     if isinstance(node, Mapping) or keys == ():
         yield keys, node
         for key, value in node.items():
@@ -28,9 +28,9 @@ def dicts(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, Mapping]]:
 
 
 def path_of(config: Mapping, piece: Mapping) -> str | None:
-    """Where in a config a piece comes from, which was copied and may have been changed since; None: from nowhere.
+    """The place in a config from which a piece was copied, which may have been changed since; None if there is none.
 
-    It is the dict with the type of the piece, and most of its entries. Without a type, all entries must be the same.
+    It is the dict with the same type and most of the same entries. Without a type, all entries must be the same.
     """
     best, path = -1, None
     for keys, node in dicts(config):
@@ -43,7 +43,7 @@ def path_of(config: Mapping, piece: Mapping) -> str | None:
 
 
 def path_of_name(config: Mapping, name: object) -> str | None:
-    """Where a config names a class without a dict of its own, such as the constructor of optimisers."""
+    """The place where a config names a class without a dict, such as the constructor of optimisers."""
     if not isinstance(name, str):
         return None
     named = (
@@ -57,6 +57,6 @@ def _equal(one: object, other: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value in a message."""
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:56]} ...'

@@ -1,4 +1,4 @@
-"""Types that are registered, arguments that their classes take, numbers that are numbers."""
+"""Checks that types are registered, that their classes take the given arguments, and that numbers are numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .kinds import Kind, kind_at
 from .signatures import SLIP, did_you_mean, near, signature_of, wrong_kind
 from .tree import ConfigError, dicts, dotted, shown
 
-# whose plain dicts hold no strings that read as numbers
+# kinds whose plain dicts never hold numbers as strings
 NUMBERS = ('model', 'optim_wrapper', 'randomness', 'auto_scale_lr')
 
 
@@ -17,10 +17,10 @@ def check_types(config: Mapping) -> None:
     """Check every dict from which something is built.
 
     Raises:
-        ConfigError: A type that is not registered, an argument that the class does not take, or a string, None or a
-            list where it takes a number.
+        ConfigError: A type is not registered, the class does not take an argument, or it is given a string, None or a
+            list instead of a number.
     """
-    albumentations = None  # whose transforms are not those of the registry
+    albumentations = None  # its transforms are not in the registry
     for keys, node in dicts(config):
         if not keys or albumentations and keys[: len(albumentations)] == albumentations:
             continue
@@ -39,7 +39,7 @@ def check_types(config: Mapping) -> None:
 def _check(path: str, node: Mapping, kind: Kind) -> None:
     name = node.get('type', kind.default)
     if name is None:
-        if 'by_epoch' in node:  # a loop, chosen by it
+        if 'by_epoch' in node:  # a loop, whose class MMEngine chooses by this
             return
         raise ConfigError(
             f'{path} has no type: a {kind.name} is built from dict(type=...). It has '
@@ -47,12 +47,14 @@ def _check(path: str, node: Mapping, kind: Kind) -> None:
         )
     target = kind.find(name)
     if target is None:
-        if isinstance(name, str) and '.' in name:  # of another package: building it tells what is wrong
+        if (
+            isinstance(name, str) and '.' in name
+        ):  # the path of a class in another package, which is checked when it is built
             return
         raise ConfigError(
-            f'{path}.type is {name!r}, and no {kind.name} of that name is registered'
+            f'{path}.type is {name!r}, but no {kind.name} of that name is registered'
             + did_you_mean(str(name), kind.names())
-            + '; what this package and packages of your own have is registered by custom_imports'
+            + '; classes of this package or of your own must be registered by custom_imports'
             * (not near(str(name), kind.names()))
         )
     if kind.arguments:
@@ -67,11 +69,11 @@ def _check_arguments(path: str, node: Mapping, kind: Kind, target: Callable) -> 
         if key in kind.given or key in ('type', '_scope_', '_delete_'):
             continue
         parameter = signature.arguments.get(key)
-        # where it may take others, a misspelt argument is one that looks like one of these
+        # if the class may take others, only a name that is similar to a known one is taken for a mistake
         if parameter is None and (not signature.open or near(key, names, SLIP)):
             meant = did_you_mean(key, names) or '.'
             raise ConfigError(
-                f'{path}.{key} is {shown(value)}, and {title} takes no argument {key!r}{meant} '
+                f'{path}.{key} is {shown(value)}, but {title} takes no argument {key!r}{meant} '
                 f'It takes {", ".join(names)}'
             )
         wrong = wrong_kind(value, parameter)

@@ -1,4 +1,4 @@
-"""All that a config shows before anything is built from it."""
+"""All checks of a config that are possible before anything is built from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def check_config(config: Mapping) -> None:
     """Check a config for mistakes.
 
     Args:
-        config: A whole config, or one with ``model`` alone; packages that it needs are imported.
+        config: A whole config, or one with only ``model``. The packages that it needs are imported.
 
     Raises:
-        ConfigError: Names the path of the first mistake, the value, the rule and the fix.
+        ConfigError: There is a mistake. The message names the path of the first one, the value, the rule and the fix.
     """
     check_sections(config)
     check_types(config)

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil and that load without unpickling anything."""
+"""Writes checkpoints that a crash cannot spoil and that load without unpickling anything."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SAFE = 'and go on with --resume'
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, with the same arguments, made safe.
 
-    - Files appear whole or not at all; ``last_checkpoint`` too. What a killed run left half written goes at the next
-      start.
-    - The oldest checkpoint and the previous best one go only after the new one is in place.
+    - Files, including ``last_checkpoint``, are written whole or not at all. The next start removes the temporary files
+      of a killed run.
+    - The oldest checkpoint and the previous best one are deleted only after the new one is written.
     - Everything in them loads with ``torch.load(weights_only=True)``, optimiser and message hub included.
     - Weights that are not finite are not written.
 
-    With a remote ``out_dir``, or with ``backend_args`` of your own, writing is left to that backend.
+    A remote ``out_dir``, or ``backend_args`` in the config, use their own backend, which need not write whole files.
     """
 
-    _saved_step: int | None = None  # of the checkpoint written last
-    _saved_again = False  # in this validation
-    _previous_best: dict = {}  # while a best checkpoint is saved
+    _saved_step: int | None = None  # step of the last written checkpoint
+    _saved_again = False  # whether this validation has written that checkpoint again
+    _previous_best: dict = {}  # best checkpoints to delete, while a new best one is saved
 
     def before_train(self, runner) -> None:
-        """Choose the atomic backend and clear what a killed run left half written."""
+        """Choose the atomic backend, and remove partly written files of a killed run."""
         local = '://' not in str(self.out_dir or runner.work_dir)
         self._atomic = local and self.file_client_args is None and self.backend_args is None
         if self._atomic:
@@ -49,18 +49,18 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:
                 for name in remove_partial_files(folder):
-                    runner.logger.info(f'Removed {name}, which an interrupted run left half written in {folder}.')
+                    runner.logger.info(f'Removed {name}, which an interrupted run has left partly written in {folder}.')
         self._take_over(runner)
 
     def _take_over(self, runner) -> None:
-        """On resume: what was written at this very step, and previous best ones that a killed run has not deleted."""
+        """On a resume, find the checkpoint of this step, and former best ones that a killed run did not delete."""
         self._saved_step, step = None, runner.epoch if self.by_epoch else runner.iter
         path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
         if step > 0 and self.file_backend.exists(path):
             self.last_ckpt, self._saved_step = path, step
         if not self.save_best:
             return
-        for key, path in self._best_paths().items():  # of a folder that was moved
+        for key, path in self._best_paths().items():  # the folder may have been moved
             here = path and self.file_backend.join_path(self.out_dir, osp.basename(path))
             if path and not self.file_backend.exists(path) and self.file_backend.exists(here):
                 self._set_best_paths({key: here})
@@ -69,7 +69,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._remove(path)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Save the best checkpoint; write that of this step again, now with the metrics of its validation."""
+        """Save the best checkpoint, and write that of this step again to include the metrics of its validation."""
         step = runner.epoch if self.by_epoch else runner.iter
         self._saved_again = False
         super().after_val_epoch(runner, metrics)
@@ -80,8 +80,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """Refuse weights that are not finite and make everything plain.
 
         Raises:
-            FloatingPointError: If a parameter is not finite or a buffer is NaN; names the first one.
-            TypeError: If another hook has put something without a plain form into the checkpoint.
+            FloatingPointError: If a parameter is not finite or a buffer is NaN; the message names the first one.
+            TypeError: If another hook has put a value without a plain form into the checkpoint.
         """
         self._check_finite(runner, checkpoint['state_dict'])
         checkpoint['message_hub'], left_out = plain_message_hub(checkpoint['message_hub'])
@@ -105,12 +105,12 @@ class AtomicCheckpointHook(CheckpointHook):
         for name, tensor in state_dict.items():
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 continue
-            # a buffer may hold -inf on purpose, an attention mask for instance
+            # a buffer, such as an attention mask, may hold -inf on purpose
             bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
             if bad.any():
                 raise FloatingPointError(
                     f'{name} has {counted(int(bad.sum()), "value")} not finite at iteration {runner.iter + 1}: the '
-                    'checkpoint is not written, the last good one stays. Lower the learning rate or clip the '
+                    'checkpoint is not written, and the last good one is kept. Lower the learning rate or clip the '
                     'gradients, and continue with --resume.'
                 )
 
@@ -120,11 +120,11 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             ids = [*self.keep_ckpt_ids, step]
             outdated = ids[: -self.max_keep_ckpts]
-            # the outdated ones are still listed in the checkpoint: should the run be killed before they are deleted,
-            # the resumed run finds more of them than it may keep and deletes them then
+            # The checkpoint still lists the outdated ones. If the run is killed before it deletes them, the resumed run
+            # finds more than it may keep, and deletes them.
             runner.message_hub.update_info('keep_ckpt_ids', ids)
             self.keep_ckpt_ids.append(step)
-        if self._previous_best:  # a new best one is there; a run killed now deletes the old one on resume
+        if self._previous_best:  # the new best one is written; a run killed now deletes the old one on resume
             current = self._best_paths()
             replaced = {old for key, old in self._previous_best.items() if old and current.get(key) not in (None, old)}
             runner.message_hub.update_info(OUTDATED, sorted(replaced))
@@ -157,7 +157,7 @@ class AtomicCheckpointHook(CheckpointHook):
             return
         previous = self._best_paths()
         self._previous_best = previous
-        self._set_best_paths(dict.fromkeys(previous))  # MMEngine deletes the previous best only where it knows of one
+        self._set_best_paths(dict.fromkeys(previous))  # MMEngine deletes only a previous best that it knows of
         try:
             with _saying_what_is_safe(self.last_ckpt):
                 super()._save_best_checkpoint(runner, metrics)
@@ -191,7 +191,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 @contextmanager
 def _saying_what_is_safe(path: str | None) -> Iterator[None]:
-    """Say of a checkpoint that cannot be written which one is whole."""
+    """Add the last whole checkpoint to the error about one that cannot be written."""
     try:
         yield
     except OSError as error:
@@ -199,4 +199,4 @@ def _saying_what_is_safe(path: str | None) -> Iterator[None]:
         if SAFE in said:
             raise
         whole = f'The last whole checkpoint is {path}' if path else 'There is no checkpoint yet'
-        raise OSError(error.errno, f'{said}. {whole}: mend that, {SAFE}') from error
+        raise OSError(error.errno, f'{said}. {whole}: remove the cause, {SAFE}') from error

@@ -1,4 +1,4 @@
-"""Follow the attention centres and widths of quadratic encodings while a model trains."""
+"""Records the attention centres and widths of quadratic encodings while a model trains."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FILE = 'attention_centres.jsonl'
 
 @HOOKS.register_module()
 class AttentionCentreHook(Hook):
-    """Write a line to ``attention_centres.jsonl`` in the work directory every so many iterations.
+    """Write a line to ``attention_centres.jsonl`` in the work directory every ``interval`` iterations.
 
     A line is ``{"iteration": n, "layers": {name: {"centre": (heads, 2), "precision": (heads, 2, 2)}}}``, in pixels and
-    1 / pixel^2; the precision is the inverse covariance of the weights. A run that is resumed continues the file;
-    without a quadratic encoding in the model there is none.
+    1 / pixel^2; the precision is the inverse covariance of the weights. A resumed run continues the file. A model
+    without a quadratic encoding writes no file.
 
     Args:
-        interval: training iterations between two lines; the start and the end have one as well.
+        interval: training iterations between two lines; there is also a line at the start and one at the end.
     """
 
     priority = 'NORMAL'
@@ -40,7 +40,7 @@ class AttentionCentreHook(Hook):
 
     @master_only
     def before_train(self, runner) -> None:
-        """Write the first line; lines of an earlier run from here on go."""
+        """Write the first line, after lines that an earlier run wrote from this iteration on are removed."""
         path = Path(runner.work_dir) / FILE
         if path.is_file():
             kept = [line for line in path.read_text().splitlines(True) if _iteration(line) < runner.iter]
@@ -52,7 +52,7 @@ class AttentionCentreHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Write a line where it is time."""
+        """Write a line if the iteration is due."""
         if self.every_n_train_iters(runner, self.interval) or runner.iter + 1 == runner.max_iters:
             self._write(runner, runner.iter + 1)
 
@@ -72,7 +72,7 @@ class AttentionCentreHook(Hook):
 
 
 def _iteration(line: str) -> float:
-    """Of a line; of the half of one that a killed run has left, later than all others."""
+    """The iteration of a line; infinite for a partly written line of a killed run."""
     try:
         return json.loads(line)['iteration']
     except ValueError:

@@ -1,4 +1,4 @@
-"""Watch the certificates of invertible blocks while a model trains, and stop the run where one does not hold."""
+"""Checks the certificates of invertible blocks while a model trains, and stops the run if one does not hold."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ ROUNDING = 1024 * torch.finfo(torch.float32).eps
 
 @HOOKS.register_module()
 class CertificateHook(Hook):
-    """Log what is certified of every invertible block, and fail the run where a certificate is broken.
+    """Log the certified numbers of every invertible block, and stop the run if a certificate is broken.
 
     - Every ``interval`` iterations ``certificate/BLOCK/bound`` (the certified Lipschitz bound), ``/sharpness`` (the
       largest over the heads) and ``/saturated`` (share of the tokens, in the batch of this iteration, that the ball of
       the scores clips) go to the visualisation backends and the message hub, not to the terminal.
-    - At validation the worst ``inverse_error`` and ``error_bound``, both relative to the features as ``relative_error``
-      and ``relative_bound``, and ``evaluations`` over the images that are inverted stand among the metrics, as
-      ``val/certificate/BLOCK/...``. Errors are in the norm of the block. So does what the bound of a residual layer is
-      made of, ``(residual + rounding) / (1 - local_bound)``.
+    - At validation some images are inverted, and the worst values over these go to the metrics, as
+      ``val/certificate/BLOCK/...``: ``inverse_error`` and ``error_bound`` in the norm of the block, the same relative
+      to the features as ``relative_error`` and ``relative_bound``, and ``evaluations``. For a residual layer there are
+      also the three terms of its bound, ``(residual + rounding) / (1 - local_bound)``.
 
     Blocks are the residual layers (attention in the certified, conditional and paper form, channel attention, residual
-    convolutions) and the couplings; BLOCK is the name of the module in the model, and those of a sequence count one by
-    one. What a block does not have (the paper form a bound, a coupling a sharpness) is left out, and said once. Only
-    rank 0 measures. Without an invertible block in the model the hook does nothing.
+    convolutions) and the couplings. BLOCK is the name of the module in the model; each member of a sequence is a block.
+    A number that a block does not have (a bound in the paper form, a sharpness in a coupling) is left out, and the log
+    says so once. Only rank 0 measures. In a model without an invertible block the hook does nothing.
 
     Args:
         interval: training iterations between two measurements; nothing is computed in between.
-        max_val_images: feature maps that are inverted at each validation, for each block; 0: none.
-        tol: of these inversions, see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
-        max_iter: likewise.
+        max_val_images: number of feature maps that are inverted at each validation, for each block; 0: none.
+        tol: tolerance of these inverses, see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
+        max_iter: their largest number of evaluations.
 
     Raises:
-        RuntimeError: during the run, naming block, bound, rule and iteration: a bound above the contraction, an inverse
-            error above its bound, or a certified inverse that does not converge.
+        RuntimeError: during the run, for a bound above the contraction, an inverse error above its bound, or a
+            certified inverse that does not converge. The message names block, bound, rule and iteration.
     """
 
-    priority = 'NORMAL'  # before the logger, and before the checkpoint: the last one is from before the failure
+    priority = 'NORMAL'  # before the logger, and before the checkpoint hook, so that a failure writes no checkpoint
 
     def __init__(self, interval: int = 200, max_val_images: int = 8, tol: float = 1e-6, max_iter: int = 1000):
         check_count('interval', interval)
@@ -63,13 +63,13 @@ class CertificateHook(Hook):
             )
         self.interval, self.max_val_images, self.tol, self.max_iter = interval, max_val_images, tol, max_iter
         self._watched: list = []  # handles of forward hooks
-        self._found: dict[str, list[dict]] = {}  # what they measured
+        self._found: dict[str, list[dict]] = {}  # their measurements
 
     def before_train(self, runner) -> None:
-        """Say which blocks there are, and which of them have no certificate.
+        """Log the invertible blocks, and which of them have no certificate.
 
         Raises:
-            RuntimeError: FSDP shards a block whose normalisation has not started: the start would be lost.
+            RuntimeError: FSDP shards a block whose normalisation has not been initialised; it would never be.
         """
         for name, block in invertible_blocks(runner.model).items():
             _check_start(name, block)
@@ -77,7 +77,7 @@ class CertificateHook(Hook):
             runner.logger.info(
                 f'CertificateHook: {name}, {type(block).__name__}: '
                 + (
-                    'no certified bound, the error of its inverse is reported as it is'
+                    'no certified bound; the error of its inverse is reported but not checked'
                     if contraction is None
                     else f'certified Lipschitz bound {contraction:g}'
                 )
@@ -91,11 +91,11 @@ class CertificateHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Log what was measured."""
+        """Log the measurements."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return
         for name, block in invertible_blocks(runner.model).items():
-            # Compiled code does not see hooks that came after it: then there is no share of saturated tokens.
+            # Compiled code does not call hooks that were added later; then the share of saturated tokens is missing.
             if name not in self._found and not is_sharded(block):
                 self._measure(name, block, None, runner.iter + 1)
         scalars = {
@@ -128,7 +128,7 @@ class CertificateHook(Hook):
         if not is_main_process():
             return
         for name, block in invertible_blocks(runner.model).items():
-            # First in line: where FSDP shards the block, its own hook takes the weights away afterwards.
+            # Prepended, because FSDP's own hook frees the weights of a sharded block afterwards.
             self._watched.append(
                 block.register_forward_hook(
                     lambda block, args, y, name=name: measure(name, block, args[0].detach(), y.detach()), prepend=True
@@ -142,7 +142,7 @@ class CertificateHook(Hook):
 
     @torch.no_grad()
     def _measure(self, name: str, block: InvertibleModule, x: Tensor | None, iteration: int) -> None:
-        """Bound, sharpness and, given what the block saw, the share of saturated tokens."""
+        """Bound, sharpness and, if the input of the block is given, the share of saturated tokens."""
         n_pixels = None if x is None else x.shape[2] * x.shape[3]
         found = {}
         try:
@@ -161,13 +161,13 @@ class CertificateHook(Hook):
 
     @torch.no_grad()
     def _invert(self, name: str, block: InvertibleModule, x: Tensor, y: Tensor, iteration: int) -> None:
-        """The worst of a batch, as many of its samples as there is room for."""
+        """The worst values over the samples of a batch, of at most as many samples as are still wanted."""
         batches = self._found.setdefault(name, [])
         room = self.max_val_images - sum(batch['images'] for batch in batches)
         if room <= 0:
             return
         explicit = isinstance(block, ExplicitInverse)
-        # in a batch of another size the sub-networks of a coupling may round otherwise than they did
+        # the sub-networks of a coupling may round differently in a batch of another size
         x_hat, info = block.inverse(y if explicit else y[:room], self.tol, self.max_iter, strict=False)
         x_hat, info = x_hat[:room], info.first(room)
         x = x[:room].double()
@@ -190,7 +190,7 @@ class CertificateHook(Hook):
 
 
 def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
-    """Every block of a model whose inverse has an error of its own to watch, by the name of its module."""
+    """Every block of a model whose inverse has its own error, by the name of its module."""
     model = model.module if is_model_wrapper(model) else model
     return {
         name: module
@@ -203,18 +203,18 @@ def _check_start(name: str, block: InvertibleModule) -> None:
     starts = (module for module in block.modules() if isinstance(module, DataDependentStart))
     if is_sharded(block) and not all(module.initialised for module in starts):
         raise RuntimeError(
-            f'{name}: its normalisation starts from the first training batch, and FSDP loses what a forward pass '
-            'writes into parameters: start from a checkpoint (load_from) of one iteration of training without FSDP, or '
-            'run one forward pass in training mode before the model is sharded'
+            f'{name}: its normalisation is initialised by the first training batch, but FSDP discards what a forward '
+            'pass writes into parameters: start from a checkpoint (load_from) of one iteration of training without '
+            'FSDP, or run one forward pass in training mode before the model is sharded'
         )
 
 
 def _check_bound(name: str, bound: float, contraction: float, iteration: int) -> None:
-    if not bound <= contraction * (1 + ROUNDING):  # nor where it is a NaN
+    if not bound <= contraction * (1 + ROUNDING):  # written so that NaN fails too
         raise RuntimeError(
-            f'{name}: the certified Lipschitz bound is {bound:.8g} in iteration {iteration}, and the rule is that it '
-            f'never exceeds contraction={contraction:g}. Weights that are not finite break it (lower the learning rate '
-            'or clip the gradients), or code that writes to .data of a parameter; otherwise please report it'
+            f'{name}: the certified Lipschitz bound is {bound:.8g} in iteration {iteration}, but it must never exceed '
+            f'contraction={contraction:g}. Possible causes are weights that are not finite (lower the learning rate or '
+            'clip the gradients) and code that writes to .data of a parameter; otherwise please report it'
         )
 
 
@@ -225,13 +225,13 @@ def _check_inverse(
     if bound is not None and not info.converged.all():
         raise RuntimeError(
             f'{name}: an inverse did not converge within {counted(max_iter, "evaluation")}, largest residual '
-            f'{float(info.residual.max()):.3g}, {where}, and the rule is that those of a certified block do. Near a '
-            'contraction of 1 they take more: raise max_iter of CertificateHook, or lower the contraction'
+            f'{float(info.residual.max()):.3g}, {where}, but the inverse of a certified block must. It takes more '
+            'evaluations near a contraction of 1: raise max_iter of CertificateHook, or lower the contraction'
         )
-    excess = error > info.error_bound  # False where there is no bound: it is a NaN
+    excess = error > info.error_bound  # False if there is no bound, because that is NaN
     if excess.any():
         raise RuntimeError(
-            f'{name}: an inverse is off by {float(error[excess][0]):.3g} {where}, and the rule is that the error stays '
-            f'below the reported bound, here {float(info.error_bound[excess][0]):.3g}. The block does not compute the '
-            'same map forward and back: check what was changed in it'
+            f'{name}: the error of an inverse is {float(error[excess][0]):.3g} {where}, but it must stay below the '
+            f'reported bound, {float(info.error_bound[excess][0]):.3g}. The forward pass of the block and its inverse '
+            'do not belong to the same map: check what was changed in its code'
         )

@@ -1,4 +1,4 @@
-"""What a config's parts say about each other, compared before the first iteration."""
+"""Checks before the first iteration that the parts of a config fit together."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from ..sharding import is_sharded
 class ConfigCheckHook(Hook):
     """Compare the classes of data, loaders, metrics and heads, load a sample of each split, and run the model once.
 
-    ``IoUMetric`` is made to say over how many classes its means are.
+    It also makes ``IoUMetric`` tell over how many classes its means are taken.
 
-    It acts when a Runner starts, before weights are loaded, and takes as long as one image takes. It changes no weight,
-    no statistics and no random state. :func:`~mmseg_invattn.engine.launch.build_runner` adds it where the config does
-    not.
+    The hook acts when a Runner starts, before weights are loaded, and takes about as long as one image. It changes no
+    weights, no statistics and no random state. :func:`~mmseg_invattn.engine.launch.build_runner` adds it unless the
+    config does.
     """
 
-    priority = 'LOW'  # behind DatasetCheckHook, which makes loading strict
+    priority = 'LOW'  # after DatasetCheckHook, which makes loading strict
 
     def before_run(self, runner: Runner) -> None:
-        """Check what the Runner has built.
+        """Check the parts that the Runner has built.
 
         Raises:
-            ConfigError: Names the first mistake.
+            ConfigError: There is a mistake; the message names the first one.
         """
         model = unwrapped(runner.model)
         built = built_loops(runner)

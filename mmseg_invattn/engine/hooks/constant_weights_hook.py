@@ -1,4 +1,4 @@
-"""Weights are derived once for a whole validation or test."""
+"""Derives the normalised weights of blocks once for a whole validation or test."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..sharding import is_sharded
 
 
 class _BrokenOffError(Exception):
-    """An evaluation ended before its last image."""
+    """Passed to the context as the error that ended an evaluation before its last image."""
 
 
 @HOOKS.register_module()
 class ConstantWeightsHook(Hook):
     """Enter :func:`~mmseg_invattn.layers.constant_weights` from the first to the last image of a validation or test.
 
-    Between them no weight changes: what swaps weights for an evaluation (averages of them) does so before and after. A
-    sharded model is left alone, since its weights are whole during a forward pass only. What an evaluation that was
-    broken off leaves behind is forgotten when the runner runs again.
+    No weight changes in between, because hooks that swap weights for an evaluation, such as EMAHook, do so before and
+    after it. Sharded models are not handled, because their weights are whole only during a forward pass. If an
+    evaluation was aborted, its derived weights are discarded when the runner runs again.
     """
 
     priority = 'VERY_HIGH'
@@ -31,7 +31,7 @@ class ConstantWeightsHook(Hook):
         self._inside = ExitStack()
 
     def before_run(self, runner) -> None:
-        """Forget an evaluation that was broken off."""
+        """Discard the derived weights of an aborted evaluation."""
         self._forget()
 
     def before_val_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -57,7 +57,7 @@ class ConstantWeightsHook(Hook):
                 self._inside.enter_context(constant_weights(model))
 
     def _forget(self) -> None:
-        # as the exception that broke it off would have left the context: weights may have changed since
+        # leave the context as the exception that ended the evaluation would have: weights may have changed since
         with suppress(_BrokenOffError), self._inside:
             raise _BrokenOffError
 

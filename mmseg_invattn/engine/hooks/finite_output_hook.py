@@ -12,26 +12,26 @@ from ..matching import unwrapped
 
 @HOOKS.register_module()
 class FiniteOutputHook(Hook):
-    """Check what the model gives for every image, whatever the metrics, with sliding windows and augmentation too.
+    """Check the outputs of the model for every image, also with sliding windows and test-time augmentation.
 
-    :func:`~mmseg_invattn.engine.launch.build_runner` adds it where the config does not.
+    :func:`~mmseg_invattn.engine.launch.build_runner` adds it unless the config does.
 
     Raises:
-        NonFiniteOutputError: During an evaluation; names the tensor and the image.
+        NonFiniteOutputError: During an evaluation; the message names the tensor and the image.
     """
 
-    priority = 'LOWEST'  # behind ConfigCheckHook, which runs the model before it has weights
+    priority = 'LOWEST'  # after ConfigCheckHook, which runs the model before it has weights
 
     def __init__(self) -> None:
         self._watched: RemovableHandle | None = None
 
     def before_run(self, runner) -> None:
-        """Watch the model inside of its wrappers."""
+        """Start to check the outputs of the model inside its wrappers."""
         if self._watched is None:
             self._watched = watch_outputs(unwrapped(runner.model))
 
     def after_run(self, runner) -> None:
-        """Leave it alone again."""
+        """Stop checking."""
         if self._watched is not None:
             self._watched.remove()
             self._watched = None

@@ -16,11 +16,11 @@ from ...datasets.samplers import derive_seed
 class IterationSeedHook(Hook):
     """Seed the generators of this process before every training iteration.
 
-    What dropout draws in iteration ``i`` then does not depend on what happened before it: validation, a resume, the
-    number of data loading workers. Ranks draw differently from each other.
+    The dropout of iteration ``i`` then does not depend on anything before it, such as a validation, a resume, or the
+    number of data loading workers. Each rank draws other numbers.
     """
 
-    priority = 'VERY_LOW'  # last before the forward pass, so that no other hook's draws come between
+    priority = 'VERY_LOW'  # last before the forward pass, so that no other hook draws in between
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Seed ``random``, ``numpy``, torch's CPU generator and that of the current GPU."""

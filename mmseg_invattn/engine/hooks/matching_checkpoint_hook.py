@@ -1,4 +1,4 @@
-"""Refuse a checkpoint that does not belong to the run that loads it."""
+"""Refuses a checkpoint that does not belong to the run that loads it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ..sharding import is_sharded
 
 @HOOKS.register_module()
 class MatchingCheckpointHook(Hook):
-    """Stop where the checkpoint that a Runner loads cannot be what is meant.
+    """Stop if the checkpoint that a Runner loads cannot be the intended one.
 
-    - An evaluation takes all of the weights, and no others. Settings that leave no trace in the weights and differ from
-      those that the model was trained with are warned of.
-    - ``--resume`` takes the checkpoint of the same run: weights of the same names, shapes and order, the state of the
-      optimiser and of the schedulers, averaged weights exactly where the run averages. Settings are as above.
-    - A training may start from the weights of something else, of which some must fit.
+    - An evaluation needs all weights of the model, and no others. Settings that leave no trace in the weights, but
+      differ from those of the training, give a warning.
+    - ``--resume`` needs the checkpoint of the same run: weights of the same names, shapes and order, the state of the
+      optimiser and of the schedulers, and averaged weights exactly if the run averages. Settings are as above.
+    - A training (``load_from``) may start from weights of another model, of which some must fit.
 
-    Weights that are not finite are refused by all of them.
+    All three refuse weights that are not finite.
 
     Args:
         evaluation: Whether the Runner evaluates a checkpoint.
@@ -43,10 +43,10 @@ class MatchingCheckpointHook(Hook):
         self.evaluation = evaluation
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the checkpoint, and give MMEngine weights alone in the form that it expects of them.
+        """Check the checkpoint, and put bare weights into the form that MMEngine expects.
 
         Raises:
-            CheckpointMismatchError: It is not what is meant, or holds no weights.
+            CheckpointMismatchError: It is not the intended one, or holds no weights.
             NonFiniteWeightsError: Its weights are not finite.
         """
         name = str(runner._load_from or 'the checkpoint')
@@ -59,7 +59,7 @@ class MatchingCheckpointHook(Hook):
             load_weights(runner.model, checkpoint, name)
             warn_of_settings(runner.cfg, checkpoint, name, runner.logger.warning)
             return
-        if is_sharded(runner.model):  # its names and shapes are those of the shards
+        if is_sharded(runner.model):  # names and shapes are then those of the shards
             return
         check_parameters_finite(runner.model, weights, name)
         if runner._resume:
@@ -69,8 +69,8 @@ class MatchingCheckpointHook(Hook):
             ours = {key: value.shape for key, value in unwrapped(runner.model).state_dict().items()}
             if not any(value.shape == ours.get(key) for key, value in weights.items()):
                 raise CheckpointMismatchError(
-                    f'load_from={name}: none of the weights in it fits the model, so that the training would start '
-                    f'from scratch. It has {len(weights)}, such as {next(iter(weights))}, and the model {len(ours)}, '
+                    f'load_from={name}: none of its weights fits the model, so that the training would start from '
+                    f'scratch. It has {len(weights)}, such as {next(iter(weights))}, and the model has {len(ours)}, '
                     f'such as {next(iter(ours), "none")}'
                 )
 
@@ -86,9 +86,9 @@ def _check_resumed(runner: Any, checkpoint: Mapping, weights: Mapping, name: str
     )
     if fault:
         raise CheckpointMismatchError(
-            f'--resume from {name}: no run can go on from it exactly: {fault}. '
-            + ('' if missing else 'Take the config that it was written with. ')
-            + f'A new training that starts from its weights is --cfg-options load_from={name} without --resume'
+            f'--resume from {name}: the run cannot continue from it exactly, because {fault}. '
+            + ('' if missing else 'Use the config that it was written with. ')
+            + f'To start a new training from its weights, use --cfg-options load_from={name} without --resume'
         )
 
 
@@ -101,7 +101,7 @@ def _parts_missing(checkpoint: Mapping) -> str:
 
 
 def _other_order(runner: Any, weights: Mapping) -> str:
-    """The state of an optimiser goes by the order of the parameters."""
+    """Why the weights are in another order, which matters because the state of an optimiser follows that order."""
     model = unwrapped(runner.model)
     ours = [key for key, _ in model.named_parameters()]
     known = set(ours)
@@ -117,31 +117,31 @@ def _other_averages(runner: Any, checkpoint: Mapping) -> str:
     if averages == ('ema_state_dict' in checkpoint):
         return ''
     if averages:
-        return 'the config has an EMAHook, and there are no averaged weights in it (ema_state_dict)'
-    return 'its weights are averages (ema_state_dict), and the config has no EMAHook'
+        return 'the config has an EMAHook, but the checkpoint has no averaged weights (ema_state_dict)'
+    return 'its weights are averages (ema_state_dict), but the config has no EMAHook'
 
 
 def _other_optimiser(runner: Any, checkpoint: Mapping) -> str:
     optimiser, state = getattr(runner.optim_wrapper, 'optimizer', None), checkpoint['optimizer']
-    if optimiser is None or 'param_groups' not in state:  # several, each with a state
+    if optimiser is None or 'param_groups' not in state:  # several optimisers, each with its own state
         return ''
     ours = [len(group['params']) for group in optimiser.param_groups]
     theirs = [len(group['params']) for group in state['param_groups']]
     if ours == theirs:
         return ''
     return (
-        f'its optimiser has {counted(sum(theirs), "parameter")} in {counted(len(theirs), "group")}, and that of the '
-        f'config {sum(ours)} in {len(ours)}'
+        f'its optimiser has {counted(sum(theirs), "parameter")} in {counted(len(theirs), "group")}, but that of the '
+        f'config has {sum(ours)} in {len(ours)}'
     )
 
 
 def _other_schedulers(runner: Any, checkpoint: Mapping) -> str:
     ours, theirs = (_number(schedulers) for schedulers in (runner.param_schedulers, checkpoint.get('param_schedulers')))
-    return f'it has {theirs} schedulers, and the config {ours}' if ours != theirs else ''
+    return f'it has {theirs} schedulers, but the config has {ours}' if ours != theirs else ''
 
 
 def _number(schedulers: Sequence | Mapping | None) -> int:
-    """Of schedulers, which are a list, or a list for each of several optimisers."""
+    """The number of schedulers, which are a list, or a list for each of several optimisers."""
     if isinstance(schedulers, Mapping):
         return sum(map(len, schedulers.values()))
     return len(schedulers or ())

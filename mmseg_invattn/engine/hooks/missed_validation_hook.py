@@ -1,4 +1,4 @@
-"""A validation that a kill has swallowed is made up."""
+"""Makes up a validation that a killed run has missed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..progress import VALIDATED, validation_due
 
 @HOOKS.register_module()
 class MissedValidationHook(Hook):
-    """Validate before a resumed training goes on, where that was due at its checkpoint and is not noted in it.
+    """Validate before a resumed training goes on, if a validation was due at its checkpoint and is not noted in it.
 
-    A checkpoint is written before the validation of its iteration, and the run may end between the two. The metric and
-    the best checkpoint are then those of an uninterrupted run.
+    A checkpoint is written before the validation of its iteration, and the run may be killed between the two. With this
+    hook the metrics and the best checkpoint are nevertheless those of an uninterrupted run.
     """
 
-    priority = 'VERY_HIGH'  # noted before the checkpoint hook writes; made up before other hooks begin an epoch
+    priority = 'VERY_HIGH'  # notes it before the checkpoint hook writes, and makes it up before hooks begin an epoch
 
     def __init__(self) -> None:
         self._resumed = False
 
     def before_train(self, runner: Runner) -> None:
-        """See whether the run was resumed."""
+        """Note whether the run was resumed."""
         self._resumed = runner.iter > 0 or runner.epoch > 0
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make it up before the first iteration."""
+        """Make up the validation before the first iteration."""
         self._make_up(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Make it up where all epochs are done."""
+        """Make up the validation if all epochs are done."""
         self._make_up(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Stop at the first loss that is NaN or infinite, and warn of one that runs away."""
+"""Stops a training at the first loss that is NaN or infinite, and warns of a loss that grows too large."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-START = 10  # iterations whose largest loss is that of the start
-LASTING = 5  # iterations in a row; a single batch may be hard
-AWAY = 10  # how many times that of the start is far above it
-AGAIN = 1000  # how many times the one that was warned of is worth another warning
-SMALL = 0.1  # a loss that starts below counts as this large
+START = 10  # the largest loss of this many first iterations is the loss at the start
+LASTING = 5  # warn only if the loss is large in this many iterations in a row, because a single batch may be hard
+AWAY = 10  # warn above this many times the loss at the start
+AGAIN = 1000  # warn again above this many times the loss of the last warning
+SMALL = 0.1  # smallest loss at the start that is assumed
 
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Raise as soon as a loss term is not finite, and warn where the loss stays ten times above that of the start.
+    """Raise as soon as a loss term is not finite, and warn if the loss stays above ten times that of the start.
 
-    It runs before the checkpoint hook, so that the last good checkpoint stays the last one.
+    It runs before the checkpoint hook, so that the last checkpoint is from before the failure.
     """
 
     priority = 'ABOVE_NORMAL'
 
     def __init__(self) -> None:
-        self._warned = -math.inf  # the loss of the last warning
+        self._warned = -math.inf  # the loss that the last warning was about
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -33,7 +33,8 @@ class NonFiniteLossHook(Hook):
         """Check the loss terms of the iteration.
 
         Raises:
-            FloatingPointError: If one is NaN or infinite; names the iteration, the terms and the batch's files.
+            FloatingPointError: If one is NaN or infinite. The message names the iteration, the terms and the files of
+                the batch.
         """
         losses = {
             name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items() if 'loss' in name
@@ -52,7 +53,7 @@ class NonFiniteLossHook(Hook):
         )
 
     def _warn_of_divergence(self, runner) -> None:
-        """Compare the last losses with the first, which MMEngine's message hub keeps over a resume."""
+        """Compare the last losses with the first ones, which MMEngine's message hub keeps over a resume."""
         history = runner.message_hub.log_scalars.get('train/loss')
         losses = history.data[0] if history is not None else ()
         if len(losses) <= LASTING:

@@ -1,4 +1,4 @@
-"""Tells metrics that write predictions where the images lie, so that each file keeps its image's sub-folder."""
+"""Tells metrics that write predictions the folder of the images, so that each file keeps its image's sub-folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ...datasets.leaves import image_root, leaf_datasets
 class PredictionFilesHook(Hook):
     """Gives the metrics of a validation or a test the folder of its images, before it begins.
 
-    Metrics of this package take it (``prediction_files``). Others name what they write after the image alone: two
-    images of one name are an error where such a metric writes.
+    Metrics of this package use it (``prediction_files``). Other metrics name their files after the image alone, so that
+    two images of the same name are an error if such a metric writes files.
     """
 
     def before_val(self, runner: Runner) -> None:
@@ -47,7 +47,7 @@ def _refuse_same_names(metric: object, dataset: object) -> None:
             name = osp.splitext(osp.basename(path))[0]
             if seen.setdefault(name, path) != path:
                 raise ValueError(
-                    f'{seen[name]} and {path} have the same name, and {type(metric).__name__} names what it writes '
-                    'after the image alone, so that one would replace the other: rename one, or write by SegMetric, '
+                    f'{seen[name]} and {path} have the same name, and {type(metric).__name__} names its files after '
+                    'the image alone, so that one would replace the other: rename one, or use SegMetric, '
                     'which keeps sub-folders'
                 )

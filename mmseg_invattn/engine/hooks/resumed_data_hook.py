@@ -1,4 +1,4 @@
-"""A resumed training goes on with the data behind those that it has seen, without loading these again."""
+"""Lets a resumed training go on with the next data, without loading those again that it has seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...compat import skip_trained_data
 
 @HOOKS.register_module()
 class ResumedDataHook(Hook):
-    """Let the sampler skip what an interrupted run has trained on, where MMEngine would load it and throw it away.
+    """Let the sampler skip the samples of past iterations, which MMEngine would load again and discard.
 
     :func:`~mmseg_invattn.engine.launch.build_runner` adds it.
     """

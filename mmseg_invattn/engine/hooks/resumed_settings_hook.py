@@ -1,4 +1,4 @@
-"""Settings that were changed for a resumed run hold, whatever the state in its checkpoint says."""
+"""Applies settings that were changed for a resumed run, which the state in its checkpoint would override."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..resumed_settings import apply_changes, sentence
 
 @HOOKS.register_module()
 class ResumedSettingsHook(Hook):
-    """Apply changed settings of optimisers, schedulers and model on ``--resume``, and name both values in the log."""
+    """Apply changed settings of optimisers, schedulers and model on ``--resume``, and log the old and new values."""
 
-    priority = 'HIGH'  # behind the check that the checkpoint belongs to the run, before its state is restored
+    priority = 'HIGH'  # after the check that the checkpoint belongs to the run, and before its state is restored
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Change the state that is about to be restored.

@@ -1,4 +1,4 @@
-"""Paints the predictions of a test over the images that the test has read."""
+"""Paints the predictions of a test over the images as the test has loaded them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ...datasets.pictures import to_picture
 
 @HOOKS.register_module()
 class TestedPictureHook(SegVisualizationHook):
-    """``SegVisualizationHook`` that paints every prediction of a test over the image as its data set loads it.
+    """A ``SegVisualizationHook`` that paints every prediction of a test over the image as its data set loads it.
 
-    MMSegmentation's decodes every file as 8-bit colour, whatever the pipeline makes of it, and some versions write
-    images of one name over each other.
+    MMSegmentation's own hook decodes every file as 8-bit colour, however the pipeline loads it, and some versions
+    overwrite pictures of images that have the same name.
 
     Args:
-        **kwargs: Those of ``SegVisualizationHook``.
+        **kwargs: Arguments of ``SegVisualizationHook``.
     """
 
-    __test__ = False  # its name looks like a test's
+    __test__ = False  # pytest would take the class for a test by its name
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
