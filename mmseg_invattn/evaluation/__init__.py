@@ -1,4 +1,4 @@
-"""Metrics, the tables and pictures made of them, and the cost of a model."""
+"""Metrics, prediction files and confusion matrices, and the computational cost of a model."""
 
 from .accuracy import ClassificationAccuracy
 from .bits_per_dim_metric import BitsPerDimMetric

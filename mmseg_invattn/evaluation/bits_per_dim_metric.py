@@ -11,12 +11,12 @@ from mmseg.registry import METRICS
 class BitsPerDimMetric(BaseMetric):
     """Mean of bits per dimension.
 
-    Reads ``bits_per_dim`` and ``bias_bound`` of every image. The metrics are ``bits_per_dim``, its ``standard_error``
-    (over images and random probes together), ``bias_bound`` (how far a truncated series can be off in expectation: 0
-    with roulette, NaN without a certificate) and ``images``.
+    It reads ``bits_per_dim`` and ``bias_bound`` of every image. The metrics are ``bits_per_dim``, its
+    ``standard_error`` (over images and random probes together), ``bias_bound`` (the largest bias of a truncated series:
+    0 with roulette, NaN without a certificate) and ``images``.
 
     Args:
-        collect_device: as in every metric, like ``prefix``.
+        collect_device: this and ``prefix`` are as in every metric.
     """
 
     default_prefix = 'flow'

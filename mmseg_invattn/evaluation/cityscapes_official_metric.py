@@ -29,21 +29,21 @@ class CityscapesOfficialMetric(BaseMetric):
 
     It returns, in per cent with two decimals and under the prefix ``cityscapes``, the averages ``class_IoU``,
     ``class_iIoU``, ``category_IoU``, ``category_iIoU``, and ``IoU/<class>``, ``iIoU/<class>``,
-    ``category_IoU/<category>``, ``category_iIoU/<category>``. iIoU exists for what has instances; a class that does not
-    occur is NaN. Beside each label file ``*_labelTrainIds.png`` must lie ``*_labelIds.png`` and ``*_instanceIds.png``,
-    which Cityscapes brings along.
+    ``category_IoU/<category>``, ``category_iIoU/<category>``. iIoU exists only for classes with instances; a class that
+    does not occur is NaN. The files ``*_labelIds.png`` and ``*_instanceIds.png``, which are part of Cityscapes, must be
+    in the folder of each label file ``*_labelTrainIds.png``.
 
-    Images without labels, such as those of the test split, are written to ``output_dir`` and not scored.
+    Predictions of images without labels, such as those of the test split, are written to ``output_dir`` and not scored.
 
-    The predictions are results like any other: encoded, one for each sample, collected by MMEngine, so that repeated
-    samples are dropped and no folder has to be shared. Rank 0 writes them into a temporary folder, evaluates, and
-    deletes that folder, and no other.
+    MMEngine collects the predictions of all ranks, one for each sample, as it does the results of other metrics. So
+    repeated samples are dropped, and the ranks need no shared folder. Rank 0 writes the predictions into a temporary
+    folder, evaluates them, and deletes only that folder.
 
     Args:
-        output_dir: Also keep the predictions here, with Cityscapes' label ids and in the sub-folder of their image, for
-            a submission; never deleted.
+        output_dir: Folder in which the predictions are kept too, with Cityscapes' label ids and in the sub-folder of
+            their image, for a submission. It is never deleted.
         collect_device: ``'cpu'`` or ``'gpu'``, where MMEngine collects the results.
-        prefix: In front of the names of the numbers.
+        prefix: Prefix of the names of the metrics.
     """
 
     default_prefix = 'cityscapes'
@@ -59,8 +59,8 @@ class CityscapesOfficialMetric(BaseMetric):
 
         Raises:
             FileNotFoundError: A ground truth file is missing.
-            ValueError: The label file is not named as in Cityscapes, a prediction is no class, or there is neither a
-                label nor an ``output_dir``.
+            ValueError: The label file is not named as in Cityscapes, a predicted value is not a class, or there is
+                neither a label nor an ``output_dir``.
         """
         for sample in data_samples:
             classes = sample['pred_sem_seg']['data'].squeeze(0).cpu()
@@ -75,8 +75,8 @@ class CityscapesOfficialMetric(BaseMetric):
             label = sample.get('seg_map_path')
             if label is None and self.output_dir is None:
                 raise ValueError(
-                    f'{sample["img_path"]} has no label, so that there is nothing to score: give --out DIR (output_dir '
-                    'of CityscapesOfficialMetric) to write the predictions'
+                    f'{sample["img_path"]} has no label, so its prediction cannot be scored: give --out DIR '
+                    '(output_dir of CityscapesOfficialMetric) to write the predictions'
                 )
             self.results.append((png, label and _ground_truth(label)))
 
@@ -84,21 +84,21 @@ class CityscapesOfficialMetric(BaseMetric):
         """The scores of all samples, (prediction as PNG, ground truth file) each.
 
         Raises:
-            ValueError: The official evaluation refuses the files; with its message. Or some images have labels and
-                others have not.
+            ValueError: The official evaluation refuses the files (the error has its message), or only some of the
+                images have labels.
         """
         without = sum(truth is None for _, truth in results)
         if without == len(results):
             print_log(
-                f'{counted(without, "prediction")} written to {self.output_dir} with the label ids of Cityscapes; the '
-                'test data have no labels: no scores',
+                f'{counted(without, "prediction")} written to {self.output_dir} with the label ids of Cityscapes. '
+                'There are no scores, because the test data have no labels',
                 logger='current',
             )
             return {}
         if without:
             raise ValueError(
-                f'{len(results) - without} of {counted(len(results), "image")} have labels, and a score over a part '
-                'would pass for one over all: test the data with labels and those without on their own'
+                f'only {len(results) - without} of {counted(len(results), "image")} have labels, and a score over them '
+                'would look like one over all: test the images with labels and those without separately'
             )
         with tempfile.TemporaryDirectory(prefix='cityscapes-') as folder:
             predictions = []
@@ -128,12 +128,12 @@ def _label_ids() -> Tensor:
 
 
 def _class_names() -> dict[str, bool]:
-    """The classes that are evaluated, and whether they have instances."""
+    """The evaluated classes, and whether each has instances."""
     return {label.name: label.hasInstances for label in labels if not label.ignoreInEval}
 
 
 def _category_names() -> dict[str, bool]:
-    """The categories that are evaluated, and whether all that belongs to them has instances."""
+    """The evaluated categories, and whether all classes of each have instances."""
     return {
         name: all(label.hasInstances for label in members if label.id >= 0)
         for name, members in category2labels.items()
@@ -142,24 +142,24 @@ def _category_names() -> dict[str, bool]:
 
 
 def _ground_truth(label_file: str) -> str:
-    """The file of label ids beside a label file; the file of instances must be there too."""
+    """The file of label ids in the folder of a label file; the file of instances must be there too."""
     if not label_file.endswith((LABEL_SUFFIX, ID_SUFFIX)):
         raise ValueError(
-            f'{label_file}: the official evaluation finds its ground truth by names that end in '
-            f'{LABEL_SUFFIX} or {ID_SUFFIX}: use it on Cityscapes, and SegMetric elsewhere'
+            f'{label_file}: the official evaluation needs label files whose names end in '
+            f'{LABEL_SUFFIX} or {ID_SUFFIX}: use it for Cityscapes only, and SegMetric for other data'
         )
     ids = label_file.replace(LABEL_SUFFIX, ID_SUFFIX)
     for file in (ids, ids.replace(ID_SUFFIX, INSTANCE_SUFFIX)):
         if not Path(file).is_file():
             raise FileNotFoundError(
-                f'{file}: the official evaluation needs this file beside {label_file}; it is part '
+                f'{file}: the official evaluation needs this file in the folder of {label_file}; it is part '
                 'of gtFine_trainvaltest.zip'
             )
     return ids
 
 
 def _official_scores(predictions: list[str], truths: list[str], folder: str) -> dict:
-    """What cityscapesscripts computes, with settings of our own: its module keeps one object of them for everyone."""
+    """The results of cityscapesscripts, with a copy of its settings, because its module shares one global object."""
     settings = copy.copy(official.args)
     settings.evalInstLevelScore, settings.evalPixelAccuracy = True, False
     settings.JSONOutput, settings.quiet, settings.predictionPath = False, True, folder
@@ -167,5 +167,5 @@ def _official_scores(predictions: list[str], truths: list[str], folder: str) -> 
     try:
         with contextlib.redirect_stdout(said):
             return official.evaluateImgLists(predictions, truths, settings)
-    except SystemExit as error:  # its way of refusing a file
+    except SystemExit as error:  # cityscapesscripts refuses a file in this way
         raise ValueError(f'cityscapesscripts: {said.getvalue().strip()}') from error

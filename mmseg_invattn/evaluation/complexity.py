@@ -1,8 +1,8 @@
-"""Parameters and floating point operations of a model, forward and of its inverses.
+"""Parameters and floating point operations of a model, for its forward pass and its inverses.
 
-Counted is what torch's ``FlopCounterMode`` counts: matrix products, convolutions and attention, a multiply-add as two
-operations; additions, activations and normalisations are left out. The attention kernels that it does not know are
-added here: the fused one of the CPU, and those of this package.
+Operations are those that torch's ``FlopCounterMode`` counts: matrix products, convolutions and attention, with a
+multiply-add as two operations. Additions, activations and normalisations do not count. Attention kernels that torch
+does not count are added here: the fused kernel of the CPU, and those of this package.
 
 Shape suffixes: B batch, G heads, N queries, M keys, D query and key size, E value size, R rows (batch and heads).
 """
@@ -34,9 +34,9 @@ def _sorted_concatenation_flops(
 ) -> int:
     """Arithmetic of the prefix sums of the F = E + 1 features (values and normaliser; E for ReLU).
 
-    A key takes part in 3 operations a feature (suffix sum, step, ramp), with an exponential piece in 3 more (weigh,
-    add up, weigh back); a query takes 2, with an exponential piece 3 more, and the division of E numbers. Sorting
-    compares, and is not counted.
+    A key needs 3 operations per feature (suffix sum, step, ramp), and 3 more if there is an exponential piece (weigh,
+    add up, weigh back). A query needs 2 per feature, 3 more with an exponential piece, and E divisions. Sorting only
+    compares numbers, and is not counted.
     """
     rows, n, _ = alpha_RN1
     m, size = v_RME[1:]
@@ -46,7 +46,7 @@ def _sorted_concatenation_flops(
 
 
 def _formulas() -> dict:
-    """The kernels that torch's counter does not know."""
+    """The kernels that torch's counter does not count."""
     ours = torch.ops.mmseg_invattn
     return {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -56,8 +56,8 @@ def _formulas() -> dict:
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating point operations of a call. What layers derive from their weights is left out where the caller has
-    entered :func:`~mmseg_invattn.layers.constant_weights`."""
+    """Floating point operations of a call. Inside :func:`~mmseg_invattn.layers.constant_weights` they do not include
+    those by which layers derive numbers from their weights."""
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         function()
     return counter.get_total_flops()
@@ -69,15 +69,15 @@ def count_parameters(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class InverseCost:
-    """An invertible part of a model, at the input that it had.
+    """The cost of inverting an invertible part of a model at one input.
 
     Attributes:
-        name: of the module.
-        shape: of its input, without the batch.
+        name: name of the module.
+        shape: shape of its input, without the batch.
         forward: operations of a forward pass.
-        inverse: operations of the inverse, all its iterations, their acceleration and its certificate included.
-        iterations: evaluations of the branch, of one layer for a sequence: the largest; 0 for a closed form.
-        error_bound: certified, NaN where there is none.
+        inverse: operations of the inverse with all iterations, their acceleration and the certificate.
+        iterations: evaluations of the branch; for a sequence, the largest of its layers; 0 for a closed form.
+        error_bound: certified bound of the error; NaN if there is none.
         converged: whether the inverse met its tolerance.
     """
 
@@ -92,12 +92,12 @@ class InverseCost:
 
 @torch.no_grad()
 def inverse_costs(model: nn.Module, image: Tensor, tol: float = 1e-6, max_iter: int = 1000) -> list[InverseCost]:
-    """Cost of inverting each invertible part, at the features that an image has there, with its weights derived.
+    """Cost of inverting each invertible part of a model at the features of an image, without deriving its weights.
 
     Args:
-        model: in evaluation mode.
-        image: preprocessed, (1, C, H, W).
-        tol: see :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`, as is ``max_iter``.
+        model: the model in evaluation mode.
+        image: the preprocessed image, (1, C, H, W).
+        tol: this and ``max_iter`` are those of :meth:`~mmseg_invattn.layers.InvertibleModule.inverse`.
     """
     seen = {}  # the first call of each
     for name, module, x in recorded_inputs(invertible_parts(model), lambda: model(image, mode='tensor')):

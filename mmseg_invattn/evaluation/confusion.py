@@ -1,7 +1,7 @@
-"""The confusion matrix: counting it, what follows from it, and its files.
+"""The confusion matrix: how it is counted, what is computed from it, and its files.
 
-Rows are the ground truth, columns the predictions: ``C_KK[i, j]`` pixels of class i were called j. Counts are int64
-from the first step, because labels are uint8 and ``19 * label`` in uint8 is wrong from label 14 on.
+Rows are the ground truth, columns the predictions: ``C_KK[i, j]`` pixels of class i were predicted as j. Counts are
+int64 from the first step, because labels are uint8, in which ``19 * label`` overflows from label 14 on.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int, ignore_inde
         ignore_index: Label of the pixels that do not count.
 
     Returns:
-        int64 of shape (2, entries): the places ``i K + j``, ascending, and their counts.
+        int64 of shape (2, entries): the positions ``i K + j``, ascending, and their counts.
 
     Raises:
-        ValueError: The shapes differ, or a value is no class.
+        ValueError: The shapes differ, or a value is not a class.
     """
     if prediction.shape != label.shape:
         raise ValueError(
             f'the prediction has shape {tuple(prediction.shape)} and the ground truth '
-            f'{tuple(label.shape)}, but they must be of one size: let the model predict at ori_shape'
+            f'{tuple(label.shape)}, but both must have the same size: let the model predict at ori_shape'
         )
     inside = label != ignore_index
     prediction, label = prediction[inside].long(), label[inside].long()
@@ -65,34 +65,34 @@ def add_pairs(parts: Sequence[Tensor], num_classes: int) -> np.ndarray:
 
 
 def class_iou(matrix_KK: np.ndarray) -> np.ndarray:
-    """``C_kk / (C_k. + C_.k - C_kk)`` of each class, (K, ) float64; NaN where it is neither there nor predicted."""
+    """``C_kk / (C_k. + C_.k - C_kk)`` of each class, (K, ) float64; NaN if no label and no prediction has it."""
     right = np.diag(matrix_KK)
     union = matrix_KK.sum(0) + matrix_KK.sum(1) - right
     return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
 
 
 def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
-    """Shares of each row's total; a row of a class without pixels is NaN."""
+    """Each row divided by its sum; the row of a class without pixels is NaN."""
     total = matrix_KK.sum(1, keepdims=True)
     return np.divide(matrix_KK, total, out=np.full(matrix_KK.shape, np.nan), where=total > 0)
 
 
 def check_suffix(file: str | Path) -> Path:
-    """The path, if it names a format of confusion matrices.
+    """The path, after a check that its ending is that of a format of confusion matrices.
 
     Raises:
-        ValueError: It ends in something else.
+        ValueError: It has another ending.
     """
     path = Path(file)
     if path.suffix not in MATRIX_SUFFIXES:
         raise ValueError(
-            f'{path}: a confusion matrix is kept as {" or ".join(MATRIX_SUFFIXES)}; end the name in one of them'
+            f'{path}: a confusion matrix is written as {" or ".join(MATRIX_SUFFIXES)}; give a name with such an ending'
         )
     return path
 
 
 def write_confusion(file: str | Path, matrix_KK: np.ndarray, classes: Sequence[str]) -> None:
-    """Write a matrix: ``.npy`` holds the numbers alone, ``.csv`` has the class names in its first row and column."""
+    """Write a matrix: ``.npy`` holds only the numbers, ``.csv`` has the class names in its first row and column."""
     path = check_suffix(file)
     if path.suffix == '.npy':
         stream = io.BytesIO()
@@ -106,11 +106,11 @@ def write_confusion(file: str | Path, matrix_KK: np.ndarray, classes: Sequence[s
 
 
 def read_confusion(file: str | Path) -> tuple[np.ndarray, list[str]]:
-    """Matrix and class names of a file of :func:`write_confusion`; an ``.npy`` has numbers for names.
+    """Matrix and class names in a file of :func:`write_confusion`; for ``.npy`` the names are numbers.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no square matrix of counts.
+        ValueError: It does not hold a square matrix of counts.
     """
     path = check_suffix(file)
     if not path.is_file():
@@ -125,11 +125,11 @@ def read_confusion(file: str | Path) -> tuple[np.ndarray, list[str]]:
             matrix = np.array([[int(number) for number in row[1:]] for row in rows])
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f'{path}: this is no confusion matrix ({error}); let SegMetric write one by confusion_file'
+            f'{path}: this is not a confusion matrix ({error}); write one with confusion_file of SegMetric'
         ) from error
     if matrix.shape != (len(names), len(names)) or matrix.dtype.kind not in 'iu' or matrix.min() < 0:
         raise ValueError(
-            f'{path}: an array of shape {matrix.shape} and type {matrix.dtype} is no confusion matrix, '
-            'which is square and holds counts; let SegMetric write one by confusion_file'
+            f'{path}: a confusion matrix is square and holds counts, but this array has the shape {matrix.shape} and '
+            f'type {matrix.dtype}; write one with confusion_file of SegMetric'
         )
     return matrix.astype(np.int64), names

@@ -1,4 +1,4 @@
-"""Predictions as label files: where each goes, and the values that it holds."""
+"""Writes predictions as label files: their paths, and their values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..engine.atomic_backend import AtomicLocalBackend
 
 
 def label_values(labels: np.ndarray, num_classes: int, reduce_zero_label: bool) -> np.ndarray:
-    """Classes as label files of the data set hold them: counted from 1 where these count from 1.
+    """Predicted classes with the values of the data set's label files, which may count from 1.
 
     Returns:
-        uint8, or uint16 where there are more values than fit.
+        uint8, or uint16 if there are more values than fit into uint8.
     """
     labels = labels.astype(np.int64) + bool(reduce_zero_label)
     return labels.astype(np.uint8 if num_classes + bool(reduce_zero_label) <= 256 else np.uint16)
 
 
 def submitted_values(labels: np.ndarray, classes: Sequence[str], reduce_zero_label: bool) -> np.ndarray:
-    """Classes as the benchmark takes them: the label ids of Cityscapes, and elsewhere those of the label files."""
+    """Predicted classes as a benchmark expects them: label ids for Cityscapes, otherwise the label files' values."""
     if tuple(classes) == tuple(CityscapesDataset.METAINFO['classes']):
         from cityscapesscripts.helpers.labels import trainId2label
 
@@ -42,10 +42,10 @@ def png_of(values_HW: np.ndarray) -> bytes:
 
 
 class PredictionFolder:
-    """Writes a file for each image, in the sub-folder that the image has below the folder of all images.
+    """Writes a file for each image, into the same sub-folder that the image has below the folder of all images.
 
     Args:
-        root: Folder of all images; None where it is not known, so that images of one name cannot be told apart.
+        root: Folder of all images. None if it is not known; then images of the same name are an error.
     """
 
     def __init__(self, root: str | None = None) -> None:
@@ -56,14 +56,14 @@ class PredictionFolder:
         """Write the prediction of an image.
 
         Raises:
-            ValueError: Another image has been written under this name.
+            ValueError: The prediction of another image has been written under this name.
         """
         name = self.name_of(image_file)
         first = self._taken.setdefault(name, image_file)
         if first != image_file:
             raise ValueError(
-                f'{first} and {image_file} have the same name, and each prediction is named after its image: one '
-                f'would replace the other. Rename one of them'
+                f'{first} and {image_file} have the same name. Predictions are named after their images, so that one '
+                'would replace the other. Rename one of the images'
             )
         path = Path(folder) / name
         AtomicLocalBackend().put(png, path)
@@ -72,7 +72,7 @@ class PredictionFolder:
     def name_of(self, image_file: str) -> Path:
         """The path of an image's prediction below the folder of all predictions."""
         bare = osp.splitext(osp.relpath(image_file, self.root) if self.root else osp.basename(image_file))[0]
-        # an image may lie beside the folder, by a list that names it so
+        # a list may name an image outside the folder
         return Path(*(part for part in Path(bare).parts if part not in ('..', '/'))).with_name(
             f'{osp.basename(bare)}.png'
         )

@@ -1,4 +1,4 @@
-"""IoUMetric with the numbers of each class and the confusion matrix."""
+"""IoUMetric that also gives the IoU of each class and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .writing_iou_metric import WritingIoUMetric
 class SegMetric(WritingIoUMetric):
     """``IoUMetric`` that also returns ``IoU/<class>`` and keeps the confusion matrix.
 
-    It returns what ``IoUMetric`` does (aAcc, mIoU, mAcc, ... in per cent with two decimals) and prints the same table;
-    a class that is neither there nor predicted is NaN and left out of the means, and a warning says over how many
-    classes they are. All of it follows from one confusion
-    matrix in int64. A label or a prediction that is no class is an error, where ``IoUMetric`` drops it silently.
+    It returns the values of ``IoUMetric`` (aAcc, mIoU, mAcc, ... in per cent with two decimals) and prints the same
+    table. A class that is neither in the labels nor predicted is NaN and left out of the means; a warning then says
+    over how many classes the means are taken. All values are computed from one confusion matrix in int64. A label or a
+    prediction that is not a class is an error; ``IoUMetric`` drops it silently.
 
-    Each sample is one result of its own, so that MMEngine can drop the samples that a distributed sampler repeats.
-    What it writes, and what becomes of data without labels: see :class:`.WritingIoUMetric`.
+    Each sample is one result, so that MMEngine can drop the samples that a distributed sampler repeats.
+    :class:`.WritingIoUMetric` says which files are written, and what happens with data without labels.
 
     Args:
-        ignore_index: As in ``IoUMetric``, like all arguments but the last.
-        confusion_file: Where the confusion matrix of the last evaluation goes, ``.npy`` or ``.csv``.
+        ignore_index: This and all other arguments except the last are those of ``IoUMetric``.
+        confusion_file: File for the confusion matrix of the last evaluation, ``.npy`` or ``.csv``.
 
     Attributes:
         confusion_matrix: int64 of shape (K, K) after ``evaluate``, on every rank; rows are the ground truth.
@@ -61,13 +61,13 @@ class SegMetric(WritingIoUMetric):
         self.confusion_matrix: np.ndarray | None = None
         tell_means(self)
 
-    intersect_and_union = staticmethod(count_pairs)  # what IoUMetric.process keeps of a sample
+    intersect_and_union = staticmethod(count_pairs)  # IoUMetric.process keeps its result
 
     def compare(self, sample: dict) -> None:
         """Count the pixels of a sample.
 
         Raises:
-            ValueError: A value is no class; the message names the file.
+            ValueError: A value is not a class; the message names the file.
         """
         try:
             super().compare(sample)
@@ -75,7 +75,7 @@ class SegMetric(WritingIoUMetric):
             raise ValueError(f'{sample.get("seg_map_path") or sample.get("img_path")}: {error}') from error
 
     def scores(self, results: list[Tensor]) -> dict[str, float]:
-        """The metrics of all samples, (2, entries) each."""
+        """The metrics from the counts of all samples, (2, entries) each."""
         classes = self.dataset_meta['classes']
         matrix = self.confusion_matrix = add_pairs(results, len(classes))
         if self.confusion_file is not None:

@@ -1,4 +1,4 @@
-"""IoUMetric whose files keep the sub-folders of their images, and which scores nothing where there are no labels."""
+"""IoUMetric that writes predictions into the sub-folders of their images, and accepts data without labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .prediction_files import PredictionFolder, label_values, png_of, submitted_
 
 @METRICS.register_module()
 class WritingIoUMetric(IoUMetric):
-    """``IoUMetric`` with files and results as follows; its numbers are the same.
+    """``IoUMetric`` with the same scores, but other files.
 
-    With ``output_dir`` each prediction is a PNG in the sub-folder of its image, in the values of the label files: with
-    ``reduce_zero_label`` from 1. With ``format_only``, and for images without labels, it has the values that the
-    benchmark takes, which are the label ids for Cityscapes; then there are no scores.
+    With ``output_dir`` each prediction is a PNG in the sub-folder of its image, with the values of the label files
+    (from 1 with ``reduce_zero_label``). With ``format_only``, and for images without labels, there are no scores, and
+    the PNGs have the values that a benchmark expects: label ids for Cityscapes, otherwise those of the label files.
 
     Args:
-        *args: Those of ``IoUMetric``, as are ``kwargs``.
+        *args: Arguments of ``IoUMetric``, like ``kwargs``.
 
     Raises:
         ValueError: ``format_only`` without ``output_dir``.
@@ -32,7 +32,7 @@ class WritingIoUMetric(IoUMetric):
         super().__init__(*args, **kwargs)
         if self.format_only and not self.output_dir:
             raise ValueError(
-                'format_only=True writes predictions and scores nothing, and output_dir does not say where: set it, '
+                'format_only=True only writes predictions, but output_dir is not set: set it to a folder, '
                 'or give --out DIR'
             )
         self.prediction_files = PredictionFolder()
@@ -41,7 +41,7 @@ class WritingIoUMetric(IoUMetric):
         """Write and compare the prediction of each sample.
 
         Raises:
-            ValueError: There is neither a label to compare it with nor a folder to write it to.
+            ValueError: A sample has no label, and there is no folder to write its prediction to.
         """
         for sample in data_samples:
             scored = 'gt_sem_seg' in sample and not self.format_only
@@ -49,40 +49,42 @@ class WritingIoUMetric(IoUMetric):
                 self._write(sample, scored)
             elif not scored:
                 raise ValueError(
-                    f'{sample.get("img_path")} has no label, so that there is nothing to score: give --out DIR '
+                    f'{sample.get("img_path")} has no label, so its prediction cannot be scored: give --out DIR '
                     '(output_dir of the evaluator) to write the predictions, or let the pipeline load labels'
                 )
             if scored:
                 self.compare(sample)
             else:
-                self.results.append(None)  # one result a sample: MMEngine drops those that are repeated
+                self.results.append(
+                    None
+                )  # one result per sample, because MMEngine drops the results of repeated samples
 
     def compare(self, sample: dict) -> None:
-        """Append what ``IoUMetric`` keeps of a sample with a label."""
-        folder, self.output_dir = self.output_dir, None  # it would write, too
+        """Append the result of ``IoUMetric`` for a sample with a label."""
+        folder, self.output_dir = self.output_dir, None  # so that IoUMetric does not write a file too
         try:
             super().process({}, [sample])
         finally:
             self.output_dir = folder
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The metrics of all samples; none where no sample has a label.
+        """The metrics of all samples; empty if no sample has a label.
 
         Raises:
-            ValueError: Some have one and others have not.
+            ValueError: Only some of the samples have a label.
         """
         scored = [result for result in results if result is not None]
         if not scored:
             print_log(
-                f'{counted(len(results), "prediction")} written to {self.output_dir}; '
-                + ('format_only is set: no scores' if self.format_only else 'the test data have no labels: no scores'),
+                f'{counted(len(results), "prediction")} written to {self.output_dir}. There are no scores, because '
+                + ('format_only is set' if self.format_only else 'the test data have no labels'),
                 logger='current',
             )
             return {}
         if len(scored) < len(results):
             raise ValueError(
-                f'{len(scored)} of {counted(len(results), "image")} have labels, and a score over a part would pass '
-                'for one over all: test the data with labels and those without on their own'
+                f'only {len(scored)} of {counted(len(results), "image")} have labels, and a score over these would '
+                'look like one over all: test the images with labels and those without separately'
             )
         return self.scores(scored)
 

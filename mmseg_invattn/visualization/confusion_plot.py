@@ -11,17 +11,18 @@ from matplotlib.colors import LogNorm
 from ..evaluation.confusion import row_shares
 from .figures import new_figure, save_figure
 
-NUMBERED = 30  # up to so many classes each cell shows its number
+NUMBERED = 30  # up to this number of classes each cell shows its number
 
 
 def draw_confusion(file: Path, matrix_KK: np.ndarray, classes: Sequence[str], counts: bool = False) -> None:
     """Draw a confusion matrix; rows are the ground truth.
 
     Args:
-        file: Where to; the suffix says the format (.png, .svg, .pdf).
+        file: Path of the picture; its suffix gives the format (.png, .svg, .pdf).
         matrix_KK: Counts.
-        classes: Names.
-        counts: Colours on a logarithmic scale of pixels; otherwise shares of each row, which are recalls.
+        classes: Names of the classes.
+        counts: True colours the cells by their pixels on a logarithmic scale, False by their share of the row, which on
+            the diagonal is the recall.
     """
     many = len(classes)
     side = min(max(4.0, 0.45 * many), 24)

@@ -1,4 +1,4 @@
-"""Curves of training runs as a picture: one panel for each scalar, one line for each run."""
+"""Draws curves of training runs: one panel for each scalar, one line for each run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..engine.scalars import Run
 from .figures import new_figure, save_figure
 
 COLUMNS = 2
-MARKED = 50  # curves of fewer points show them
+MARKED = 50  # curves with fewer points than this mark each of them
 
 
 def draw_curves(file: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
-    """Draw the scalars ``keys`` of all runs; the suffix of the file says the format (.png, .svg, .pdf)."""
+    """Draw the scalars ``keys`` of all runs; the suffix of the file gives the format (.png, .svg, .pdf)."""
     columns = min(COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
     figure = new_figure(5.5 * columns, 3.2 * rows + 0.3)

@@ -1,4 +1,4 @@
-"""Matplotlib figures that need no window and leave matplotlib's state to others."""
+"""Matplotlib figures that need no window and do not change matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ LEAST_WIDTH = 800  # pixels
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure of this size in inches."""
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
-    """Write a figure, at least 800 pixels wide, on white, so that it can be read on a dark page as well.
+    """Write a figure, at least 800 pixels wide, on white, so that it is readable on a dark page too.
 
     Args:
-        figure: of :func:`new_figure`.
-        file: a path, written whole or not at all, whose suffix says the format (.png, .svg, .pdf), or an open file,
-            which gets a PNG. Text in an SVG stays text.
+        figure: a figure from :func:`new_figure`.
+        file: a path, whose suffix gives the format (.png, .svg, .pdf), or an open file, which gets a PNG. A path is
+            written whole or not at all. Text in an SVG stays text.
     """
     dpi = max(DPI, math.ceil(LEAST_WIDTH / figure.get_figwidth()))
     with (

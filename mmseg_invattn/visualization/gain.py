@@ -1,6 +1,6 @@
-"""The certified gain of an attention branch against its sharpness, as an SVG that needs no plotting library.
+"""Draws the certified gain of an attention branch against its sharpness, as an SVG without a plotting library.
 
-The gain is the factor before a weighted mean of values of unit size that keeps the Lipschitz constant at 0.9.
+The gain is the factor that brings the Lipschitz constant of a weighted mean of unit values to 0.9.
 """
 
 import math
@@ -37,7 +37,7 @@ CURVES: list[tuple[str, str, str, Callable[[float], float]]] = [
 
 
 def place(sharpness: float, gain: float) -> tuple[float, float]:
-    """Point of the picture, both axes logarithmic."""
+    """The point in the picture; both axes are logarithmic."""
     x = math.log(sharpness / SHARPNESS[0]) / math.log(SHARPNESS[-1] / SHARPNESS[0])
     y = math.log(GAINS[1] / gain) / math.log(GAINS[1] / GAINS[0])
     return LEFT + x * WIDTH, TOP + y * HEIGHT

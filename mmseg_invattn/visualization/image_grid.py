@@ -1,4 +1,4 @@
-"""Images side by side as one picture."""
+"""Puts images side by side into one picture."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ FONT_SIZE, MARGIN = 16, 8  # pixels, of the labels and around them
 
 
 def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """Row by row on white, (height, width, 3) uint8 RGB.
+    """The images row by row on white, (height, width, 3) uint8 RGB.
 
     Args:
-        images_B3HW: values in [-0.5, 0.5]; others are clipped, what is not finite becomes white.
-        columns: images in a row.
-        gap: pixels between them.
+        images_B3HW: values in [-0.5, 0.5]. Other values are clipped; those that are not finite become white.
+        columns: number of images in a row.
+        gap: number of pixels between the images.
     """
     if columns < 1 or not len(images_B3HW):
         raise ValueError(
@@ -37,11 +37,11 @@ def image_grid(images_B3HW: Tensor, columns: int, gap: int = 2) -> np.ndarray:
 
 
 def large(picture_HW3: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
-    """The picture at least 800 pixels wide, each pixel a square of as many, with the labels of its rows at the left.
+    """The picture enlarged by a whole factor to at least 800 pixels of width, with labels to the left of its rows.
 
     Args:
-        picture_HW3: of :func:`image_grid`.
-        labels: one for each row of images, black on white; none: no column of labels.
+        picture_HW3: a picture from :func:`image_grid`.
+        labels: a label for each row of images, drawn black on white; empty for no column of labels.
     """
     factor = max(1, math.ceil(LEAST_WIDTH / picture_HW3.shape[1]))
     picture_HW3 = picture_HW3.repeat(factor, 0).repeat(factor, 1)

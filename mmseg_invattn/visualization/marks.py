@@ -1,6 +1,6 @@
-"""Marks in pictures and videos: what each was made from, so that an interrupted prediction knows what is done.
+"""Marks in pictures and videos that say what each was made from, so that an interrupted prediction can be continued.
 
-A PNG has its mark in a text chunk behind the header, an MP4 in a box at its end that players skip.
+A PNG has its mark in a text chunk after the header, an MP4 in a box at its end that players skip.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 from ..ops.fingerprint import fingerprint
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
-HEADER = len(SIGNATURE) + 25  # with the first chunk
+HEADER = len(SIGNATURE) + 25  # bytes of the signature and the first chunk
 KEYWORD = b'mmseg_invattn\0'
-LENGTH = 16  # of a mark, in letters
+LENGTH = 16  # letters of a mark
 BLOCK = 2**20  # bytes of a file that are read at a time
 
 
 def mark_of_run(model: nn.Module, *settings: object) -> str:
-    """A mark of a model's weights and config, and of what else decides about its pictures."""
+    """A hash of the weights and the config of a model, and of all other settings on which its pictures depend."""
     weights = model.state_dict()
     numbers = [int(number) for number in fingerprint(weights.values())]
     content = repr((list(zip(weights, numbers, strict=True)), model.cfg.model, model.dataset_meta, settings))
@@ -30,7 +30,7 @@ def mark_of_run(model: nn.Module, *settings: object) -> str:
 
 
 def mark_of_input(run: str, file: Path) -> str:
-    """The mark of what a run makes of an image or a video."""
+    """The mark of the pictures that a run makes from an image or a video."""
     digest = hashlib.sha256(run.encode())
     with open(file, 'rb') as stream:
         while block := stream.read(BLOCK):
@@ -39,7 +39,7 @@ def mark_of_input(run: str, file: Path) -> str:
 
 
 def marked(png: bytes, mark: str) -> bytes:
-    """The PNG with a mark; without one as it is."""
+    """The PNG with the mark added; unchanged if there is no mark."""
     if not mark:
         return png
     chunk = b'tEXt' + KEYWORD + mark.encode()
@@ -56,7 +56,7 @@ def append_mark(mp4: Path, mark: str) -> None:
 
 
 def mark_of(file: Path) -> str | None:
-    """The mark of a picture or a video; None where there is no such file, or it has none."""
+    """The mark of a picture or a video; None if there is no such file or it has no mark."""
     try:
         with open(file, 'rb') as stream:
             start = stream.read(HEADER + 8 + len(KEYWORD) + LENGTH)

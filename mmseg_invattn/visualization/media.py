@@ -1,4 +1,4 @@
-"""Images and videos as RGB arrays: what is readable, and what is not, is said."""
+"""Reads and writes images and videos as RGB arrays, with clear errors for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..engine.atomic_backend import AtomicLocalBackend
 from ..engine.tested_pipeline import SUFFIXES
 from .marks import append_mark, marked
 
-USUAL_RATE = 25.0  # frames a second, where the file does not say
+USUAL_RATE = 25.0  # frames per second if the file does not say
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, besides: Path | None = None) -> list[Path]:
     """The images of a folder and of its sub-folders, sorted.
 
     Args:
-        folder: Where to look.
+        folder: The folder.
         suffixes: Endings of image files, in lower case.
-        besides: Folder inside that does not count: what is written there are no images to read.
+        besides: Folder inside it that is skipped, because results are written there.
 
     Raises:
-        ValueError: There are none, or two differ in their suffix alone, so that their outputs would have one name.
+        ValueError: There are no images, or two differ only in their suffix, so that their results would have the same
+            name.
     """
     images = sorted(
         path
@@ -43,14 +44,14 @@ def find_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, besides: Path 
         name = path.parent / bare_name(path, suffixes)
         if by_name.setdefault(name, path) != path:
             raise ValueError(
-                f'{by_name[name]} and {path}: what is written is named after the file without its '
-                'suffix; rename one of them'
+                f'{by_name[name]} and {path}: results are named after the file without its suffix, so that one would '
+                'replace the other; rename one of them'
             )
     return images
 
 
 def bare_name(path: Path, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """The name of a file without its suffix, which may have several dots (``.nii.gz``)."""
+    """The name of a file without its suffix, which may contain dots (``.nii.gz``)."""
     endings = [suffix for suffix in suffixes if suffix.startswith('.') and path.name.lower().endswith(suffix)]
     return path.name[: -max(map(len, endings))] if endings else path.stem
 
@@ -60,7 +61,7 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is truncated, damaged or no image.
+        ValueError: It is truncated, damaged or not an image.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path}: there is no such image')
@@ -68,12 +69,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray, mark: str = '') -> None:
-    """Write an RGB image, or a map of one channel, as PNG, whole or not at all, making the folder.
+    """Write an RGB image, or a map of one channel, as PNG, whole or not at all. Missing folders are created.
 
     Args:
         path: The file.
-        image: uint8, or uint16 of one channel.
-        mark: What :func:`~mmseg_invattn.visualization.marks.mark_of` will find in it.
+        image: uint8, or uint16 with one channel.
+        mark: The mark that :func:`~mmseg_invattn.visualization.marks.mark_of` will find in the file.
     """
     encoded, png = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     assert encoded, 'a uint8 array is always a PNG'
@@ -84,11 +85,11 @@ class VideoReader:
     """Frames of a video, (H, W, 3) uint8, RGB.
 
     Attributes:
-        rate: frames a second.
-        count: number of frames that the file claims to hold; None where it does not say.
+        rate: frames per second.
+        count: number of frames according to the file; None if it does not say.
 
     Raises:
-        ValueError: The file is no video that OpenCV reads, or a video without frames.
+        ValueError: The file is not a video that OpenCV can read, or it has no frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +97,7 @@ class VideoReader:
         if not capture.isOpened():
             raise ValueError(
                 f'{path}: this is neither a folder, nor an image ({", ".join(SUFFIXES)}), nor a '
-                'video that OpenCV can read; convert it to one of these'
+                'video that OpenCV can read; convert it to an image or a video'
             )
         there, frame = capture.read()
         if not there:
@@ -115,20 +116,20 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes RGB frames, or maps of one channel, of the size of the first; a context manager.
+    """A context manager that writes RGB frames, or maps of one channel, which all have the size of the first.
 
-    The file is there when all of it is written. Odd sizes are filled up by a white row or column, which the codec asks
-    for.
+    The file appears when all of it is written. A white row or column is added to odd sizes, because the codec needs
+    even ones.
 
     Args:
         path: The file.
-        rate: Frames a second.
-        mark: What :func:`~mmseg_invattn.visualization.marks.mark_of` will find in it.
+        rate: Frames per second.
+        mark: The mark that :func:`~mmseg_invattn.visualization.marks.mark_of` will find in the file.
     """
 
     def __init__(self, path: Path, rate: float, mark: str = '') -> None:
         self.path, self.rate, self.mark = path, rate, mark
-        self._partial = path.with_name(f'.{path.stem}.partial{path.suffix}')  # the suffix tells OpenCV the format
+        self._partial = path.with_name(f'.{path.stem}.partial{path.suffix}')  # OpenCV takes the format from the suffix
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""An image file as a segmentor sees it."""
+"""Reads an image file as a segmentor sees it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_image(model: nn.Module, file: str | Path, shape: Sequence[int] | None =
     Args:
         model: as :func:`mmseg_invattn.engine.inference.init_model` returns it.
         file: the image.
-        shape: (H, W) to bring it to, in place of the pipeline's own resizing.
+        shape: (H, W) to which it is resized, instead of the pipeline's own resizing.
 
     Returns:
         The picture, padded as the model pads it, uint8 RGB (H, W, 3), and the preprocessed image (1, C, H, W).

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..wording import counted
 
-ROW, SWATCH, GAP = 20, 12, 8  # pixels of a row of the legend, of its coloured square, and around it
+ROW, SWATCH, GAP = 20, 12, 8  # pixels: height of a row of the legend, side of its coloured square, space around it
 FONT_SIZE = 12
-SCALED_FROM = 720  # height of the image from which on the legend grows with it
+SCALED_FROM = 720  # height of an image above which the legend grows with it
 
 
 def class_colours(num_classes: int, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
@@ -20,10 +20,10 @@ def class_colours(num_classes: int, palette: Sequence[Sequence[int]] | None = No
 
     Args:
         num_classes: K.
-        palette: Colours of the data set; None spreads hues by the golden ratio, light and dark in turn.
+        palette: Colours of the data set; None spreads hues by the golden ratio, alternately light and dark.
 
     Raises:
-        ValueError: The palette is not one colour a class.
+        ValueError: The palette does not have one colour for each class.
     """
     if palette is not None:
         if len(palette) != num_classes:
@@ -38,12 +38,12 @@ def class_colours(num_classes: int, palette: Sequence[Sequence[int]] | None = No
 
 
 def paint(image_HW3: np.ndarray, labels_HW: np.ndarray, colours_K3: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """The image with the colour of its class over each pixel; labels that are no class leave it as it is.
+    """The image with the colour of its class painted over each pixel; labels that are not a class are not painted.
 
     Args:
         image_HW3: uint8, RGB.
         labels_HW: Classes of the pixels.
-        colours_K3: Of :func:`class_colours`.
+        colours_K3: Colours from :func:`class_colours`.
         opacity: 0 shows the image, 1 the colours.
 
     Raises:
@@ -63,12 +63,12 @@ def paint(image_HW3: np.ndarray, labels_HW: np.ndarray, colours_K3: np.ndarray, 
 
 
 def legend(names: Sequence[str], colours_K3: np.ndarray, height: int) -> np.ndarray:
-    """A panel with the colour and the name of each class, in as many columns as its height asks for.
+    """A panel with the colour and the name of each class, in as many columns as needed for its height.
 
     Args:
-        names: Of the K classes.
+        names: Names of the K classes.
         colours_K3: Their colours, RGB.
-        height: Of the picture that it will stand beside; a panel lower than one row is a row high.
+        height: Height of the picture beside which it is put; the panel is at least one row high.
 
     Returns:
         uint8 of shape (height or more, width, 3), RGB, dark on white.
@@ -93,7 +93,7 @@ def legend(names: Sequence[str], colours_K3: np.ndarray, height: int) -> np.ndar
 
 
 def beside(*pictures_HW3: np.ndarray) -> np.ndarray:
-    """Pictures in a row, the lower ones filled up with white below."""
+    """Pictures side by side, with white below the lower ones."""
     height = max(len(picture) for picture in pictures_HW3)
     return np.concatenate(
         [
@@ -107,18 +107,18 @@ def beside(*pictures_HW3: np.ndarray) -> np.ndarray:
 def with_legend(
     picture_HW3: np.ndarray, names: Sequence[str], colours_K3: np.ndarray, shown: Sequence[int]
 ) -> np.ndarray:
-    """The picture and, at its right, the legend of the classes ``shown``."""
+    """The picture with the legend of the classes ``shown`` to its right."""
     panel = legend([names[k] for k in shown], colours_K3[list(shown)], len(picture_HW3)) if len(shown) else None
     return picture_HW3 if panel is None else beside(picture_HW3, panel)
 
 
 def confidence_map(scores_CHW: np.ndarray, labels_HW: np.ndarray | None = None) -> np.ndarray:
-    """Probability of the class that is chosen, (H, W) in [0, 1].
+    """Probability of the predicted class, (H, W) in [0, 1].
 
     Args:
-        scores_CHW: Logits of the classes; of a single channel, MMSegmentation's probability of class 1.
-        labels_HW: The classes that were chosen; with a single channel these need not be the likelier ones, since the
-            head has a threshold. None: the likelier ones.
+        scores_CHW: Logits of the classes; if there is a single channel, MMSegmentation's probability of class 1.
+        labels_HW: The predicted classes. With a single channel these need not be the most probable ones, because the
+            head has a threshold. None takes the most probable ones.
     """
     if len(scores_CHW) == 1:
         foreground = scores_CHW[0] > 0.5 if labels_HW is None else labels_HW == 1

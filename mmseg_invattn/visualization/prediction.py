@@ -1,4 +1,4 @@
-"""Predictions of a model for images and videos, painted and written."""
+"""Paints predictions of a model over images and videos, and writes them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Seen(NamedTuple):
 class Painter:
     """Runs a model and writes overlays, label maps and confidence.
 
-    Each file has a mark of the weights, the settings and the image that it was made from.
+    Each file has a mark that identifies the weights, the settings and the image that it was made from.
 
     Args:
-        model: Of :func:`~mmseg_invattn.engine.inference.init_model`.
-        pipeline: Reads the images.
-        opacity: Of the colours over the image.
-        kinds: Of the pictures of each image: ``'overlay'``, ``'labels'``, ``'confidence'``.
-        resume: Leave out what is there already.
+        model: A model from :func:`~mmseg_invattn.engine.inference.init_model`.
+        pipeline: The pipeline that reads the images.
+        opacity: Opacity of the colours over the image.
+        kinds: Kinds of pictures for each image: ``'overlay'``, ``'labels'``, ``'confidence'``.
+        resume: Skip pictures that exist already.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Painter:
 
     @torch.no_grad()
     def predict(self, loaded: Loaded) -> Seen:
-        """What the model sees in an image."""
+        """Classes and confidence that the model predicts for an image."""
         result = self.model.test_step(dict(inputs=[loaded.inputs], data_samples=[loaded.sample]))[0]
         labels = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
         confidence = confidence_map(result.seg_logits.data.float().cpu().numpy(), labels)
         return Seen(labels, np.rint(255 * confidence).astype(np.uint8))
 
     def paint_images(self, images: Mapping[Path, Mapping[str, Path]]) -> tuple[int, list[str]]:
-        """Write the pictures of each image; one that cannot be read is left out.
+        """Write the pictures of each image; images that cannot be read are skipped.
 
         Args:
             images: File -> kind of a picture -> its file.
 
         Returns:
-            How many were there already, and what is wrong with those that were left out.
+            The number of images whose pictures existed already, and the errors of those that were skipped.
 
         Raises:
-            FileExistsError: A picture to be resumed was made from something else.
+            FileExistsError: A picture that exists was made from another image or model, or with other settings.
         """
         faults, before = [], 0
         for path, pictures in tqdm(images.items(), desc='predict', unit='image'):
@@ -100,8 +100,8 @@ class Painter:
     def paint_video(self, path: Path, video: VideoReader, pictures: Mapping[str, Path]) -> int:
         """Write the painted video, with all the classes in its legend.
 
-        What the model has seen of each frame is kept beside it until the video is whole, for a prediction that is
-        interrupted.
+        The predictions of each frame are kept in files next to it until the video is complete, so that an interrupted
+        prediction can be resumed.
 
         Args:
             path: The file.
@@ -109,10 +109,10 @@ class Painter:
             pictures: Kind of a picture -> its file.
 
         Returns:
-            Number of frames; 0 where the video was there already.
+            Number of frames; 0 if the video existed already.
 
         Raises:
-            FileExistsError: A video to be resumed was made from something else.
+            FileExistsError: The video that exists was made from another video or model, or with other settings.
         """
         mark = mark_of_input(self.run, path)
         if self.resume and self._done(pictures.values(), mark):
@@ -133,7 +133,7 @@ class Painter:
         return number
 
     def _frame(self, frame: np.ndarray, kept: Path, mark: str, video: Path) -> Seen:
-        """What the model sees in a frame; it is kept in files."""
+        """Classes and confidence that the model predicts for a frame; they are kept in files."""
         files = [kept.with_name(f'{kept.name}_{kind}.png') for kind in Seen._fields]
         if self.resume and all(mark_of(file) == mark for file in files):
             return Seen(*(cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files))
@@ -143,7 +143,7 @@ class Painter:
         return seen
 
     def _loaded(self, frame: np.ndarray, video: Path) -> Loaded:
-        """A frame by the loader of the pipeline, which reads files."""
+        """A frame, loaded by the loader of the pipeline, which reads only files."""
         with tempfile.NamedTemporaryFile(suffix='.bmp') as file:
             file.write(cv2.imencode('.bmp', np.ascontiguousarray(frame[..., ::-1]))[1].tobytes())
             file.flush()
@@ -152,7 +152,7 @@ class Painter:
                 check_channels(self.model, loaded.inputs, video)
             except ValueError as error:
                 raise ValueError(
-                    f'{video}: the loader of the test data is given its frames as 8-bit BMP files, and refuses them: '
+                    f'{video}: the loader of the test data gets the frames as 8-bit BMP files, but refuses them: '
                     f'{error}'
                 ) from error
         return loaded
@@ -168,7 +168,7 @@ class Painter:
         )
 
     def _done(self, files: Sequence[Path], mark: str) -> bool:
-        """Whether the pictures are there."""
+        """Whether the pictures exist already."""
         found = [mark_of(file) for file in files if file.exists()]
         if any(one != mark for one in found):
             other = next(file for file in files if file.exists() and mark_of(file) != mark)

@@ -108,7 +108,7 @@ def test_confusion_files_come_back(tmp_path):
     np.save(tmp_path / 'wrong.npy', np.zeros((2, 3), int))
     (tmp_path / 'wrong.csv').write_text('x,a\na,many\n')
     for name in ('wrong.npy', 'wrong.csv'):
-        with pytest.raises(ValueError, match=f'{name}: .*no confusion matrix'):
+        with pytest.raises(ValueError, match=f'{name}: .*confusion matrix'):
             read_confusion(tmp_path / name)
 
 

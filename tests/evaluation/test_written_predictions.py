@@ -62,7 +62,7 @@ def test_without_labels_there_are_no_scores(tmp_path, kind):
 
 
 def test_format_only_writes_what_the_benchmark_takes(tmp_path):
-    with pytest.raises(ValueError, match='format_only=True writes predictions.*--out DIR'):
+    with pytest.raises(ValueError, match='format_only=True only writes predictions.*--out DIR'):
         SegMetric(format_only=True)
     metric = metric_of(SegMetric, CITYSCAPES, output_dir=str(tmp_path), format_only=True)
     metric.process({}, [sample('img/berlin/0.png', value=13)])
@@ -110,7 +110,7 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
         f'{folder}/{i}.png' for folder in ('images', 'labels') for i in (0, 1)
     ]
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
-    assert f'4 predictions written to {tmp_path / "out"}; the test data have no labels: no scores' in log
+    assert f'4 predictions written to {tmp_path / "out"}. There are no scores, because the test data have no labels' in log
     with pytest.raises(ValueError, match='has no label.*--out DIR'):
         run_tool('test', config, weights, '--work-dir', tmp_path / 'work')
 
