@@ -4,7 +4,7 @@
 - MMEngine's launchers call ``torch.cuda.set_device`` even without a GPU -> :func:`prepare_distributed`.
 - MMEngine 0.10.7 loads the data of all iterations before a resume again -> :func:`skip_trained_data`.
 - cityscapesscripts 2.3 calls ``np.in1d``, which NumPy 2.4 has removed -> :func:`provide_in1d`.
-- oneDNN keeps what it compiles for 1024 sizes of images -> :func:`bound_primitive_cache`.
+- oneDNN keeps compiled programs for 1024 image sizes -> :func:`bound_primitive_cache`.
 - ``AmpOptimWrapper`` asserts a GPU -> :func:`mixed_precision_available`.
 - Configs of the new style name a class by the class itself, others by a string -> :func:`type_name`.
 - Warnings about code inside mmseg and mmengine, which users cannot change -> :func:`silence_warnings`,
@@ -37,17 +37,17 @@ def type_name(kind: Any) -> str:
     """The name of the class that a config asks for.
 
     Args:
-        kind: What stands under ``type``: a class, as in pure Python configs, or a string, with its package
-            (``'mmengine.OptimWrapper'``) or without; or the dict that has it.
+        kind: The value of ``type``, or the dict that contains it. The value is a class, as in pure Python configs, or
+            a string, with its package (``'mmengine.OptimWrapper'``) or without.
 
     Returns:
-        The name alone; empty where there is none.
+        The name without a package; empty if there is none.
     """
     if isinstance(kind, Mapping):
         kind = kind.get('type')
     if kind is None:
         return ''
-    # what a lazy import stands for has every attribute: ask classes and functions alone
+    # a lazy import object has every attribute, so only classes and functions are asked for their name
     return kind.__name__ if isclass(kind) or isroutine(kind) else str(kind).rpartition('.')[-1]
 
 
@@ -98,14 +98,14 @@ def provide_in1d() -> None:
 
 # --------------------------------------------------------------------------------------------------- primitive cache
 
-PRIMITIVES = 128  # convolutions of so many sizes; each takes about 0.1 MB
+PRIMITIVES = 128  # compiled programs that are kept; each takes about 0.1 MB
 
 
 def bound_primitive_cache() -> None:
-    """Let oneDNN, which computes convolutions on CPUs, keep fewer of the programs that it compiles for every size.
+    """Make oneDNN, which computes convolutions on CPUs, keep fewer of the programs that it compiles for each size.
 
-    It keeps 1024, so that a process that sees images of many sizes grows by hundreds of MB. Call it before the first
-    convolution; a value that the user has set stays.
+    By default it keeps 1024, so that a process that sees images of many sizes grows by hundreds of MB. Call this
+    function before the first convolution. A value that the user has set is kept.
     """
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', str(PRIMITIVES))
 
@@ -136,7 +136,7 @@ def silence_warnings() -> None:
 
 
 def silence_log(logger: logging.Logger) -> None:
-    """Hides such lines in the log of a Runner."""
+    """Hides the lines of mmseg and mmengine about their own code in the log of a Runner."""
     logger.addFilter(lambda record: not str(record.msg).startswith(LINES))
 
 
@@ -162,7 +162,7 @@ def quiet_import_of_mmseg() -> Iterator[None]:
 
 
 class _BehindTrainedData:
-    """Batches of a loader whose sampler has skipped some; the first calls, for those skipped, load nothing."""
+    """Batches of a loader whose sampler has skipped some; the calls for the skipped batches load nothing."""
 
     def __init__(self, batches: Iterator, skipped: int) -> None:
         self._batches, self._skipped = batches, skipped
@@ -178,13 +178,14 @@ class _BehindTrainedData:
 
 
 def skip_trained_data(loop: Any) -> None:
-    """Have the sampler of a training loop skip the data of a resumed run, where MMEngine itself would load them.
+    """Make the sampler of a resumed training loop skip the data of past iterations, which MMEngine would load again.
 
-    MMEngine 0.10.7 calls ``next`` once for each iteration that is over, 44 s for 1000 of the demo; onedl-mmengine has
-    the sampler skip them. Samplers that can do neither, loops of epochs, and batch samplers are left alone.
+    MMEngine 0.10.7 loads a batch for each past iteration, which takes 44 s for 1000 iterations of the demo;
+    onedl-mmengine makes the sampler skip them. Samplers that cannot skip, loops of epochs, and batch samplers are not
+    changed.
 
     Args:
-        loop: The training loop, which has taken over the iteration of the checkpoint.
+        loop: The training loop, whose iteration is already that of the checkpoint.
     """
     batches = getattr(loop, 'dataloader_iterator', None)
     if batches is None or hasattr(batches, 'skip_iter') or not loop.iter:

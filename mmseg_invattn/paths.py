@@ -25,7 +25,7 @@ def config_folder() -> Path:
 
 
 def find_config(name: str | Path) -> Path:
-    """The path of a config, given as a path or as the name of one of the project's configs, relative to ``configs``.
+    """The path of a config that is given as a path, or as the name of one of the project's configs below ``configs``.
 
     Raises:
         FileNotFoundError: there is no such config.
@@ -40,6 +40,6 @@ def find_config(name: str | Path) -> Path:
     names = [str(file.relative_to(own)) for file in own.rglob('*.py')]
     near = difflib.get_close_matches(str(inside), names, 1)
     raise FileNotFoundError(
-        f'{name}: there is no such config file in {Path.cwd()}, and none of that name in {own}'
+        f'{name}: there is no such config file in {Path.cwd()}, nor one of that name in {own}'
         + (f'; did you mean {near[0]}?' if near else '')
     )

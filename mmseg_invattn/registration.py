@@ -6,8 +6,8 @@ first. So the package registers immediately if mmengine or mmseg is imported alr
 config is read, and otherwise as soon as mmseg is imported.
 
 MMEngine unpickles whatever a checkpoint contains, which can run code. After the import of this package it no longer
-does, whichever of the two is imported first. Loading a checkpoint before mmseg is imported imports what the safe
-loading needs.
+does, whichever of the two is imported first. If a checkpoint is loaded before mmseg is imported, the modules that safe
+loading needs are imported then.
 """
 
 import importlib
@@ -59,7 +59,7 @@ def _prepare() -> None:
 
 
 def _make_safe(loading: ModuleType) -> None:
-    """Replaces each loader of MMEngine by one that first installs the safe loaders, and then calls one of them."""
+    """Replaces each loader of MMEngine by a function that installs the safe loaders and then calls the one it needs."""
 
     def load_from_safe(filename: str, map_location: Any = None) -> Any:
         from .engine.checkpoints import use_safe_checkpoint_loading

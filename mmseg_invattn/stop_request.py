@@ -1,15 +1,15 @@
-"""SIGTERM and SIGUSR1 during a training: noted here, and obeyed where the state of the run is whole."""
+"""Notes SIGTERM and SIGUSR1 during a training, which then stops when its state can be saved."""
 
 from __future__ import annotations
 
 import signal
 import time
 
-PATIENCE = 10.0  # seconds: a launcher passes a signal on that its processes have got already
+PATIENCE = 10.0  # seconds in which a signal may come twice, because launchers pass it on to processes that got it too
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1; everything that cleans up after Ctrl-C does so after this."""
+    """Raised after SIGTERM or SIGUSR1; it is a KeyboardInterrupt, so that the same code cleans up as after Ctrl-C."""
 
     def __init__(self, number: int = signal.SIGTERM):
         super().__init__()
@@ -17,10 +17,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class StopRequest:
-    """What a signal handler and a training say to each other.
+    """Passes the request to stop from a signal handler to a training.
 
     Attributes:
-        number: The signal that asked for the end; None: none has.
+        number: The signal that was received; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -29,18 +29,18 @@ class StopRequest:
         self._when = 0.0
 
     def arm(self) -> None:
-        """From now on somebody looks at ``number`` after every iteration."""
+        """Declare that from now on a training checks ``number`` after every iteration."""
         self._armed = True
 
     def disarm(self) -> None:
         self._armed = False
 
     def reset(self) -> None:
-        """Forget what was asked for."""
+        """Discard the request, and stop accepting requests."""
         self.__init__()
 
     def note(self, number: int) -> bool:
-        """Take a signal; False where it has to end the process at once, since nobody looks or it has waited enough."""
+        """Note a signal. False if it must end the process at once: no training checks, or it has waited long enough."""
         if not self._armed:
             return False
         if self.number is None:

@@ -1,13 +1,13 @@
-"""Which errors are mistakes of a user, and the paragraph that tells of one; all others are bugs and keep a traceback.
+"""Tells mistakes of a user, which are reported in one paragraph, from bugs, which keep their traceback.
 
-An error is taken for a mistake where somebody has written its text for a user:
+An error counts as a mistake of the user if its text was written for users:
 
 - a ``raise`` of this package is the innermost line of its traceback, in this process or in a worker of a data loader;
-- MMEngine was reading or building what the config says;
+- MMEngine was reading the config or building a part of it;
 - a loader of mmcv or mmseg was reading an image or a label;
 - the system refused a file, a port or memory.
 
-A ``TypeError`` or ``ValueError`` that Python, torch or another package raises elsewhere is none of these.
+A ``TypeError`` or ``ValueError`` that Python, torch or another package raises elsewhere counts as a bug.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STACK = (
 )
 FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EADDRINUSE)
-# what a class raises for arguments that it does not take
+# errors that a class raises for arguments that it does not take
 BUILDING_KINDS = (
     ValueError,
     TypeError,
@@ -48,9 +48,9 @@ BUILDING_KINDS = (
     RuntimeError,
 )
 BUILDING_FILES = re.compile(r'mmengine/(registry|config)/\w+\.py$')
-BUILDING_CALLS = re.compile(r'__init__|from_cfg|build_\w+')  # of MMEngine's Runner
+BUILDING_CALLS = re.compile(r'__init__|from_cfg|build_\w+')  # methods of MMEngine's Runner
 LOADING_FILES = re.compile(r'(mmcv|mmseg/datasets)/transforms/loading\.py$')
-# errors of torch, by name so that torch need not be imported, and what the user can do
+# errors of torch and the advice for each; by name, so that torch need not be imported
 OF_TORCH = {
     'OutOfMemoryError': 'The device has too little memory: make the batches or the images smaller',
     'DistNetworkError': 'Choose a free port: PORT=29501 tools/dist_train.sh ..., or --master_port of torchrun',
@@ -63,13 +63,13 @@ LAST_LINE = re.compile(r'^(?P<kind>[A-Za-z_][\w.]*)(: (?P<text>.*))?$', re.MULTI
 
 @dataclass(frozen=True)
 class Cause:
-    """Where an error came up first.
+    """The place where an error was first raised.
 
     Attributes:
-        kind: Its class.
-        text: Its message.
+        kind: Class of the error.
+        text: Message of the error.
         frames: (file, line, function), the innermost last.
-        worker: The data loader's worker that it comes from; empty for this process.
+        worker: The data loader's worker that raised it; empty for this process.
     """
 
     kind: str
@@ -79,12 +79,12 @@ class Cause:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Look through what a data loader wraps around the error of a worker."""
+    """Read the original error from the text that a data loader wraps around an error of a worker."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     worker = WORKER.search(text)
     if worker:
         *_, last = FRAME.finditer(text)
-        # below the frame stand its line of code and the marks under it, indented, and then the error
+        # after the frame come its line of code and the marks under it, both indented, and then the error
         below = re.sub(r'\A(\n {4}.*)*\n', '', text[last.end() :])
         said = LAST_LINE.match(below)
         frames = [(found['file'], int(found['line']), found['call']) for found in FRAME.finditer(text)]
@@ -96,7 +96,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Tell a mistake of a user from a bug."""
+    """Whether an error is a mistake of the user, not a bug."""
     if isinstance(error, ModuleNotFoundError) and error.name in STACK:
         return True
     if isinstance(error, OSError) and (isinstance(error, FILES) or error.errno in REFUSED):
@@ -115,14 +115,14 @@ def _raised_here(file: str, line: int, call: str) -> bool:
 
 
 def _builds(file: str, call: str) -> bool:
-    """Whether a frame is MMEngine at work on what the config says."""
+    """Whether a frame belongs to MMEngine's code that reads a config or builds a part of it."""
     if BUILDING_FILES.search(file):
         return True
     return file.endswith('mmengine/runner/runner.py') and BUILDING_CALLS.fullmatch(call) is not None
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a process fails for no other reason than that another process of a distributed run is gone."""
+    """Whether a process fails only because another process of a distributed run has ended."""
     return isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
 
 
@@ -130,8 +130,8 @@ def explanation(error: BaseException) -> str:
     """The paragraph that the user reads."""
     if isinstance(error, ModuleNotFoundError) and error.name in STACK:
         return (
-            f'{error.name} is not installed, and subcommands need MMSegmentation: {INSTALL_ONEDL} '
-            '(mmseg-invattn doctor tells all that is missing)'
+            f'{error.name} is not installed, but this subcommand needs MMSegmentation: {INSTALL_ONEDL} '
+            '(mmseg-invattn doctor lists everything that is missing)'
         )
     cause = cause_of(error)
     text = cause.text

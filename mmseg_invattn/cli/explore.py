@@ -1,6 +1,7 @@
-"""A page that shows where every head of every attention block looks in an image.
+"""Write a page that shows where every head of every attention block looks in an image.
 
-Beside a file of AttentionCentreHook the page also has the attention centres over training.
+If the folder of the checkpoint has a file of AttentionCentreHook, the page also shows the attention centres over
+training.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _centres(source: Path) -> bytes | None:
-    """PNG of the centres that a run with quadratic encodings wrote beside its checkpoints."""
+    """PNG of the centres that a run with quadratic encodings has written next to its checkpoints."""
     from ..experiments.explore.relative_attention_pictures import draw_centres
 
     if not source.is_file():
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     picture, image = read_image(model, args.image)
     with outputs_of(args.image):
         views = attention_views(model, lambda: model(image, mode='tensor'))
-    checkpoint = '/'.join(Path(args.checkpoint).parts[-2:])  # its folder says of which run it is
+    checkpoint = '/'.join(Path(args.checkpoint).parts[-2:])  # its folder tells which run it is from
     config = f'config {Path(args.config).name} · ' if args.config else ''
     title = f'Image {Path(args.image).name} · {config}checkpoint {checkpoint}'
     note = windows_note(model, image)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: a command ends with one line that says how to go on, and takes its processes along."""
+"""On Ctrl-C, SIGTERM or SIGUSR1, ends a command and its processes, and prints one line that says how to continue."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from types import ModuleType
 
 from ..stop_request import Terminated, stop_request
 
-# the command that started the processes of a distributed run, which tools/dist_*.sh sets
+# environment variable with the command that started a distributed run, which tools/dist_*.sh sets
 COMMAND = 'MMSEG_INVATTN_COMMAND'
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let these signals end the workers first, and then the block by ``KeyboardInterrupt``.
+    """Let these signals end the workers first, and then raise ``KeyboardInterrupt`` in the block.
 
-    A training takes SIGTERM and SIGUSR1 where its state is whole, and ends the block itself.
+    After SIGTERM and SIGUSR1 a training first finishes its iteration, and then ends the block itself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,10 +32,10 @@ def terminable() -> Iterator[None]:
     stopped: list[KeyboardInterrupt] = []
 
     def stop(number: int, frame: object) -> None:
-        if os.getpid() != process:  # a fork, which has inherited this function: it ends as if it had not
+        if os.getpid() != process:  # a fork has inherited this function, but is to end as usual
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        # torch takes the end of a worker for an error, and workers may have got the signal as well
+        # torch raises an error when a worker ends, and workers may have got the signal too
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if number != signal.SIGINT and stop_request.note(number):
             return
@@ -44,12 +44,12 @@ def terminable() -> Iterator[None]:
         raise stopped[0]
 
     def end_workers() -> None:
-        for other in handled:  # a second signal must not break into the cleaning up
+        for other in handled:  # a second signal must not interrupt the clean-up
             signal.signal(other, signal.SIG_IGN)
-        for worker in multiprocessing.active_children():  # those that find their parent gone print tracebacks
+        for worker in multiprocessing.active_children():  # workers whose parent has ended print tracebacks
             worker.terminate()
 
-    # a shell has background jobs ignore Ctrl-C
+    # a shell makes its background jobs ignore Ctrl-C
     handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:
@@ -58,7 +58,7 @@ def terminable() -> Iterator[None]:
         end_workers()
         raise
     except Exception as error:
-        # MMEngine takes whatever stops it while it writes a config for a mistake in the config's syntax
+        # an interrupt while MMEngine writes a config is reported by it as a mistake in the config's syntax
         if stopped:
             raise stopped[0] from error
         raise
@@ -69,25 +69,27 @@ def terminable() -> Iterator[None]:
 
 
 def command_line() -> str:
-    """What the user has typed."""
+    """The command line that the user has typed."""
     return os.environ.get(COMMAND) or f'{sys.argv[0]} {shlex.join(sys.argv[1:])}'.strip()
 
 
 def report(stop: KeyboardInterrupt, program: str, module: ModuleType | None) -> int:
-    """Say how to go on, in the first process of a distributed run; the exit status.
+    """Print how to continue, only in the first process of a distributed run, and return the exit status.
 
     Args:
-        stop: What ended the command.
-        program: The command's name.
-        module: Of the subcommand; its ``resume_advice()`` says how to go on. None: it was not yet loaded.
+        stop: The exception that ended the command.
+        program: The name of the command.
+        module: Module of the subcommand, whose ``resume_advice()`` says how to continue; None if it is not loaded yet.
     """
     number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
     if os.environ.get('RANK', '0') == '0':
-        # without torch no work has begun, and what is imported of it by half crashes where it is imported again
+        # Without torch no work has begun, and a partly imported torch crashes if it is imported again.
         advice = getattr(module, 'resume_advice', None) if 'torch' in sys.modules else None
         try:
-            said = advice() if advice else 'Nothing of it can be resumed: start it again'
-        except Exception:  # the config or the work directory may be what the user stopped it for
+            said = advice() if advice else 'This command cannot be resumed: start it again'
+        except (
+            Exception
+        ):  # the config or the work directory may be wrong, and the reason why the user stopped the command
             said = f'To continue from the last checkpoint, if there is one: {command_line()} --resume'
         if said:
             word = 'interrupted' if number == signal.SIGINT else 'terminated'

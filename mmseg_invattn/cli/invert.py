@@ -1,4 +1,4 @@
-"""What the inverses of a model recover from an image: pictures, error maps, bounds and the solver's curve."""
+"""Show what the inverses of a model recover from an image: pictures, error maps, bounds and the solver's progress."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT street.png --out inverse', 'CHECKPOINT street.png')
     add_model_arguments(parser, alone=True)
     parser.add_argument('image', metavar='IMAGE', help='image file')
-    add_output_arguments(parser, 'folder for inverse.json and a picture for each inverse', 'inverse', folder=True)
+    add_output_arguments(parser, 'folder for inverse.json and a picture of each inverse', 'inverse', folder=True)
     parser.add_argument(
         '--tol', type=float, default=1e-6, metavar='TOL', help='tolerance of the inverse, relative to the largest token'
     )
-    parser.add_argument('--max-iter', type=int, default=100, metavar='N', help='most evaluations of a branch')
+    parser.add_argument(
+        '--max-iter', type=int, default=100, metavar='N', help='largest number of evaluations of a branch'
+    )
     add_loading_arguments(parser)
     args = parser.parse_args(arguments)
     if args.max_iter < 1:
-        parser.error(f'--max-iter is {args.max_iter}, but an inverse takes at least 1 evaluation')
+        parser.error(f'--max-iter is {args.max_iter}, but an inverse needs at least 1 evaluation')
     if not 0 < args.tol < 1:
-        parser.error(f'--tol is {args.tol}, but a relative error lies between 0 and 1')
+        parser.error(f'--tol is {args.tol}, but a relative error must lie between 0 and 1')
     return args
 
 

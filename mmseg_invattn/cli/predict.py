@@ -1,9 +1,10 @@
-"""Paint what a model sees over an image, the images of a folder, or a video.
+"""Paint the predictions of a model over an image, the images of a folder, or a video.
 
-Of an image NAME: NAME_overlay.png with the legend of its classes, NAME_labels.png with the class of each pixel as label
-files of the data set hold it, and NAME_confidence.png. Images of a sub-folder keep it. Of a video: NAME_overlay.mp4 and
-NAME_confidence.mp4. Confidence is the probability of the class that was chosen, as grey from 0 (black) to 1 (white).
-Images are read by the pipeline of the config's test data.
+For an image NAME the tool writes NAME_overlay.png, with a legend of its classes, and NAME_labels.png, with the values
+of the data set's label files; --confidence adds NAME_confidence.png. For a video NAME it writes NAME_overlay.mp4 and,
+with --confidence, NAME_confidence.mp4. Confidence is the probability of the predicted class, as grey from 0 (black) to
+1 (white). Results of images in a sub-folder go into a sub-folder of the same name. Images are read by the pipeline of
+the config's test data.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_model_arguments(parser, alone=True)
     parser.add_argument('input', type=Path, metavar='INPUT', help='image, folder of images, or video')
-    add_output_arguments(parser, 'folder of the results', folder=True, required=True)
+    add_output_arguments(parser, 'folder for the results', folder=True, required=True)
     parser.add_argument('--confidence', action='store_true', help='write the confidence of each pixel too')
     parser.add_argument(
         '--opacity', type=float, default=0.5, metavar='SHARE', help='opacity of the colours over the image, 0 to 1'
     )
     parser.add_argument(
-        '--resume', action='store_true', help='go on with an interrupted prediction: leave out what is there already'
+        '--resume', action='store_true', help='continue an interrupted prediction: skip results that exist already'
     )
     add_loading_arguments(parser)
     args = parser.parse_args(arguments)
     if args.resume and args.overwrite:
-        parser.error('--resume leaves out what is there, and --overwrite replaces it: choose one')
+        parser.error('--resume keeps existing results, but --overwrite replaces them: give only one of the two')
     if not 0 <= args.opacity <= 1:
         parser.error(f'--opacity is {args.opacity}, but it must lie between 0 and 1')
     return args
@@ -62,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     is_folder = args.input.is_dir()
     if is_folder and args.out.resolve() == args.input.resolve():
         raise ValueError(
-            f'--out {args.out} is the folder of the images, where pictures would be taken for images the next time: '
-            f'choose another, such as {args.out / "seen"}'
+            f'--out {args.out} is the folder of the images, so that the next prediction would read the results as '
+            f'images: choose another, such as {args.out / "seen"}'
         )
     is_image = args.input.name.lower().endswith(pipeline.suffixes)
     images = find_images(args.input, pipeline.suffixes, args.out) if is_folder else [args.input] * is_image
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_existing(
         (file for files in pictures.values() for file in files.values()),
         args.overwrite or args.resume,
-        'another --out, or go on with an interrupted prediction by --resume',
+        'another --out, or continue an interrupted prediction with --resume',
     )
     model = load_model(args)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -86,15 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
             remove_partial_files(folder)
     painter = Painter(model, pipeline, args.opacity, kinds, args.resume)
     if pipeline.reduce_zero_label and 'labels' in kinds:
-        print('labels count from 1, as the label files of the data set do (reduce_zero_label)')
+        print('the labels count from 1, like the label files of the data set (reduce_zero_label)')
     with constant_weights(model):
         if video:
             number = painter.paint_video(args.input, video, pictures[args.input])
             told = f' of {video.count}' * bool(number and video.count and number < video.count)
-            print(f'{number}{told} frames: {args.out}' if number else f'{args.input}: there already, in {args.out}')
+            print(f'{number}{told} frames: {args.out}' if number else f'{args.input}: exists already in {args.out}')
             return 0
         before, faults = painter.paint_images(pictures)
-    there = f', {before} of them there already' * bool(before)
+    there = f', {before} of them existed already' * bool(before)
     print(f'{len(images) - len(faults)} of {counted(len(images), "image")}{there}: {args.out}')
     for fault in faults:
         print(f'NOT READ: {fault}', file=sys.stderr)
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def resume_advice() -> str:
-    """How to go on with a prediction that was stopped."""
+    """How to continue a prediction that was stopped."""
     args = parse_args()
     line = command_line().replace(' --overwrite', '')
-    return f'What is done lies in {args.out}. To continue: {line}' + ' --resume' * (not args.resume)
+    return f'The finished results are in {args.out}. To continue: {line}' + ' --resume' * (not args.resume)

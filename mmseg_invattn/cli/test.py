@@ -19,30 +19,30 @@ from .written_predictions import evaluators_of, leave_out_labels, use_writing_me
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'CONFIG CHECKPOINT', 'CONFIG CHECKPOINT --show-dir painted --tta')
     add_model_arguments(parser)
-    add_output_arguments(parser, 'folder for the predictions, one PNG an image; default: none', folder=True)
+    add_output_arguments(parser, 'folder for the predictions, one PNG per image; default: none', folder=True)
     parser.add_argument('--show', action='store_true', help='show the painted predictions in a window')
     parser.add_argument('--show-dir', metavar='DIR', help='folder for the painted predictions; default: none')
     parser.add_argument(
-        '--wait-time', type=float, default=2, metavar='SECONDS', help='time that --show shows an image for'
+        '--wait-time', type=float, default=2, metavar='SECONDS', help='time for which --show shows each image'
     )
-    parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation with the config's tta_pipeline")
     add_attention_arguments(parser)
     add_run_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
-    """Paint every prediction, in a window or into a folder."""
+    """Set up the hook that paints every prediction, in a window or into a folder."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None or cfg.get('visualizer') is None:
         raise ValueError(
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='SegVisualizationHook'"
             ')) and a visualizer in the config, as in configs/_base_/default_runtime.py'
         )
-    if type_name(hook) == 'SegVisualizationHook':  # which decodes every image as 8-bit colour
+    if type_name(hook) == 'SegVisualizationHook':  # this class decodes every image as 8-bit colour
         hook.type = 'TestedPictureHook'
     hook.draw = True
-    hook.interval = 1  # every image: some versions of the hook paint each 50th only
+    hook.interval = 1  # every image, because some versions of the hook paint only every 50th
     if args.show:
         hook.show, hook.wait_time = True, args.wait_time
     if args.show_dir:
@@ -50,7 +50,7 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def enable_tta(cfg: Config) -> None:
-    """Swap in the test-time augmentation's pipeline, and the model that averages its predictions."""
+    """Use the pipeline of test-time augmentation, and the model that averages its predictions."""
     from ..datasets.leaves import leaf_configs
 
     if cfg.get('tta_pipeline') is None:
@@ -58,7 +58,7 @@ def enable_tta(cfg: Config) -> None:
     for dataset in leaf_configs(cfg.test_dataloader.dataset):
         dataset['pipeline'] = cfg.tta_pipeline
     model = dict(cfg.get('tta_model') or dict(type='MeanTTAModel'))
-    if type_name(model) == 'SegTTAModel':  # which takes the probabilities of one channel for logits
+    if type_name(model) == 'SegTTAModel':  # this class treats the probabilities of a single channel as logits
         model['type'] = 'MeanTTAModel'
     cfg.model = dict(model, module=cfg.model)
 

@@ -47,20 +47,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def enable_mixed_precision(cfg: Config, requested: bool) -> None:
-    """Switch to MMEngine's mixed precision wrapper where that was asked for; check that it can run here."""
+    """Switch to MMEngine's mixed precision wrapper if --amp is given; check that it can run here."""
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if requested and kind != 'AmpOptimWrapper':
         if kind != 'OptimWrapper':
             raise ValueError(
-                f"--amp works with optim_wrapper.type='OptimWrapper', and this config has {kind!r}; "
+                f"--amp works with optim_wrapper.type='OptimWrapper', but this config has {kind!r}; "
                 'set up mixed precision in the config instead'
             )
         cfg.optim_wrapper.type = kind = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if kind == 'AmpOptimWrapper' and not mixed_precision_available():
         raise ValueError(
-            'mixed precision (--amp, AmpOptimWrapper) needs a GPU, and there is none that torch can use; '
-            'leave out --amp, or look at `mmseg-invattn doctor`'
+            'mixed precision (--amp, AmpOptimWrapper) needs a GPU, but torch can use none here; '
+            'leave out --amp, or run `mmseg-invattn doctor` to see why'
         )
 
 
@@ -68,7 +68,7 @@ def enable_lr_scaling(cfg: Config) -> None:
     """Switch on the scaling of the learning rate that the config describes."""
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise ValueError(
-            '--auto-scale-lr needs the batch size that the learning rate was chosen for; add '
+            '--auto-scale-lr needs the batch size for which the learning rate was chosen; add '
             'auto_scale_lr=dict(base_batch_size=16) to the config, with the right number'
         )
     cfg.auto_scale_lr.enable = True
@@ -82,14 +82,14 @@ def checkpoint_hook(cfg: Config) -> dict | None:
 def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     """Choose the checkpoint to continue from and take over its seed.
 
-    As in MMSegmentation, an explicit ``--cfg-options load_from=FILE`` names the checkpoint; a ``load_from`` in the
-    config file is where the first start took its weights from, and stays that where there is nothing to resume.
+    As in MMSegmentation, ``--cfg-options load_from=FILE`` names the checkpoint. A ``load_from`` in the config file only
+    gives the weights of the first start, and is used if there is nothing to resume.
 
     Returns:
-        How far a run has come that is finished; None where there is something left to do.
+        How far the run has come if it is finished; None if there is something left to do.
 
     Raises:
-        ValueError: An option contradicts what is restored.
+        ValueError: An option contradicts the restored state.
     """
     from ..engine.checkpoints import read_checkpoint
     from ..engine.progress import finished
@@ -99,32 +99,32 @@ def set_up_resume(cfg: Config, args: argparse.Namespace) -> str | None:
     explicit = (args.cfg_options or {}).get('load_from')
     path = explicit or find_resume_checkpoint(cfg.work_dir, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
-        print_log(f'--resume: there is no checkpoint in {cfg.work_dir}; starting from scratch.', logger='current')
+        print_log(f'--resume: there is no checkpoint in {cfg.work_dir}: starting from scratch.', logger='current')
         return None
-    # a remote one is left to MMEngine
+    # MMEngine loads remote checkpoints
     checkpoint = {} if '://' in path else read_checkpoint(path, 'cpu', args.trust_checkpoint, mmap=True)
     print_log(f'Resuming from {path}', logger='current')
     cfg.resume, cfg.load_from = True, path
-    # The samplers are built before MMEngine restores the seed, so it has to be in the config before the Runner is.
+    # The samplers are built before MMEngine restores the seed, so it must be in the config before the Runner is built.
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     seed = (meta or {}).get('seed')
     if seed is not None:
         asked = (args.cfg_options or {}).get('randomness.seed', seed)
         if asked != seed:
             raise ValueError(
-                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed}, and keeps it. Leave '
-                'the option out, or start another run without --resume'
+                f'--resume with randomness.seed={asked}: the run of {path} has the seed {seed} and keeps it. '
+                'Leave out the option, or start another run without --resume'
             )
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     return finished(path, checkpoint, cfg)
 
 
 def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
-    """The files of a run that is there already, which the new one replaces.
+    """The files of an existing run in the work directory, which the new run replaces.
 
     Raises:
-        FileExistsError: There is one, and ``overwrite`` was not asked for.
-        ValueError: The new run takes its weights from it.
+        FileExistsError: There is such a run, but ``overwrite`` is not set.
+        ValueError: The new run takes its weights from that run.
     """
     from ..engine.run_files import files_of_run, weights_of_run
 
@@ -133,12 +133,12 @@ def earlier_run(cfg: Config, overwrite: bool) -> list[Path]:
     refuse_existing(
         [path for path in there if path.name != 'last_checkpoint'] or there,
         overwrite,
-        'another --work-dir, or go on with that run by --resume',
+        'another --work-dir, or continue that run with --resume',
     )
     there = files_of_run(cfg.work_dir, hook, cfg.filename) if overwrite else []
     start = cfg.get('load_from')
     if start and '://' not in start and any(Path(start).resolve() == path.resolve() for path in there):
-        raise ValueError(f'--overwrite would remove {start}, which load_from names: choose another --work-dir')
+        raise ValueError(f'--overwrite would remove {start}, which load_from needs: choose another --work-dir')
     return there
 
 
@@ -174,13 +174,13 @@ def main(arguments: list[str] | None = None) -> None:
             check_checkpoint_file(cfg.load_from)
         runner = build_runner(cfg, 'training')
         if is_main_process():
-            remove(replaced)  # not before the new run could be built
+            remove(replaced)  # only now, because the new run could be built
         train(runner)
         leave_distributed()
 
 
 def resume_advice() -> str:
-    """How to go on with a training that was stopped."""
+    """How to continue a training that was stopped."""
     from ..engine.resume import find_resume_checkpoint
 
     args = parse_args()
@@ -188,6 +188,6 @@ def resume_advice() -> str:
     folder = work_folder(args, cfg)
     path = find_resume_checkpoint(folder, checkpoint_hook(cfg), args.trust_checkpoint)
     if path is None:
-        return f'No checkpoint was written to {folder} so far: there is nothing to resume from, start it again'
+        return f'No checkpoint was written to {folder} yet, so there is nothing to resume: start the command again'
     line = command_line()
     return f'To continue from {path}: {line}' + ' --resume' * (not args.resume)

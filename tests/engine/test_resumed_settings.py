@@ -76,7 +76,7 @@ def test_changed_settings_hold(stopped_run, tmp_path, options, expected, said):
     ('options', 'said'),
     [
         (('optim_wrapper.optimizer.type=SGD',), r'optim_wrapper.optimizer.type is \S*SGD\S* now and was \S*AdamW'),
-        (('randomness.seed=5',), 'randomness.seed=5: the run of .*iter_2.pth has the seed 0, and keeps it'),
+        (('randomness.seed=5',), 'randomness.seed=5: the run of .*iter_2.pth has the seed 0 and keeps it'),
         (
             ('+model.backbone.init_cfg.type=Normal', '+model.backbone.init_cfg.layer=Conv2d'),
             'model.backbone.init_cfg is .*Normal.* now and was .* before, but it has no effect any more',

@@ -110,7 +110,9 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
         f'{folder}/{i}.png' for folder in ('images', 'labels') for i in (0, 1)
     ]
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
-    assert f'4 predictions written to {tmp_path / "out"}. There are no scores, because the test data have no labels' in log
+    assert (
+        f'4 predictions written to {tmp_path / "out"}. There are no scores, because the test data have no labels' in log
+    )
     with pytest.raises(ValueError, match='has no label.*--out DIR'):
         run_tool('test', config, weights, '--work-dir', tmp_path / 'work')
 
