@@ -75,7 +75,7 @@ def learning_curve(cfg: Config, setting: Setting, every: int, level: float) -> l
             attention and seed are replaced by those of the setting.
         setting: settings of the training.
         every: iterations between two evaluations.
-        level: mIoU in percent that counts as learned.
+        level: mIoU in per cent that counts as learned.
 
     Returns:
         (iteration, mIoU) of each evaluation.

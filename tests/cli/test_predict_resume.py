@@ -85,7 +85,7 @@ def test_a_video_goes_on(case, tmp_path, stopping, capsys):
     assert content(tmp_path / 'out') == content(tmp_path / 'whole')
     assert len(list(VideoReader(tmp_path / 'out' / 'in_overlay.mp4'))) == 6  # the mark at its end does not disturb
     assert call_tool('predict', *line, tmp_path / 'out', '--resume') == 0 and len(seen) == 2
-    assert 'in.mp4: there already' in capsys.readouterr().out
+    assert 'in.mp4: exists already' in capsys.readouterr().out
 
 
 def test_two_models_are_not_mixed(case, tmp_path):

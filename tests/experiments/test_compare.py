@@ -247,7 +247,7 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0
     with pytest.raises(ValueError, match='holds the runs of a comparison'):
         run_compare(results=case[2] / 'results.json', out=case[2])
-    with pytest.raises(ValueError, match='is no results.json'):
+    with pytest.raises(ValueError, match='is not a results.json'):
         run_compare(results=case[2] / 'speed.json', out=tmp_path / 'other')
     with pytest.raises(FileNotFoundError, match='there is no such file'):
         run_compare(results=tmp_path / 'gone.json', out=tmp_path / 'other')
@@ -261,15 +261,15 @@ def test_refusals(case, tmp_path):
             run_compare(*(configs or (plain, certified)), **dict(out=out, resume=True) | arguments)
 
     refused('the seed 1 is given twice', seeds=[1, 0, 1])
-    refused('a seed is a number from 0', seeds=[-1])
+    refused('every seed must be 0 or larger', seeds=[-1])
     refused('the config tiny is given twice', plain, certified, plain)
     refused('there is no such config', 'gone.py', error=FileNotFoundError)
-    refused('--baseline other.py is none of the configs', baseline='other.py')
-    refused('--control other.py is none of the configs', control='other.py')
-    refused('--margin 0.5 with one seed: an interval needs two', margin=0.5)
-    refused('--margin -1.0: the loss of mIoU', margin=-1.0, seeds=[0, 1])
+    refused('--baseline other.py is not one of the configs', baseline='other.py')
+    refused('--control other.py is not one of the configs', control='other.py')
+    refused('--margin 0.5 needs an interval, and so at least two seeds', margin=0.5)
+    refused('--margin is -1.0, but must be above 0', margin=-1.0, seeds=[0, 1])
     refused('--processes 2 is for distributed training', processes=2)
-    refused('--jobs 0: at least 1', jobs=0)
+    refused('--jobs is 0, but must be at least 1', jobs=0)
     refused('--jobs 2 with --launcher pytorch', jobs=2, launcher='pytorch')
     refused('holds another comparison, with the config certified', plain)
     refused('holds another comparison, with certified, seed_0', seeds=[1])

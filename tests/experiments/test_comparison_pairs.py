@@ -83,7 +83,7 @@ def test_what_makes_runs_no_pairs(tmp_path):
     assert unpaired([runs[0], runs[2]]) == [f'{names[2]} and {names[0]} differ in train_dataloader.batch_size']
     assert unpaired([runs[0], runs[3]])[0] == f'the training pipeline of {names[3]} does not begin with SeedTransforms'
     told = warnings(summarise(runs, runs[0].name, None, None))
-    assert len(told) == 5 and all(line.startswith('Runs with one seed are no pairs: ') for line in told)
+    assert len(told) == 5 and all(line.startswith('Runs with the same seed are not paired: ') for line in told)
 
 
 def test_settings_that_set_a_config_apart(tmp_path):
@@ -98,7 +98,7 @@ def test_the_protocol_at_the_top(tmp_path):
     runs = made_up_runs(tmp_path, heads=4, seeds=(0, 1))
     results = summarise(runs, runs[0].name, OPTIONS, None)
     told = dict(facts(results))
-    assert reduced(results) == 'Reduced protocol: 200 of 1000 iterations.'
+    assert reduced(results) == 'Reduced protocol: the training was shortened to 200 of 1000 iterations.'
     assert told['training'] == '200 iterations of batch 4 (the config has 1000)'
     assert told['options'] == 'train_cfg.max_iters=200 (was 1000)'
     assert told['configs'].endswith('beside the decode head: head3 in optim_wrapper.optimizer.lr')

@@ -151,8 +151,8 @@ def test_ordinary_attention_that_beats_the_control(tmp_path):
     results, text = told(tmp_path, margin=0.5)
     assert f'The control fcn has {results["heads"][0]["miou"]:.2f} mIoU' in text
     assert 'Ordinary attention (head2) differs from it by +' in text and 'it beats the control' in text
-    assert 'less than 0.5 mIoU worse than head2: ' in text and 'depending on the head' in text
-    assert 'The 95 % interval covers other trainings' in text
+    assert 'less than 0.5 below that of head2. Result: ' in text and 'depending on the head' in text
+    assert 'The 95 % interval tells how the difference would vary if the heads were trained again' in text
     assert '| head | mIoU | difference | 95 % interval | against head2 | less than 0.5 worse |' in markdown(results)
 
 
@@ -161,13 +161,13 @@ def test_ordinary_attention_that_does_not_beat_the_control(tmp_path):
     gain = results['control']['gains']['head2_r18-d8_data']
     gain.update(low=-0.2, mean=0.1)
     text = '\n'.join(findings(results))
-    assert 'it does not beat the control, so this comparison says nothing about what attention brings' in text
+    assert 'it does not beat the control, so this comparison does not tell what attention gains' in text
 
 
 def test_one_seed(tmp_path):
     results, text = told(tmp_path, heads=2, seeds=(0,), baseline=0)
-    assert 'One seed: how far another training would move the differences needs two seeds' in text
-    assert 'could have been seen' not in text and 'Whether it is ahead needs two seeds' in text
+    assert 'There is one seed. At least two are needed' in text
+    assert 'could show' not in text and 'At least two seeds are needed to show that it is ahead' in text
     assert not any(is_ahead_of_all(results, head) for head in results['heads'])
     assert '| needs two seeds | needs two seeds | - |' in markdown(results)
 
@@ -176,7 +176,7 @@ def test_a_comparison_without_a_control_says_so(tmp_path):
     runs = made_up_runs(tmp_path, 2, (0, 1))
     own = [run for run in runs if run.name.startswith('head1')]
     text = '\n'.join(findings(summarise(own, own[0].name, None, None)))
-    assert 'No head without attention takes part' in text
+    assert 'There is no head without attention' in text
 
 
 def test_only_a_head_ahead_of_all_is_marked(tmp_path):

@@ -397,7 +397,7 @@ def test_centres_over_training(tmp_path):
 def test_tool_refuses(tmp_path):
     config, checkpoint, image = write_model(tmp_path, dict(type='FCNHead', num_convs=1, concat_input=False))
     out = tmp_path / 'page.html'
-    with pytest.raises(ValueError, match='looked for modules of the types .*NonLocal2d.*PAM'):
+    with pytest.raises(ValueError, match='which are modules of the types .*NonLocal2d.*PAM'):
         run_tool('explore_attention', config, checkpoint, image, '--out', out)
     with pytest.raises(ValueError, match='Cannot read the image file .*model.py'):
         run_tool('explore_attention', config, checkpoint, config, '--out', out)

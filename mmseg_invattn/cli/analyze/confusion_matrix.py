@@ -3,7 +3,7 @@
 It evaluates a checkpoint on the test data, or reads a matrix (.npy or .csv) that SegMetric wrote.
 
 It writes confusion_matrix.csv with numbers of pixels, confusion_matrix_rows.csv with the shares of each row in
-percent (not with --counts), and the picture. Rows are the ground truth.
+per cent (not with --counts), and the picture. Rows are the ground truth.
 """
 
 from __future__ import annotations

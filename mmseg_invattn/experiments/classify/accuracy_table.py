@@ -12,7 +12,7 @@ BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
 def read_run(work_dir: Path) -> dict:
-    """Name, parameters, iterations, last accuracy in percent and seconds per iteration of a run.
+    """Name, parameters, iterations, last accuracy in per cent and seconds per iteration of a run.
 
     The name is that of the folder; for ``NAME/seed_3`` it is ``NAME``.
 

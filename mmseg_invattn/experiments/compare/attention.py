@@ -1,4 +1,4 @@
-"""What is measured of the attention blocks of a trained model, on what they see of real images."""
+"""Measurements on the attention blocks of a trained model, at the features of real images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ...layers.orthogonal import rotate
 from ...models.recorded_inputs import recorded_inputs
 from ...ops import local_lipschitz
 
-# Side of the part of a feature map, from its middle, on which the local constant is measured: the power iteration
-# keeps N x N maps for its derivatives.
+# Side of the middle part of a feature map on which the local constant is measured. It is limited, because the power
+# iteration keeps N x N maps for its derivatives.
 SIDE = 32
 Tokens = Callable[[Tensor], Tensor]
 
@@ -34,11 +34,11 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def measure_attention(model: nn.Module, batches: Iterable[dict]) -> dict[str, dict]:
-    """Run batches through the model and measure every attention block on what reaches it.
+    """Run batches through the model and measure every attention block at its input.
 
     Args:
-        model: in evaluation mode.
-        batches: as the data loader gives them.
+        model: the model in evaluation mode.
+        batches: batches of the data loader.
 
     Returns:
         Name of the block -> ``bound`` (certified; None without a certificate), ``local_lipschitz`` (the largest over
@@ -80,8 +80,8 @@ def _measure(block: nn.Module, features: list[Tensor]) -> dict:
 def attention_share(block: nn.Module, x: Tensor) -> Tensor:
     """``|y_i - x_i| / |x_i|`` of every token i, shape (B N,): how far attention moves it.
 
-    x_i as it would leave the block if the attention were zero: turned by the orthogonal mix of a block that has one,
-    its halves swapped by the conditional form.
+    x_i is the output that the block would have if its attention were zero: the input, multiplied by the orthogonal mix
+    of a block that has one, and with its halves swapped in the conditional form.
     """
     untouched = x
     if isinstance(block, ConditionalAttention2d):

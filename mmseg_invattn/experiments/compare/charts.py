@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that stand for variables of the page.
+# Placeholder colours, which are replaced by variables of the page.
 INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
 VARIABLES = {INK: '--ink', MUTED: '--muted', FAINT: '--line', ACCENT: '--accent', SECOND: '--second'}
 STYLE = {
@@ -34,16 +34,16 @@ STYLE = {
     'axes.titlesize': 8.5,
     'axes.titlelocation': 'left',
 }
-SMOOTHED = 25  # points of a loss that are averaged
-# Of the heads: they stand out from light and dark pages alike.
+SMOOTHED = 25  # number of neighbouring points of a loss that are averaged
+# Colours of the heads, readable on light and dark pages.
 COLOURS = ('#2f7de1', '#d9541e', '#2a9a4c', '#b558d6', '#b07d00', '#0e93a0', '#e0457b', '#7a7f87')
-DASHES = ('solid', 'dashed', 'dotted')  # of as many heads as there are colours, one after the other
+DASHES = ('solid', 'dashed', 'dotted')  # the first for as many heads as there are colours, and so on
 CURVES = dict(miou='validation mIoU, %', loss='training loss')
 _numbers = itertools.count()
 
 
 def differences(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
-    """Difference of the mIoU to the baseline, with its interval, the difference of every seed, and the margin."""
+    """Draw the difference of the mIoU to the baseline with its interval, that of every seed, and the margin."""
     rows = [head for head in heads if head['difference'] is not None]
     if not rows:
         return ''
@@ -71,25 +71,18 @@ def differences(heads: Sequence[dict], baseline: str, margin: float | None = Non
 
 
 def all_curves(heads: Sequence[dict]) -> dict:
-    """All heads together, each the mean over its seeds.
+    """Draw all heads together, each as the mean over its seeds.
 
     Returns:
         ``charts``, an SVG of the mIoU and one of the loss, and ``legend``: ``label``, ``colour`` and ``dash`` of each
-        head; both are empty where nothing was trained.
+        head; both are empty if nothing was trained.
     """
     trained = _trained(heads)
-    legend = [
-        dict(
-            label=head['label'],
-            colour=COLOURS[number % len(COLOURS)],
-            dash=DASHES[number // len(COLOURS) % len(DASHES)],
-        )
-        for number, head in enumerate(trained)
-    ]
+    legend = [_style(number, head) for number, head in enumerate(trained)]
     charts = []
     for key, title in CURVES.items() if trained else ():
         with matplotlib.rc_context(STYLE | {'font.size': 9}):
-            figure = Figure(figsize=(4.8, 2.7), layout='constrained')
+            figure = Figure(figsize=(4.4, 2.6), layout='constrained')
             axis = figure.subplots()
             for head, style in zip(trained, legend, strict=True):
                 steps, values = _mean_curve(head, key)
@@ -101,16 +94,17 @@ def all_curves(heads: Sequence[dict]) -> dict:
 
 
 def learning_curves(heads: Sequence[dict]) -> list[dict]:
-    """A panel for each head: its own curves in colour, those of all others behind it. ``label`` and ``svg``."""
+    """Draw a panel for each head: its curves in its colour, those of the others in grey. ``label`` and ``svg``."""
     trained = _trained(heads)
     panels = []
-    for head in trained:
+    for number, head in enumerate(trained):
+        style = _style(number, head)
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(4.2, 1.9), layout='constrained')
             for axis, key in zip(figure.subplots(1, 2), CURVES, strict=True):
                 for other in trained:
                     _draw(axis, other, key, dict(color=MUTED, alpha=0.4, linewidth=0.7))
-                _draw(axis, head, key, dict(color=ACCENT if key == 'miou' else SECOND, linewidth=1.4))
+                _draw(axis, head, key, dict(color=style['colour'], linestyle=style['dash'], linewidth=1.4))
                 _label(axis, key, _top(trained))
             panels.append(dict(label=head['label'], svg=_svg(figure, f'Learning curves of {head["label"]}')))
     return panels
@@ -120,14 +114,21 @@ def _trained(heads: Sequence[dict]) -> list[dict]:
     return [head for head in heads if any(run['curves']['loss']['steps'] for run in head['runs'])]
 
 
+def _style(number: int, head: dict) -> dict:
+    """Label, colour and dash of a head, the same in all charts."""
+    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    return dict(label=head['label'], colour=COLOURS[number % len(COLOURS)], dash=dash)
+
+
 def _top(trained: Sequence[dict]) -> float:
-    """End of the axis of the losses: nearly all of them lie below."""
+    """End of the axis of the losses, below which nearly all of them lie."""
     losses = [value for head in trained for run in head['runs'] for value in _smoothed(run['curves']['loss'])[1]]
     return float(np.quantile(losses, 0.98)) * 1.05 if losses else 1.0
 
 
 def _label(axis: Axes, key: str, top: float) -> None:
     axis.set(xlabel='iteration', ylabel=CURVES[key])
+    axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
     axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_thousands))
     if key == 'loss':
@@ -135,7 +136,7 @@ def _label(axis: Axes, key: str, top: float) -> None:
 
 
 def _mean_curve(head: dict, key: str) -> tuple[list[float], list[float]]:
-    """Steps at which every seed with a curve has a value, and the means of these."""
+    """Steps at which every seed with a curve has a value, and the means of these values."""
     by_step: dict[float, list[float]] = {}
     curves = [run['curves'][key] for run in head['runs'] if run['curves'][key]['steps']]
     for curve in curves:
@@ -156,7 +157,7 @@ def _draw(axis: Axes, head: dict, key: str, style: dict) -> None:
 
 
 def _smoothed(curve: dict) -> tuple[Sequence[float], Sequence[float]]:
-    """Steps and values as means over neighbours, at most a tenth of the curve."""
+    """Steps and values as means over neighbouring points, over at most a tenth of the curve."""
     width = max(1, min(SMOOTHED, len(curve['steps']) // 10))
     if width == 1:
         return curve['steps'], curve['values']
@@ -169,7 +170,7 @@ def _thousands(value: float, _: int) -> str:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Inline SVG: no fixed size, names of its own, the page's colours and font."""
+    """Inline SVG without a fixed size, with unique ids, and with the page's colours and font."""
     buffer = io.StringIO()
     with matplotlib.rc_context({'svg.hashsalt': f'chart{next(_numbers)}'}):
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})

@@ -1,4 +1,4 @@
-"""The columns of the report's tables: what they show of a head, and how it is written."""
+"""The columns of the report's tables: the number of a head that each shows, and its format."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        title: its head.
-        value: number of a head that it is sorted by; None where there is none.
-        text: how it is written.
-        note: what it is.
+        title: its heading.
+        value: gives the number of a head by which the column is sorted, or None.
+        text: gives the text of the cell of a head.
+        note: explanation for readers.
     """
 
     title: str
@@ -51,7 +51,7 @@ def with_spread(mean: float | None, deviation: float | None, digits: int = 2) ->
 
 
 def significant(value: float) -> str:
-    """Three digits that matter, and a power of ten where more zeros than that would stand before or after them."""
+    """Three significant digits, with a power of ten for very small and very large numbers."""
     if value and not 1e-3 <= abs(value) < 1e5:
         return f'{value:.1e}'
     return f'{value:,.0f}' if abs(value) >= 100 else f'{value:#.3g}'
@@ -86,10 +86,10 @@ def _verdict(head: dict) -> str:
 
 
 def accuracy_columns(baseline: str, margin: float | None) -> list[Column]:
-    """Scores and differences.
+    """The columns of scores and differences.
 
     Args:
-        baseline: label of the head that the others are compared with.
+        baseline: label of the head with which the others are compared.
         margin: see :mod:`.verdicts`.
     """
 
@@ -100,53 +100,58 @@ def accuracy_columns(baseline: str, margin: float | None) -> list[Column]:
         f'less than {margin:g} worse' if margin else '',
         _of_difference('low'),
         claim,
-        f'whether the head loses less than {margin} mIoU to {baseline}: shown where the 95 % interval lies above '
-        f'-{margin}, refuted where it lies below',
+        f'whether the mIoU of the head is less than {margin} below that of {baseline}: shown if the whole 95 % '
+        f'interval of the difference is above -{margin}, refuted if it is below',
     )
     return [
         Column(
             'mIoU',
             lambda head: head.get('miou'),
             lambda head: with_spread(head.get('miou'), head.get('miou_std')),
-            'mean intersection over union in percent; mean ± standard deviation over the seeds',
+            'mean intersection over union in per cent; mean ± standard deviation over the seeds',
         ),
         Column(
             'difference',
             _of_difference('mean'),
             lambda head: written(_of_difference('mean')(head), '{:+.2f}'.format),
-            f'mIoU less that of {baseline}, the same seeds and images, in percentage points',
+            f'mIoU minus that of {baseline} with the same seeds and images, in percentage points',
         ),
-        Column('95 % interval', _of_difference('low'), _seeds_interval, 'of the difference, for other trainings'),
+        Column(
+            '95 % interval',
+            _of_difference('low'),
+            _seeds_interval,
+            'confidence interval of the difference, if the heads were trained again',
+        ),
         Column(
             f'against {baseline}',
             _of_difference('low'),
             _verdict,
-            'ahead or behind where the 95 % interval of the difference excludes 0',
+            'ahead or behind if the 95 % interval of the difference excludes 0',
         ),
         *([claimed] if margin else []),
         Column(
             'for other images too',
             _of_difference('low'),
             _wide_interval,
-            '95 % interval that adds the scatter over images, by a paired bootstrap',
+            '95 % interval that also includes the variation between images, by a paired bootstrap',
         ),
         Column(
             'visible difference',
             _of_difference('detectable'),
             lambda head: written(_of_difference('detectable')(head), '{:.2f}'.format),
-            f'true difference to {baseline} that so many seeds show in four of five comparisons',
+            f'true difference to {baseline} that this number of seeds would show in four of five comparisons',
         ),
         Column(
             'aAcc',
             lambda head: head.get('aacc'),
             lambda head: with_spread(head.get('aacc'), head.get('aacc_std')),
-            'share of the pixels that are right, in percent',
+            'share of the pixels that are predicted correctly, in per cent',
         ),
         Column(
             'seeds',
             lambda head: _done(head),
             lambda head: f'{_done(head)} of {len(head["runs"])}',
-            'trainings that went well',
+            'number of runs that were trained and evaluated',
         ),
     ]
 
@@ -161,25 +166,31 @@ def _share(head: dict) -> str:
 COST = [
     _number('parameters', 'parameters', _count, 'of the whole model'),
     _number(
-        'GFLOPs', 'flops', lambda v: significant(v / 1e9), 'of one test image, two for a multiplication with addition'
+        'GFLOPs',
+        'flops',
+        lambda v: significant(v / 1e9),
+        'operations for one test image; a multiplication with addition counts as two',
     ),
     _number(
         's / iteration',
         'seconds_per_iteration',
         significant,
-        'of the training, median over the log and the seeds, data loading included',
+        'seconds of a training iteration with data loading, median over the log and the seeds',
     ),
     _speed(
-        'latency', 'latency', lambda v: f'{significant(v * 1000)} ms', 'of one image, median, all heads taking turns'
+        'latency',
+        'latency',
+        lambda v: f'{significant(v * 1000)} ms',
+        'time for one image; median, the heads take turns',
     ),
-    _speed('images / s', 'throughput', significant, 'in batches'),
+    _speed('images / s', 'throughput', significant, 'images per second, in batches'),
     _number(
         'training memory',
         'training_bytes',
         _size,
-        "peak: of the GPU's allocator, or without a GPU of the whole training process",
+        "peak memory of the GPU's allocator or, without a GPU, of the whole training process",
     ),
-    _speed('inference memory', 'peak_bytes', _size, "peak of the GPU's allocator for a batch, weights included"),
+    _speed('inference memory', 'peak_bytes', _size, "peak memory of the GPU's allocator for a batch, with the weights"),
 ]
 CERTIFICATE = [
     Column(
@@ -187,23 +198,27 @@ CERTIFICATE = [
         lambda head: head.get('share'),
         _share,
         'how far attention moves the median token of real features, relative to its length; median over the seeds. '
-        f'Below {IDENTITY:g} it is marked: this attention is still the identity',
+        f'Below {IDENTITY:g} the attention is marked as (identity), because it still does nothing',
     ),
     _number(
         'certified bound',
         'bound',
         lambda v: f'{v:.4f}',
-        'of the Lipschitz constant of the attention branch, the largest over blocks and seeds',
+        'certified bound of the Lipschitz constant of the attention branch, the largest over blocks and seeds',
     ),
     _number(
         'measured Lipschitz',
         'local_lipschitz',
         significant,
-        'largest local constant of y - x found on real features: a lower bound',
+        'largest local Lipschitz constant of y - x that was found at real features; it is a lower bound',
     ),
-    _number('inverse error', 'inverse_error', significant, 'largest, relative to the largest token'),
-    _number('error bound', 'relative_bound', significant, 'certified, of that error, the largest'),
-    _number('evaluations', 'evaluations', lambda v: f'{v:.0f}', 'of the branch for one inverse, the most'),
+    _number(
+        'inverse error', 'inverse_error', significant, 'largest error of an inverse, relative to the largest token'
+    ),
+    _number('error bound', 'relative_bound', significant, 'largest certified bound of that error'),
+    _number(
+        'evaluations', 'evaluations', lambda v: f'{v:.0f}', 'largest number of evaluations of a branch per inverse'
+    ),
     _number(
         'clipped', 'clipped', lambda v: f'{100 * v:.1f} %', 'share of the tokens that the ball of the scores clips'
     ),
@@ -221,7 +236,7 @@ def class_columns(classes: list[str]) -> list[Column]:
             name,
             lambda head: pick(head, 'iou'),
             lambda head: with_spread(pick(head, 'iou'), pick(head, 'iou_std'), 1),
-            'IoU in percent',
+            'IoU in per cent',
         )
 
     return [column(index, name) for index, name in enumerate(classes)]

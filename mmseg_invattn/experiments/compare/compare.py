@@ -1,4 +1,4 @@
-"""The course of a comparison: every run trained and evaluated, whatever becomes of the others, then the report."""
+"""Runs a comparison: trains and evaluates every run, even if others fail, and writes the report."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ from .report import write_pages, write_reports
 from .summary import summarise
 from .training import begin, train
 
-_BEGINNING = threading.Lock()  # writing a config out is yapf's work, which was not written for threads
+_BEGINNING = threading.Lock()  # configs are written by yapf, which is not thread-safe
 
 
 def compare(args: Namespace) -> int:
-    """Carry out what the command was asked for.
+    """Run the comparison that the command line asks for.
 
     Args:
-        args: its arguments.
+        args: arguments of the command.
 
     Returns:
-        Exit status: 1 where a run has failed.
+        Exit status: 1 if a run has failed.
 
     Raises:
         FileNotFoundError: a config, a checkpoint or the data are missing.
-        ValueError: an argument breaks its rule, ``out`` holds something else, or another process works there.
+        ValueError: an argument breaks its rule, ``out`` holds other files, or another process works there.
     """
     if args.results is not None:
         return _report_again(args)
     distributed = _distributed(args)
     if args.jobs < 1:
-        raise ValueError(f'--jobs {args.jobs}: at least 1')
+        raise ValueError(f'--jobs is {args.jobs}, but must be at least 1')
     runs = plan_runs(args.configs, args.seeds, args.out, args.cfg_options, args.checkpoints)
     baseline = Path(args.baseline or args.configs[0]).stem
     if baseline not in {run.name for run in runs}:
-        raise ValueError(f'--baseline {args.baseline} is none of the configs: name it among them as well')
+        raise ValueError(f'--baseline {args.baseline} is not one of the configs: add it to the list of configs')
     control = None if args.control is None else Path(args.control).stem
     if control is not None and control not in {run.name for run in runs}:
-        raise ValueError(f'--control {args.control} is none of the configs: name it among them as well')
+        raise ValueError(f'--control {args.control} is not one of the configs: add it to the list of configs')
     if args.margin is not None and not 0 < args.margin < math.inf:
-        raise ValueError(f'--margin {args.margin}: the loss of mIoU that a head may not reach is a number above 0')
+        raise ValueError(f'--margin is {args.margin}, but must be above 0: it is the loss of mIoU that is tested for')
     if args.margin is not None and len(args.seeds) < 2:
-        raise ValueError(f'--margin {args.margin} with one seed: an interval needs two seeds or more, --seeds 0 1')
+        raise ValueError(f'--margin {args.margin} needs an interval, and so at least two seeds: --seeds 0 1')
     for run in runs[: len(args.configs)]:
         check_data_folders(run.cfg, ('test',) if args.checkpoints else ('train', 'val', 'test'))
     check_folder(args.out, runs, args.resume, args.overwrite)
@@ -68,7 +68,7 @@ def compare(args: Namespace) -> int:
             for folder in {folder.parent for folder in run_folders(args.out)}:
                 shutil.rmtree(folder)
         for reason in unpaired(by_baseline(runs, baseline)):
-            print(f'Runs with one seed are no pairs: {reason}', flush=True)
+            print(f'Runs with the same seed are not paired: {reason}', flush=True)
         processes = Processes()
         launch = partial(run_process, keep_open=[lock], processes=processes)
 
@@ -94,7 +94,7 @@ def compare(args: Namespace) -> int:
 
 
 def _work_on(run: Run, distributed: int | None, title: str, launch: Callable) -> None:
-    """Train and evaluate one run as far as that is not done; a failure is noted, and is not one of the others."""
+    """Do what is left of training and evaluating one run. A failure is recorded and does not stop other runs."""
 
     def say(line: str) -> None:
         print(f'{title}: {line}', flush=True)
@@ -120,7 +120,7 @@ def _work_on(run: Run, distributed: int | None, title: str, launch: Callable) ->
 
 
 def _speed(out: Path, done: Mapping[str, Run], launch: Callable) -> dict | None:
-    """Latency and throughput of all heads, measured side by side unless that was done for these very runs here."""
+    """Latency and throughput of all heads; measured together, unless that was done for the same runs on this device."""
     identity = dict(device=device_name(), runs={name: run.fingerprint for name, run in done.items()})
     known = read_json(out / 'speed.json')
     if known and known['of'] == identity:
@@ -143,12 +143,12 @@ def _speed(out: Path, done: Mapping[str, Run], launch: Callable) -> dict | None:
 
 
 def _report_again(args: Namespace) -> int:
-    """The pages of results that are there, without pictures."""
+    """Write the report of an existing results.json, without pictures."""
     results = read_json(args.results)
     if results is None:
         raise FileNotFoundError(f'--results {args.results}: there is no such file')
     if not {'heads', 'protocol', 'places'} <= set(results):
-        raise ValueError(f'--results {args.results}: this is no results.json of a comparison')
+        raise ValueError(f'--results {args.results}: this is not a results.json of a comparison')
     if run_folders(args.out):
         raise ValueError(f'--out {args.out} holds the runs of a comparison: give another --out')
     if (args.out / 'report.html').exists() and not args.overwrite:
@@ -160,21 +160,21 @@ def _report_again(args: Namespace) -> int:
 
 
 def _distributed(args: Namespace) -> int | None:
-    """Processes of each training; None: it is not distributed."""
+    """Number of processes of each training; None if it is not distributed."""
     if args.launcher == 'none':
         if args.processes is not None:
             raise ValueError(f'--processes {args.processes} is for distributed training: add --launcher pytorch')
         return None
     if args.jobs > 1:
         raise ValueError(
-            f'--jobs {args.jobs} with --launcher {args.launcher}: a distributed training has all devices to itself; '
-            'leave one of the two out'
+            f'--jobs {args.jobs} with --launcher {args.launcher}: a distributed training uses all devices, so runs '
+            'cannot run at the same time; leave out one of the two options'
         )
     processes = torch.cuda.device_count() if args.processes is None else args.processes
     if processes < 1:
         raise ValueError(
             '--launcher pytorch without a GPU needs a number of processes: --processes 2'
             if args.processes is None
-            else f'--processes {processes}: at least 1'
+            else f'--processes is {processes}, but must be at least 1'
         )
     return processes

@@ -1,6 +1,6 @@
-"""Learning curves and times of a run, from the scalars that MMEngine logs; of a resumed run the later start counts.
+"""Learning curves and times of a run, from the scalars that MMEngine logs. If a run was resumed, later values count.
 
-A long curve is kept as means over neighbours, so that the results of many runs stay small.
+Long curves are reduced to means over neighbouring points, so that the results of many runs stay small.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def read_curves(folder: Path) -> dict:
     Returns:
         ``loss`` and ``miou`` (``steps`` and ``values``, the latter on the validation split),
         ``seconds_per_iteration`` (median over the log, data loading included) and ``memory_bytes`` (peak of the GPU's
-        allocator); None for what was not logged.
+        allocator); None for values that were not logged.
     """
     train, validation = {}, {}
     for entry in read_entries(sorted(folder.glob(f'*/{SCALARS}'))):
         if math.isfinite(entry.get('loss', math.nan)):
             train[entry['step']] = entry
-        elif math.isfinite(entry.get('mIoU', math.nan)):  # it has a time as well, but not of an iteration
+        elif math.isfinite(entry.get('mIoU', math.nan)):  # a validation; its time is not that of an iteration
             validation[entry['step']] = entry
     times = [entry['time'] for entry in train.values() if 'time' in entry]
     memory = [entry['memory'] for entry in train.values() if 'memory' in entry]
@@ -42,7 +42,7 @@ def read_curves(folder: Path) -> dict:
 
 
 def _curve(points: Mapping[int, float]) -> dict[str, list]:
-    """The curve in ascending steps, of at most so many points."""
+    """The curve in ascending steps, with a limited number of points."""
     steps = sorted(points)
     parts = np.array_split(np.array(steps, dtype=np.float64), min(len(steps), POINTS)) if steps else []
     return dict(

@@ -1,4 +1,4 @@
-"""Where a run took place: device, versions, commit."""
+"""Records device, versions and commit of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from mmengine.device import get_device
 
 from ...paths import ROOT
+from ...wording import counted
 
 PACKAGES = (
     'mmseg_invattn',
@@ -41,10 +42,10 @@ def environment() -> dict:
 
 
 def device_name() -> str:
-    """The GPU that MMEngine would choose, or the processor and the threads that torch uses."""
+    """The GPU that MMEngine would choose, or the processor and the number of threads that torch uses."""
     if get_device() == 'cuda':
         return torch.cuda.get_device_name()
-    return f'{processor_name()}, {torch.get_num_threads()} threads'
+    return f'{processor_name()}, {counted(torch.get_num_threads(), "thread")}'
 
 
 def processor_name() -> str:
@@ -58,13 +59,13 @@ def _versions() -> dict[str, str]:
     for name in PACKAGES:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # of the two package lines one is installed
+        except PackageNotFoundError:  # only one of OneDL's and OpenMMLab's packages is installed
             continue
-    return found | dict(torch=torch.__version__)  # the metadata do not say for which CUDA it was built
+    return found | dict(torch=torch.__version__)  # unlike the metadata, this names the CUDA version
 
 
 def commit() -> str | None:
-    """The commit of the checkout; ``+changes`` where files differ from it; None outside of a checkout."""
+    """The commit of the checkout, with ``+changes`` if files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(['git', *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()

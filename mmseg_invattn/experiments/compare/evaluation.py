@@ -27,8 +27,8 @@ from .plan import config_of
 from .statistics import Areas, scores
 from .training import checkpoint_of
 
-INVERTED_IMAGES = 8  # feature maps that are inverted, for each block
-MEASURED_IMAGES = 2  # images on which local Lipschitz constants and saturation are measured
+INVERTED_IMAGES = 8  # number of feature maps that are inverted for each block
+MEASURED_IMAGES = 2  # number of images on which local Lipschitz constants and saturation are measured
 CERTIFICATE = dict(type='CertificateHook', max_val_images=INVERTED_IMAGES)
 
 
@@ -39,7 +39,7 @@ def evaluate(folder: Path) -> None:
         CheckpointMismatchError: the weights are those of another model.
     """
     out = folder / 'evaluation'
-    shutil.rmtree(out, ignore_errors=True)  # of an evaluation that was stopped
+    shutil.rmtree(out, ignore_errors=True)  # left by an evaluation that was stopped
     cfg = evaluation_config(folder, out)
     use_safe_checkpoint_loading()
     check_data_folders(cfg, ('val',))
@@ -70,7 +70,7 @@ def evaluate(folder: Path) -> None:
 
 
 def evaluation_config(folder: Path, out: Path) -> Config:
-    """The config of a run, set up to validate on the test split with our metric."""
+    """The config of a run, changed to validate on the test split with the metric of the comparison."""
     cfg = Config.fromfile(config_of(folder))
     cfg.val_dataloader, cfg.val_cfg = cfg.test_dataloader, dict(type='ValLoop')
     cfg.val_evaluator = dict(type='InvPerImageMetric', out_dir=str(out), ignore_index=ignored_label(cfg))
@@ -84,7 +84,7 @@ def evaluation_config(folder: Path, out: Path) -> Config:
 
 
 def ignored_label(cfg: Config) -> int:
-    """The label of pixels that do not count, by the config's evaluators."""
+    """The label of pixels that do not count, from the config's evaluators."""
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
     return next((evaluator['ignore_index'] for evaluator in evaluators if 'ignore_index' in evaluator), 255)
 
@@ -96,7 +96,7 @@ def _batches(runner: Runner, count: int) -> Iterator[dict]:
 
 
 def _inverse(runner: Runner) -> dict[str, dict]:
-    """Block -> what CertificateHook found while the split was validated."""
+    """Block -> the measurements of CertificateHook while the split was validated."""
     found: dict[str, dict] = {}
     for key, values in runner.message_hub.log_scalars.items():
         if key.startswith('val/certificate/'):

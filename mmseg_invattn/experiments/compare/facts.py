@@ -1,4 +1,4 @@
-"""What stands at the top of a report: protocol, data, seeds, date, device, versions, commit."""
+"""The facts at the top of a report: protocol, data, seeds, date, device, versions, commit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ VERSIONS = ('mmseg_invattn', 'torch', 'mmsegmentation', 'onedl-mmsegmentation', 
 
 
 def reduced(results: dict) -> str:
-    """How the protocol was cut, in one sentence; empty where it was not."""
+    """How the training was shortened, in one sentence; empty if it was not."""
     cut = [found for found in results['protocol']['schedules'] if (found['planned'] or 0) > (found['length'] or 0)]
     if not cut:
         return ''
     spans = dict.fromkeys(f'{found["length"]} of {found["planned"]} {found["unit"]}' for found in cut)
-    return f'Reduced protocol: {", ".join(spans)}.'
+    return f'Reduced protocol: the training was shortened to {", ".join(spans)}.'
 
 
 def warnings(results: dict) -> list[str]:
-    """Why heads with one seed are no pairs."""
+    """Why the heads with the same seed are not paired, one sentence for each reason."""
     return [
-        f'Runs with one seed are no pairs: {reason}. Their differences scatter more than need be.'
+        f'Runs with the same seed are not paired: {reason}. So their differences vary more than necessary.'
         for reason in results['protocol']['unpaired']
     ]
 
@@ -43,7 +43,10 @@ def facts(results: dict) -> list[tuple[str, str]]:
     found += [
         ('device', _unique(place['device'] for place in places)),
         ('versions', _unique(_versions(place) for place in places)),
-        ('commit', _unique(place['commit'] or 'not of a checkout' for place in places)),
+        (
+            'commit',
+            _unique(place['commit'] or 'unknown, because the package is not a git checkout' for place in places),
+        ),
     ]
     return [(name, text) for name, text in found if text]
 
@@ -51,7 +54,7 @@ def facts(results: dict) -> list[tuple[str, str]]:
 def _schedules(results: dict, labels: dict[str, str]) -> str:
     schedules = results['protocol']['schedules']
     if not schedules:
-        return 'none: the weights were given'
+        return 'none, because checkpoints were given'
     texts = []
     for found in schedules:
         planned = f' (the config has {found["planned"]})' if found['planned'] else ''
@@ -66,12 +69,12 @@ def _changes(results: dict) -> str:
 
 
 def _apart(results: dict, labels: dict[str, str]) -> str:
-    """Which heads do not share which settings with the baseline."""
+    """Which heads differ from the baseline, and in which settings."""
     by_keys: dict[tuple[str, ...], list[str]] = {}
     for name, keys in results['protocol']['apart'].items():
         by_keys.setdefault(tuple(keys), []).append(labels[name])
     said = '; '.join(f'{", ".join(heads)} in {", ".join(keys)}' for keys, heads in by_keys.items())
-    return said and f'differ from the baseline, beside the decode head: {said}'
+    return said and f'differences from the baseline besides the decode head: {said}'
 
 
 def _versions(place: dict) -> str:

@@ -1,4 +1,4 @@
-"""Sentences of the report: what its differences cover, what the control has, what could have been seen."""
+"""Sentences of the report: what its intervals mean, the result of the control, and which differences could show."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def findings(results: dict) -> list[str]:
 
 def _intervals(results: dict) -> str:
     if len(results['seeds']) == 1:
-        return 'One seed: how far another training would move the differences needs two seeds or more.'
+        return 'There is one seed. At least two are needed to tell how much the differences vary between trainings.'
     return (
-        'The 95 % interval covers other trainings, evaluated on these images: a paired t interval over the seeds. '
-        'The wider one covers other images too.'
+        'The 95 % interval tells how the difference would vary if the heads were trained again and evaluated on the '
+        'same images (a paired t interval over the seeds). The wider interval also covers other images.'
     )
 
 
 def _control(results: dict, labels: dict[str, str]) -> str:
     control = results['control']
     if control is None:
-        return 'No head without attention takes part: this comparison does not say what attention brings.'
+        return 'There is no head without attention, so this comparison does not tell what attention gains.'
     has = f'The control {labels[control["name"]]} has {_of(results, control["name"])["miou"]:.2f} mIoU.'
     if not control['gains']:
-        return f'{has} No head with ordinary attention takes part: this comparison does not say what attention brings.'
+        return f'{has} There is no head with ordinary attention, so this comparison does not tell what attention gains.'
     return ' '.join([has, *(_gain(labels[name], gain) for name, gain in control['gains'].items())])
 
 
@@ -37,8 +37,8 @@ def _gain(label: str, gain: dict) -> str:
     verdict = difference_shown(gain)
     if gain['low'] is None:
         return (
-            f'Ordinary attention ({label}) differs from it by {gain["mean"]:+.2f}. Whether that is chance is unknown '
-            f'({no_interval(gain)}), so this comparison says nothing about what attention brings.'
+            f'Ordinary attention ({label}) differs from it by {gain["mean"]:+.2f}. This may be chance '
+            f'({no_interval(gain)}), so this comparison does not tell what attention gains.'
         )
     lies = (
         f'Ordinary attention ({label}) differs from it by {gain["mean"]:+.2f} (95 % interval {gain["low"]:+.2f} to '
@@ -46,7 +46,7 @@ def _gain(label: str, gain: dict) -> str:
     )
     if verdict == 'ahead':
         return f'{lies}: it beats the control.'
-    return f'{lies}: it does not beat the control, so this comparison says nothing about what attention brings.'
+    return f'{lies}: it does not beat the control, so this comparison does not tell what attention gains.'
 
 
 def _sensitivity(results: dict, labels: dict[str, str]) -> str:
@@ -54,10 +54,10 @@ def _sensitivity(results: dict, labels: dict[str, str]) -> str:
     found = [value for value in found if value is not None]
     if not found:
         return ''
-    span = f'{min(found):.2f}' if len(found) == 1 else f'{min(found):.2f} to {max(found):.2f}, depending on the head,'
+    span = f'{min(found):.2f}' if len(found) == 1 else f'{min(found):.2f} to {max(found):.2f} (depending on the head)'
     return (
-        f'What could have been seen: {counted(len(results["seeds"]), "seed")} show a true difference to '
-        f'{labels[results["baseline"]]} of {span} in about four of five comparisons, smaller ones less often.'
+        f'Differences that could show: with {counted(len(results["seeds"]), "seed")}, about four of five comparisons '
+        f'would show a true difference to {labels[results["baseline"]]} of {span}. Smaller ones show less often.'
     )
 
 
@@ -69,7 +69,10 @@ def _claim(results: dict, labels: dict[str, str]) -> str:
         if head['difference']:
             by_verdict.setdefault(less_worse_than(head['difference'], margin), []).append(head['label'])
     said = '; '.join(f'{verdict} for {", ".join(heads)}' for verdict, heads in by_verdict.items())
-    return f'The claim that is tested: less than {margin:g} mIoU worse than {labels[results["baseline"]]}: {said}.'
+    return (
+        f'Tested claim: the mIoU of a head is less than {margin:g} below that of {labels[results["baseline"]]}. '
+        f'Result: {said}.'
+    )
 
 
 def _leader(results: dict, labels: dict[str, str]) -> str:
@@ -78,11 +81,11 @@ def _leader(results: dict, labels: dict[str, str]) -> str:
         return ''
     name = labels[leader['name']]
     if len(results['seeds']) == 1:
-        return f'The highest mIoU is that of {name}. Whether it is ahead needs two seeds.'
+        return f'{name} has the highest mIoU. At least two seeds are needed to show that it is ahead.'
     if not leader['level']:
         return f'{name} is ahead of all others.'
     level = ', '.join(labels[other] for other in leader['level'])
-    return f'The highest mIoU is that of {name}; no difference is shown to {level}.'
+    return f'{name} has the highest mIoU, but is not shown to be ahead of {level}.'
 
 
 def _identities(results: dict) -> list[str]:
@@ -93,7 +96,7 @@ def _identities(results: dict) -> list[str]:
             which = f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}'
             found.append(
                 f'The attention of {head["label"]} is still the identity ({which}): it moves the median token by less '
-                f'than {IDENTITY:g} of its length. What this head scores, it scores without attention.'
+                f'than {IDENTITY:g} of its length. So the score of this head is one without attention.'
             )
     return found
 

@@ -1,4 +1,4 @@
-"""The folder of a comparison: files written whole or not at all, and nothing of anybody else overwritten.
+"""The folder of a comparison. Files are written whole or not at all, and files of others are never overwritten.
 
 OUT/report.html, report.md, results.json, speed.json
 OUT/<config name>/seed_<seed>/run.json, trained.json, evaluation.json or failed.json, and the files of the run
@@ -19,7 +19,7 @@ WRITTEN = {'report.html', 'report.md', 'results.json', 'speed.json', 'speed.log'
 
 
 def write_json(path: Path, content: object) -> None:
-    """Lists of numbers and words stand on one line each, so that results can be kept and read in a repository."""
+    """JSON with each list of numbers or words on one line, so that results are readable in a repository."""
     text = re.sub(r'\[\n[^\[\]{}]*?\]', _on_one_line, json.dumps(content, indent=1, allow_nan=False))
     AtomicLocalBackend().put_text(f'{text}\n', path)
 
@@ -29,7 +29,7 @@ def _on_one_line(found: re.Match) -> str:
 
 
 def read_json(path: Path) -> dict | None:
-    """What a JSON file holds; None where there is no such file."""
+    """The content of a JSON file; None if there is no such file."""
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 
@@ -37,7 +37,7 @@ def run_folders(out: Path) -> list[Path]:
     """The runs that a folder holds.
 
     Raises:
-        ValueError: it holds something that no comparison has written.
+        ValueError: it holds files that are not those of a comparison.
         NotADirectoryError: it is a file.
     """
     if not out.exists():
@@ -50,38 +50,38 @@ def run_folders(out: Path) -> list[Path]:
             continue
         folders = sorted(entry.iterdir()) if entry.is_dir() else []
         if not folders or not all((folder / 'run.json').is_file() for folder in folders):
-            raise ValueError(f'--out {out} holds {entry.name}, which no comparison has written: give another --out')
+            raise ValueError(f'--out {out} holds {entry.name}, which is not part of a comparison: give another --out')
         found += folders
     return found
 
 
 def check_folder(out: Path, runs: Sequence[Run], resume: bool, overwrite: bool = False) -> None:
-    """Refuse a folder that holds anything but earlier work on these very runs.
+    """Refuse a folder that holds anything except earlier results of the same runs.
 
     Args:
         out: the folder.
         runs: of the comparison.
-        resume: whether to go on with what is there.
-        overwrite: whether all runs that are there will be removed.
+        resume: whether to continue the existing runs.
+        overwrite: whether all existing runs will be removed.
 
     Raises:
         ValueError: it holds files of others, or runs that this comparison does not name or that have another config,
-            seed or options; or it holds these runs, and neither ``resume`` nor ``overwrite`` was asked for.
+            seed or options; or it holds these runs, but neither ``resume`` nor ``overwrite`` is set.
         NotADirectoryError: it is a file.
     """
     names, planned = {run.name for run in runs}, {run.folder: run for run in runs}
     found = run_folders(out)
-    hint = 'give another --out, or --overwrite to remove all that it holds'
+    hint = 'give another --out, or --overwrite to remove everything in it'
     for folder in () if overwrite else found:
         if folder.parent.name not in names:
             raise ValueError(
-                f'--out {out} holds another comparison, with the config {folder.parent.name}: name that config '
-                f'as well, or {hint}'
+                f'--out {out} holds another comparison, with the config {folder.parent.name}: give that config '
+                f'too, or {hint}'
             )
         if folder not in planned:
             raise ValueError(
-                f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: name '
-                f'that seed as well, or {hint}'
+                f'--out {out} holds another comparison, with {folder.parent.name}, {folder.name}: give '
+                f'that seed too, or {hint}'
             )
         if read_json(folder / 'run.json')['fingerprint'] != planned[folder].fingerprint:
             raise ValueError(
@@ -90,5 +90,5 @@ def check_folder(out: Path, runs: Sequence[Run], resume: bool, overwrite: bool =
             )
     if found and not resume and not overwrite:
         raise ValueError(
-            f'--out {out} holds {counted(len(found), "run")} of this comparison: --resume goes on, or {hint}'
+            f'--out {out} holds {counted(len(found), "run")} of this comparison: give --resume to continue, or {hint}'
         )

@@ -1,4 +1,4 @@
-"""Runs side by side: as many at a time as there are jobs, each in a thread that waits for the processes of its run."""
+"""Works on several runs at the same time, each in a thread that waits for the processes of its run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 from .process import Processes
 
 Item = TypeVar('Item')
-PATIENCE = 10  # seconds that processes have to end by themselves
+PATIENCE = 10  # seconds in which processes are to end by themselves
 
 
 def work_on_all(
     items: Sequence[Item], jobs: int, work: Callable[[Item, Mapping[str, str]], None], processes: Processes
 ) -> None:
-    """Work on all items in their order, so many at a time; the first error or interrupt ends them all.
+    """Work on all items in their order, ``jobs`` at a time; the first error or interrupt ends all of them.
 
     Args:
-        items: what there is to do.
-        jobs: how many at a time. One is worked on in this thread.
-        work: takes an item and the environment variables of its processes.
-        processes: those that ``work`` begins.
+        items: the items.
+        jobs: number of items at the same time. With one, this thread does the work.
+        work: function of an item and the environment variables of its processes.
+        processes: the processes that ``work`` starts.
     """
     if jobs == 1:
         for item in items:
@@ -77,7 +77,7 @@ def shared_cores(jobs: int) -> Iterator[None]:
     before = torch.get_num_threads()
     threads = max(1, before // jobs)
     os.environ['OMP_NUM_THREADS'] = str(threads)
-    torch.set_num_threads(threads)  # what is noted of this place holds for the runs too
+    torch.set_num_threads(threads)  # so that the recorded number of threads is that of the runs
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Areas of every image on its own: what a paired comparison resamples, and predictions for the pictures."""
+"""Writes the areas of each image, which a paired comparison resamples, and the predictions for the pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class InvPerImageMetric(BaseMetric):
     Args:
         out_dir: a folder.
         ignore_index: label of the pixels that do not count.
-        collect_device: as of every metric, likewise ``prefix``.
+        collect_device: this and ``prefix`` are as in every metric.
     """
 
     default_prefix = None

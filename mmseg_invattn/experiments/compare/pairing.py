@@ -1,4 +1,4 @@
-"""Whether heads with one seed are pairs, which see the same images in the same order, and what else sets them apart."""
+"""Checks that heads with the same seed see the same images in the same order, and lists their other differences."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ...compat import type_name
 from .plan import Run
 
 SAMPLER, SEEDED = 'ResumableInfiniteSampler', 'SeedTransforms'
-SEEN = ('batch_size', 'dataset', 'sampler')  # of train_dataloader: workers only decide how fast
-# what a head is, and what every run has of its own
+SEEN = ('batch_size', 'dataset', 'sampler')  # of train_dataloader; the number of workers changes only the speed
+# settings that differ between heads or runs by design
 OWN = ('model.decode_head', 'work_dir', 'randomness.seed')
 DEPTH = 3
 
 
 def unpaired(runs: Sequence[Run]) -> list[str]:
-    """Why runs with one seed would train on other images, or images in another order, or augmented otherwise.
+    """Why runs with the same seed would train on different images, in another order, or with other augmentation.
 
     Args:
-        runs: one of each config, the baseline first.
+        runs: one run of each config, the baseline first.
     """
     found = []
     first = runs[0]
@@ -29,7 +29,7 @@ def unpaired(runs: Sequence[Run]) -> list[str]:
         loader = run.cfg.get('train_dataloader') or {}
         sampler = type_name(loader.get('sampler') or {})
         if sampler != SAMPLER:
-            found.append(f'{run.name} draws its images by {sampler}, not by {SAMPLER}')
+            found.append(f'{run.name} draws its images with {sampler}, not with {SAMPLER}')
         if not all(pipeline and type_name(pipeline[0]) == SEEDED for pipeline in _pipelines(loader.get('dataset'))):
             found.append(f'the training pipeline of {run.name} does not begin with {SEEDED}')
         other = first.cfg.get('train_dataloader') or {}
@@ -61,7 +61,7 @@ def _different(ours: Any, theirs: Any, path: str, depth: int) -> Iterator[str]:
 
 
 def _pipelines(dataset: Any) -> Iterator[Sequence[Mapping]]:
-    """Of a data set and of those that it wraps."""
+    """The pipelines of a data set and of those that it wraps."""
     if isinstance(dataset, Mapping):
         if 'pipeline' in dataset:
             yield dataset['pipeline']
@@ -73,7 +73,7 @@ def _pipelines(dataset: Any) -> Iterator[Sequence[Mapping]]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples and plain dicts for MMEngine's."""
+    """The value with lists instead of tuples, and plain dicts instead of MMEngine's."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""The images on which the heads differ most, and what each head makes of them."""
+"""Finds the images on which the heads differ most, and draws the prediction of each head."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from .plan import Run
 
 COUNT, WIDTH = 6, 480
 RIGHT, WRONG, IGNORED = range(3)
-ERROR_COLOURS = [(0, 0, 0, 0), (226, 74, 51, 255), (128, 128, 128, 110)]  # right is transparent: the page shows through
-# Names and colours, as CSS has them, for the legend.
+ERROR_COLOURS = [
+    (0, 0, 0, 0),
+    (226, 74, 51, 255),
+    (128, 128, 128, 110),
+]  # right is transparent, so that the page shows through
+# Names and CSS colours for the legend.
 ERROR_LEGEND = [
     (name, f'rgb({r} {g} {b} / {a / 255:.2f})')
     for name, (r, g, b, a) in zip(
@@ -29,16 +33,16 @@ ERROR_LEGEND = [
 
 
 def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> list[dict]:
-    """The most different images, worst first.
+    """The images on which the heads differ most, in descending order of the difference.
 
     Args:
-        runs: label of a head -> an evaluated run of it, all on one split.
+        runs: label of a head -> an evaluated run of it, all on the same split.
         ignore_index: label of the pixels that do not count.
-        count: of the images.
+        count: number of images.
 
     Returns:
-        For each ``name``, ``score``, ``image``, ``truth`` (data URIs) and ``heads``: ``label``, ``right`` (share of
-        the pixels), ``prediction``, ``errors`` (data URIs).
+        For each image ``name``, ``score``, ``image``, ``truth`` (data URIs) and ``heads``, each of which has ``label``,
+        ``right`` (share of the pixels), ``prediction`` and ``errors`` (data URIs).
     """
     if len(runs) < 2:
         return []
@@ -56,7 +60,7 @@ def pictures(runs: Mapping[str, Run], ignore_index: int, count: int = COUNT) -> 
 
 
 def _apart(scored: Sequence[tuple[float, int]], gap: int) -> list[tuple[float, int]]:
-    """The best that lie further apart than ``gap``: the images of a video come one after the other."""
+    """The first images that are further apart than ``gap``, because neighbours may be similar images of a video."""
     chosen: list[tuple[float, int]] = []
     for score, index in scored:
         if score > 0 and all(abs(index - other) > gap for _, other in chosen):
@@ -65,7 +69,7 @@ def _apart(scored: Sequence[tuple[float, int]], gap: int) -> list[tuple[float, i
 
 
 def _score(label: np.ndarray, predictions: Sequence[np.ndarray], ignore_index: int) -> float:
-    """Mean over the pixels of 4 r (1 - r), r the share of the heads that are right: 1 where half of them are."""
+    """Mean over the pixels of 4 r (1 - r) with r the share of the heads that are right; 1 if half of them are."""
     right = np.mean([prediction == label for prediction in predictions], 0)[label != ignore_index]
     return float((4 * right * (1 - right)).mean()) if right.size else 0.0
 

@@ -1,4 +1,4 @@
-"""What a comparison consists of: one run for each config and seed, recognised again by its fingerprint."""
+"""The runs of a comparison: one for each config and seed, recognised on a resume by its fingerprint."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Run:
     Attributes:
         name: file name of the config, without its ending.
         source: the config file.
-        seed: of the training.
+        seed: seed of the training.
         cfg: the config with options and seed.
-        folder: everything that the run writes lies here.
-        checkpoint: weights that are there already; None: the run is trained.
+        folder: folder of all files that the run writes.
+        checkpoint: given weights; None if the run is to be trained.
         fingerprint: hash of config, options and seed, and of the given weights.
     """
 
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def config(self) -> Path:
-        """The config as a file; MMEngine writes its own copies elsewhere."""
+        """The path of the config's copy; MMEngine writes its own copies elsewhere."""
         return config_of(self.folder)
 
     @property
@@ -63,11 +63,12 @@ def plan_runs(
     """The runs of a comparison, seed by seed, so that every head has one result before any has two.
 
     Args:
-        configs: config files, each with a name of its own.
-        seeds: of the trainings.
+        configs: config files with different names.
+        seeds: seeds of the trainings.
         out: folder of the comparison.
-        options: settings that every config takes, as ``--cfg-options`` gives them.
-        checkpoints: weights of every run, the seeds of the first config before the second config; None: train.
+        options: settings for every config, as ``--cfg-options`` gives them.
+        checkpoints: weights of all runs: all seeds of the first config, then those of the second, and so on; None to
+            train.
 
     Raises:
         FileNotFoundError: a config or checkpoint is missing.
@@ -78,12 +79,12 @@ def plan_runs(
     _refuse_repeated('seed', seeds)
     configs = [str(find_config(path)) for path in configs]
     if any(seed < 0 for seed in seeds):
-        raise ValueError(f'--seeds {" ".join(map(str, seeds))}: a seed is a number from 0')
+        raise ValueError(f'--seeds {" ".join(map(str, seeds))}: every seed must be 0 or larger')
     if checkpoints is not None and len(checkpoints) != len(configs) * len(seeds):
         raise ValueError(
-            f'--checkpoints names {counted(len(checkpoints), "file")}, and '
+            f'--checkpoints names {counted(len(checkpoints), "file")}, but '
             f'{counted(len(configs), "config")} with {counted(len(seeds), "seed")} need '
-            f'{len(configs) * len(seeds)}: all seeds of the first config, then of the second'
+            f'{len(configs) * len(seeds)}: all seeds of the first config, then those of the second, and so on'
         )
     loaded = [read_config(path, options) for path in configs]
     for path, cfg in zip(configs, loaded, strict=True):
@@ -125,6 +126,6 @@ def _refuse_repeated(what: str, values: Sequence) -> None:
     repeated = sorted({value for value in values if list(values).count(value) > 1})
     if repeated:
         raise ValueError(
-            f'the {what} {repeated[0]} is given twice: each {what} of a comparison once, since the '
-            'results of a run lie under the names of its config and its seed'
+            f'the {what} {repeated[0]} is given twice: give each {what} once, because the folder of a run is named '
+            'after its config and its seed'
         )

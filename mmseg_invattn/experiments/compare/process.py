@@ -1,4 +1,4 @@
-"""A step of a comparison in a process of its own: what it prints goes to a log, its progress to the terminal."""
+"""Runs a step of a comparison in its own process; its output goes to a log, its progress to the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRESS = re.compile(r'((?:Iter|Epoch)\(train\).*|(?:Iter|Epoch)\(val\).*mIoU: 
 
 
 class ProcessFailedError(RuntimeError):
-    """A process that ended with an error; the message says how, ``tail`` holds its last lines."""
+    """A process ended with an error; the message tells how, and ``tail`` holds its last lines."""
 
     def __init__(self, message: str, tail: list[str]):
         super().__init__(message)
@@ -30,13 +30,13 @@ class ProcessFailedError(RuntimeError):
 
 
 class StoppedError(RuntimeError):
-    """The comparison was stopped: the process was ended, or not begun."""
+    """The comparison was stopped, so the process was ended, or not started."""
 
 
 class Processes:
-    """The processes at work, begun by several threads.
+    """The running processes, which several threads start.
 
-    An interrupt reaches the main thread alone. It ends all processes, and from then on none begins.
+    An interrupt reaches only the main thread. It ends all processes, and from then on no process can start.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class Processes:
         self.stopped = False
 
     def begin(self, command: Sequence[str], **options: object) -> subprocess.Popen:
-        """Start a process, as ``Popen`` does it, in a session of its own.
+        """Start a process as ``Popen`` does, in its own session.
 
         Raises:
-            StoppedError: none begins any more.
+            StoppedError: the comparison was stopped.
         """
         with self._lock:
             if self.stopped:
@@ -82,17 +82,17 @@ def run_process(
     Args:
         command: the command line.
         log: what it prints is appended here.
-        say: takes a line of progress.
+        say: function that is called with each line of progress.
         keep_open: file descriptors that it inherits.
-        settings: environment variables that it has beside those of this process.
-        processes: those that are ended together with it; None: it is the only one.
+        settings: environment variables of the process, in addition to those of this process.
+        processes: the processes that are ended together with it; None if it is the only one.
 
     Returns:
         Largest resident memory of the process in bytes.
 
     Raises:
         ProcessFailedError: it crashed, or was killed.
-        StoppedError: it was ended since the comparison was.
+        StoppedError: it was ended because the comparison was stopped.
     """
     processes = processes or Processes()
     environment = dict(os.environ, PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8') | dict(settings or {})
@@ -140,7 +140,7 @@ def run_process(
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """End what is left of the process and of its children."""
+    """End the process and its children, as far as they still run."""
     _signal_group(process, signal.SIGTERM)
     if process.returncode is None:
         try:
@@ -152,7 +152,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:
-    # A session of its own: an interrupt of the terminal reaches this process alone, which then ends the whole group.
+    # With its own session, an interrupt of the terminal reaches only this process, which then ends the whole group.
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The protocol of a comparison as the report tells it at its top: how long was trained, and what was changed for it."""
+"""The protocol of a comparison for the top of the report: the length of the training, and the changed settings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LENGTHS = ('max_iters', 'max_epochs')
 
 
 def protocol(runs: Sequence[Run], options: Mapping | None) -> dict:
-    """Plain values.
+    """The protocol as plain values.
 
     Args:
-        runs: one of each config, the baseline first.
-        options: of ``--cfg-options``.
+        runs: one run of each config, the baseline first.
+        options: options of ``--cfg-options``.
 
     Returns:
         ``schedules`` (each with its ``heads``, ``length``, ``unit``, ``batch`` and, where an option changed the length,

@@ -44,9 +44,9 @@ def tables(results: dict) -> list[dict]:
         dict(
             name='Attention',
             columns=CERTIFICATE,
-            note='A dash: the head has no attention, no inverse or no certificate.',
+            note='A dash means that the head has no attention, no inverse or no certificate.',
         ),
-        dict(name='Classes', columns=class_columns(results['classes']), note='IoU in percent.'),
+        dict(name='Classes', columns=class_columns(results['classes']), note='IoU in per cent.'),
     ]
 
 
@@ -55,7 +55,7 @@ def _baseline(results: dict) -> str:
 
 
 def html(results: dict, pictures: Sequence[dict]) -> str:
-    """The page, with everything in it that it needs."""
+    """The self-contained page."""
     environment = Environment(
         loader=PackageLoader('mmseg_invattn.experiments.compare', '.'),
         undefined=StrictUndefined,
@@ -89,7 +89,7 @@ def html(results: dict, pictures: Sequence[dict]) -> str:
 
 
 def markdown(results: dict) -> str:
-    """The tables, and what happened to the runs, as text."""
+    """The tables and the status of the runs as text."""
     lines = [f'# Comparison of {counted(len(results["heads"]), "head")}', '']
     if reduced(results):
         lines += [f'**{reduced(results)}**', '']

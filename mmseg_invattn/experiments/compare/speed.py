@@ -1,8 +1,9 @@
-"""Latency and throughput of all heads side by side: they take turns, so that a busy machine slows all of them alike.
+"""Measures latency and throughput of all heads, which take turns, so that a busy machine slows all of them alike.
 
-What layers derive from their weights is derived before, as in a validation.
+Numbers that layers derive from their weights are computed before, as in a validation.
 
-In a process of its own: ``python -m mmseg_invattn.experiments.compare.speed FILE NAME=FOLDER ...``, each a trained run.
+It runs in its own process: ``python -m mmseg_invattn.experiments.compare.speed FILE NAME=FOLDER ...``, with the folders
+of trained runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .plan import config_of
 from .training import checkpoint_of
 
 BATCH = dict(cuda=8, cpu=4)
-ROUNDS, LEAST_ROUNDS, SECONDS = 50, 3, 120  # for each batch size: stop after so many rounds, or so many seconds
+ROUNDS, LEAST_ROUNDS, SECONDS = 50, 3, 120  # for each batch size: most rounds, fewest rounds, seconds
 Step = Callable[[], object]
 
 
@@ -39,10 +40,10 @@ def interleave(
     """Seconds of every call; each round begins with another step.
 
     Args:
-        steps: what takes turns, warmed up.
-        wait: waits for the device.
-        rounds: most of them.
-        least: rounds that are finished whatever the budget is.
+        steps: the functions that take turns, already warmed up.
+        wait: function that waits for the device.
+        rounds: largest number of rounds.
+        least: number of rounds that are run even if they exceed the budget.
         budget: seconds after which no further round begins.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -62,7 +63,7 @@ def interleave(
 
 @torch.no_grad()
 def measure(folders: Mapping[str, Path]) -> dict:
-    """Of the runs' models, on the first image of their test split, already preprocessed: logits, resize, argmax.
+    """Measure the runs' models on the first image of their test split, preprocessed before: logits, resize, argmax.
 
     Returns:
         ``device``, ``batch``, ``shape`` of the image, and ``heads``: name -> ``latency`` (median seconds of one image),
@@ -110,11 +111,11 @@ def _prediction(model: nn.Module, dataset: object, size: int) -> tuple[Step, lis
 
 
 def _warm_up(step: Step, model: nn.Module, device: str) -> int | None:
-    """Call once; on a GPU the peak of its memory, less what other models hold."""
+    """Call a step once; on a GPU, the peak of its memory without that of other models."""
     if device == 'cpu':
         step()
         return None
-    step()  # choice of algorithms
+    step()  # the first call chooses algorithms
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()

@@ -1,18 +1,18 @@
-"""Scores from areas, and how sure a difference between two heads is.
+"""Scores from areas, and confidence intervals of the difference between two heads.
 
 Heads are compared in pairs of one seed: with d_s the difference of the mIoU for seed s, S seeds and D their mean,
 
     D +- t sd(d_s) / sqrt(S),    t the 97.5 % quantile of Student's distribution with S - 1 degrees of freedom
 
-holds the mean over all seeds in 95 % of the comparisons: it covers other trainings, evaluated on the same images. One
-seed has no interval. What other images would do is estimated by a paired bootstrap: images are drawn anew, the same for
-both heads and all seeds, and sd_images(D) is the standard deviation of D computed from their areas. Independent of the
-seeds, it adds up with them to
+contains the mean over all seeds in 95 % of the comparisons. It covers other trainings, evaluated on the same images.
+One seed has no interval. The effect of other images is estimated by a paired bootstrap: images are drawn with
+replacement, the same for both heads and all seeds, and sd_images(D) is the standard deviation of the resulting D. This
+variation is independent of that of the seeds, so that together they give
 
     D +- sqrt( (t sd(d_s) / sqrt(S))^2 + (1.96 sd_images(D))^2 )
 
-A true difference of ``(t + t_80) sd(d_s) / sqrt(S)``, t_80 the 80 % quantile, puts the interval clear of 0 in about
-four of five comparisons: what S seeds can show.
+If the true difference is ``(t + t_80) sd(d_s) / sqrt(S)``, with t_80 the 80 % quantile, the interval excludes 0 in
+about four of five comparisons. This is the difference that S seeds can show.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import numpy as np
 from scipy.stats import t as student
 
 DRAWS = 2000
-EQUAL = 1e-9  # percentage points: rounding
+EQUAL = 1e-9  # percentage points; smaller differences are rounding
 
 
 class Scores(NamedTuple):
-    """In percent; ``iou`` of shape (..., classes), NaN for a class that is neither there nor predicted."""
+    """Scores in per cent; ``iou`` of shape (..., classes) is NaN for a class that no label and no prediction has."""
 
     miou: np.ndarray | float
     aacc: np.ndarray | float
@@ -50,14 +50,14 @@ class Areas(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Differences of the mIoU of two heads, in percentage points; None for what the seeds do not tell.
+    """Differences of the mIoU of two heads, in percentage points; None for values that need more seeds.
 
     Attributes:
         per_seed: seed -> difference.
-        mean: over the seeds.
-        deviation: sd(d_s). Where it is 0 there is no interval either: seeds that do not differ tell nothing of others.
-        low: of the interval of 95 %, other trainings on these images.
-        high: likewise.
+        mean: mean over the seeds.
+        deviation: sd(d_s). If it is 0 there is no interval, because seeds that do not differ tell nothing about others.
+        low: lower end of the 95 % interval for other trainings on these images.
+        high: upper end of that interval.
         detectable: true difference that four of five such comparisons would show.
     """
 
@@ -87,11 +87,11 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-    """Difference over the seeds that both heads have; None where they have none in common.
+    """Difference over the seeds that both heads have; None if they have no seed in common.
 
     Args:
         ours: seed -> mIoU of the head.
-        theirs: likewise, of the head that it is compared with.
+        theirs: seed -> mIoU of the head with which it is compared.
     """
     per_seed = {seed: ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))}
     if not per_seed:
@@ -105,12 +105,12 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | N
 
 
 def scatter_of_images(ours: Mapping[int, Areas], theirs: Mapping[int, Areas], draws: int = DRAWS) -> float | None:
-    """sd_images(D) over the seeds that both heads have; None where they have none in common.
+    """sd_images(D) over the seeds that both heads have; None if they have no seed in common.
 
     Args:
         ours: seed -> areas of the head.
-        theirs: likewise; the images are the same, in the same order.
-        draws: of the bootstrap.
+        theirs: seed -> areas of the other head, for the same images in the same order.
+        draws: number of draws of the bootstrap.
     """
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
@@ -123,7 +123,7 @@ def scatter_of_images(ours: Mapping[int, Areas], theirs: Mapping[int, Areas], dr
 
 
 def with_other_images(found: Mapping) -> tuple[float, float] | None:
-    """The interval that covers other images too, of a difference with its ``scatter_of_images``."""
+    """The interval that also covers other images, from a difference and its ``scatter_of_images``."""
     if found['low'] is None:
         return None
     half = float(np.hypot(found['high'] - found['mean'], 1.96 * found['scatter_of_images']))

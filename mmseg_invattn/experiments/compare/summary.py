@@ -1,4 +1,4 @@
-"""All numbers of a comparison in one structure of plain values: results.json, from which the reports are rendered."""
+"""Collects all numbers of a comparison as plain values for results.json, from which the reports are rendered."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def summarise(
     """Results of all runs and heads.
 
     Args:
-        runs: of the comparison.
-        baseline: name of the config that the others are compared with.
-        options: of all configs.
-        margin: loss of mIoU that a head may not reach, see :mod:`.verdicts`; None: no claim is tested.
-        control: name of the config without attention; None: the first whose model has none.
-        speed: as :func:`~mmseg_invattn.experiments.compare.speed.measure` returns it; None: not measured.
+        runs: runs of the comparison.
+        baseline: name of the config with which the others are compared.
+        options: options of all configs.
+        margin: loss of mIoU that is tested for, see :mod:`.verdicts`; None for no test.
+        control: name of the config without attention; None for the first whose model has none.
+        speed: result of :func:`~mmseg_invattn.experiments.compare.speed.measure`; None if not measured.
 
     Raises:
         ValueError: the heads were evaluated on different images or classes.
@@ -83,13 +83,13 @@ def summarise(
 
 
 def label_of(name: str, names: Sequence[str]) -> str:
-    """The method, where that tells the configs apart; otherwise the whole name."""
+    """The method in the name of a config, if these differ; otherwise the whole name."""
     methods = [other.split('_')[0] for other in names]
     return name.split('_')[0] if len(set(methods)) == len(methods) else name
 
 
 def _run(run: Run, places: list[dict]) -> dict:
-    """What happened to one run; where it took place is added to the places, if it is not among them."""
+    """The status of one run. Its device and versions are added to ``places`` if they are not there yet."""
     failed, state = read_json(run.folder / 'failed.json'), read_json(run.folder / 'run.json') or {}
     evaluation = read_json(run.folder / 'evaluation.json')
     trained = read_json(run.folder / 'trained.json') or {}
@@ -120,14 +120,14 @@ def _run(run: Run, places: list[dict]) -> dict:
 
 
 def _check_same_split(evaluations: Mapping[str, dict]) -> None:
-    """Refuse a comparison on different images: folders may differ, names and order may not."""
+    """Refuse a comparison on different images. Folders may differ, but not the names and the order of the images."""
     first = None
     for title, evaluation in evaluations.items():
         split = (evaluation['classes'], [Path(image).name for image in evaluation['images']])
         if first is not None and split != first[1]:
             raise ValueError(
-                f'{first[0]} and {title} were evaluated on different images or classes (test_dataloader): '
-                'only heads on one split can be compared'
+                f'{first[0]} and {title} were evaluated on different images or classes: give their configs the same '
+                'test_dataloader'
             )
         first = first or (title, split)
 
@@ -145,7 +145,7 @@ def _scores(evaluations: Sequence[dict]) -> dict:
 def _costs(evaluations: Sequence[dict], details: Sequence[dict]) -> dict:
     times = [run['curves']['seconds_per_iteration'] for run in details]
     times = [value for value in times if value is not None]
-    # of the GPU's allocator where there is one, else of the process
+    # that of the GPU's allocator if there is a GPU, otherwise that of the process
     memory = [run['curves']['memory_bytes'] or run['resident_bytes'] for run in details]
     return dict(
         parameters=evaluations[0]['parameters'],
@@ -156,7 +156,7 @@ def _costs(evaluations: Sequence[dict], details: Sequence[dict]) -> dict:
 
 
 def _attention(evaluations: Mapping[int, dict]) -> dict:
-    """The worst over the blocks and the seeds; of shares the largest of the blocks and the median over the seeds.
+    """The worst values over blocks and seeds; of shares the largest over the blocks and then the median of the seeds.
 
     Args:
         evaluations: seed -> evaluation.

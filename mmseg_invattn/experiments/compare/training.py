@@ -1,4 +1,4 @@
-"""Training of one run, by ``mmseg-invattn train``, from where an earlier attempt has left it."""
+"""Trains one run with ``mmseg-invattn train``, and continues an earlier attempt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .process import ProcessFailedError
 
 
 def begin(run: Run) -> None:
-    """Make the folder of a run, and note where and when it is worked on."""
+    """Create the folder of a run, and record when and where it was started."""
     here = environment()
     run.folder.mkdir(parents=True, exist_ok=True)
     known = read_json(run.folder / 'run.json') or dict(
@@ -31,13 +31,13 @@ def begin(run: Run) -> None:
 
 
 def train(run: Run, processes: int | None, say: Callable[[str], None], launch: Callable[..., int]) -> None:
-    """Train to the end and write ``trained.json``; nothing where the weights are given.
+    """Train to the end and write ``trained.json``; does nothing if weights are given.
 
     Args:
-        run: the run, begun.
-        processes: of a distributed training on this machine; None: one process, not distributed.
-        say: takes a line of progress.
-        launch: :func:`run_process`, told where the process is to run.
+        run: the run, whose folder exists.
+        processes: number of processes of a distributed training on this machine; None for one without distribution.
+        say: function that is called with each line of progress.
+        launch: :func:`run_process`, with the environment of the process already set.
 
     Raises:
         ProcessFailedError: the training failed, or left no checkpoint of its last iteration.
@@ -58,7 +58,7 @@ def train(run: Run, processes: int | None, say: Callable[[str], None], launch: C
     iteration, expected = read_checkpoint(path, mmap=True)['meta'].get('iter'), run.cfg.train_cfg.get('max_iters')
     if expected is not None and iteration != expected:
         raise ProcessFailedError(
-            f'its last checkpoint is that of iteration {iteration} of {expected}: set '
+            f'its last checkpoint is from iteration {iteration} of {expected}: set '
             'default_hooks.checkpoint.save_last=True',
             [],
         )
@@ -67,5 +67,5 @@ def train(run: Run, processes: int | None, say: Callable[[str], None], launch: C
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The weights of a trained run; its own are looked up in its folder, which may have been moved."""
+    """The checkpoint of a run. One that the run has trained is looked up in its folder, which may have been moved."""
     return folder / read_json(folder / 'trained.json')['checkpoint']

@@ -1,7 +1,8 @@
-"""What the differences of a comparison say, and what they do not: each verdict in words that need one reading.
+"""Verdicts on the differences of a comparison, in words.
 
-The claim that a margin tests is non-inferiority: the head loses less than so much mIoU to the baseline. It is shown
-where the interval of the difference lies above ``-margin`` (one-sided, at 2.5 %), refuted where it lies below.
+A margin tests for non-inferiority, which is the claim that the mIoU of a head is less than the margin below that of the
+baseline. The claim is shown if the interval of the difference is above ``-margin`` (one-sided, at 2.5 %), and refuted
+if it is below.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ IDENTITY = 1e-3
 
 
 def no_interval(found: Mapping) -> str:
-    """Why a difference has none."""
+    """Why a difference has no interval."""
     return 'needs two seeds' if found['deviation'] is None else 'seeds do not differ'
 
 
@@ -29,7 +30,7 @@ def difference_shown(found: Mapping) -> str:
 
 
 def less_worse_than(found: Mapping, margin: float) -> str:
-    """Whether a head loses less than the margin: ``shown``, ``refuted``, ``not shown``, or why that is unknown."""
+    """Whether a head is less than the margin worse: ``shown``, ``refuted``, ``not shown``, or why that is unknown."""
     if found['low'] is None:
         return no_interval(found)
     if found['low'] > -margin:
@@ -38,7 +39,7 @@ def less_worse_than(found: Mapping, margin: float) -> str:
 
 
 def leader_of(miou: Mapping[str, Mapping[int, float]]) -> dict | None:
-    """The head with the highest mean, and the others by whether it is ahead of them: ``name``, ``ahead``, ``level``.
+    """The head with the highest mean (``name``), the heads that it is ahead of (``ahead``), and the rest (``level``).
 
     Args:
         miou: name of a head -> seed -> mIoU.
@@ -53,7 +54,7 @@ def leader_of(miou: Mapping[str, Mapping[int, float]]) -> dict | None:
 
 
 def control_of(heads: Sequence[Mapping], miou: Mapping[str, Mapping[int, float]], chosen: str | None) -> dict | None:
-    """What ordinary attention gains over the head without attention: ``name``, and ``gains`` of each ordinary head.
+    """The head without attention (``name``), and what each head with ordinary attention gains over it (``gains``).
 
     Args:
         heads: each with its ``name`` and ``kind``: ``none``, ``ordinary`` or ``invertible``.
@@ -72,7 +73,7 @@ def control_of(heads: Sequence[Mapping], miou: Mapping[str, Mapping[int, float]]
 
 
 def plain(found: Paired | None) -> dict | None:
-    """As JSON holds it."""
+    """The difference as plain values for JSON."""
     return found and dict(
         found._asdict(), per_seed={str(seed): round(value, 6) for seed, value in found.per_seed.items()}
     )

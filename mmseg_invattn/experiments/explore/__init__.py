@@ -1,1 +1,1 @@
-"""A page that shows where attention looks."""
+"""Makes a page that shows where attention looks."""

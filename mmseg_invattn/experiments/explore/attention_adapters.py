@@ -1,7 +1,7 @@
-"""Which attention blocks a model has, and how each becomes an :class:`AttentionView`.
+"""Finds the attention blocks of a model, and converts each to an :class:`AttentionView`.
 
-A kind of attention is one function here and one line in ``ADAPTERS``, by the exact type of the module: a subclass may
-score in another way.
+Each kind of attention has one function here and one line in ``ADAPTERS``. The exact type of the module decides, because
+a subclass may compute other scores.
 
 Shape suffixes: B batch (1), H heads, N queries, M keys, C channels of a token, D query and key size.
 """
@@ -39,7 +39,7 @@ from ...ops.attention.dot_product import dot_product_attention, elu_dot_product_
 from .attention_view import AttentionView, Cells, cells
 from .relative_attention_view import relative_attention_view
 
-# (score, kernel) of a view, by the function that the block attends with.
+# (score, kernel) of a view, for each attention function of a block.
 FORMULAS = {
     softmax_attention: ('product', 'softmax'),
     l2_attention: ('product', 'softmax'),  # -|q - k|^2 = 2 q . k - |k|^2 + a number of the query
@@ -65,50 +65,50 @@ def attention_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     blocks = []
     for name, module in model.named_modules():
         inside = blocks and (not blocks[-1][0] or name.startswith(f'{blocks[-1][0]}.'))
-        if type(module) in ADAPTERS and not inside:  # the branch of an ordinary block is shown as that block
+        if type(module) in ADAPTERS and not inside:  # the branch inside an ordinary block is shown as that block
             blocks.append((name, module))
     return blocks
 
 
 def channel_attention_blocks(model: nn.Module) -> list[str]:
-    """Names of the attention over channels: it weighs feature maps and looks at no pixel."""
+    """Names of the blocks with attention over channels, which weighs feature maps and does not look at pixels."""
     return [name for name, module in model.named_modules() if type(module) in (CAM, InvChannelAttention)]
 
 
 @torch.no_grad()
 def attention_scores(module: nn.Module, x: Tensor) -> AttentionView:
-    """What a block attends to.
+    """The attention of a block at one input.
 
     Args:
         module: one of :func:`attention_blocks`, in evaluation mode.
-        x: what it sees of one image, (1, C, H, W).
+        x: its input for one image, (1, C, H, W).
     """
     return ADAPTERS[type(module)](module, x)
 
 
 @torch.no_grad()
 def attention_views(model: nn.Module, run: Callable[[], object]) -> list[tuple[str, AttentionView]]:
-    """What every attention block of a model attends to, with the name of its place, in the order in which they run.
+    """The attention of every block of a model, with the name of the module, in the order in which the blocks run.
 
     Args:
-        model: in evaluation mode.
-        run: calls the model on one image, such as ``lambda: model(image, mode='tensor')``.
+        model: the model in evaluation mode.
+        run: function that calls the model on one image, such as ``lambda: model(image, mode='tensor')``.
 
     Raises:
-        ValueError: no block ran whose attention can be shown.
+        ValueError: the model ran no block whose attention can be shown.
     """
     seen = recorded_inputs(attention_blocks(model), run)
     if not seen:
         known = ', '.join(sorted(kind.__name__ for kind in ADAPTERS))
         raise ValueError(
-            f'{type(model).__name__} runs no attention block that can be shown; looked for modules of '
+            f'{type(model).__name__} runs no attention block that can be shown, which are modules of '
             f'the types {known}: give a config with InvNLHead, NLHead or DAHead in it'
         )
     return [(name.removesuffix('.block'), attention_scores(module, x)) for name, module, x in seen]
 
 
 def _form(form: nn.Module, x: Tensor) -> AttentionView:
-    """Any form of this project: all of them attend through :class:`Attention`."""
+    """Any form of this project, because all of them use :class:`Attention`."""
     attention: Attention = (form.branch if isinstance(form, NonLocalAttention2d) else form).attention
     mode, options = attention.mode, attention.options
     with _recorded(attention) as calls:
@@ -118,7 +118,7 @@ def _form(form: nn.Module, x: Tensor) -> AttentionView:
     q_HND, k_HMD = q_BHND[0], k_BHMD[0].expand(q_BHND.shape[1], -1, -1)
     bias_HM = None
     if kernel is l2_attention:
-        centre = k_HMD.mean(1, keepdim=True)  # distances do not know of it
+        centre = k_HMD.mean(1, keepdim=True)  # distances do not depend on it
         q_HND, k_HMD = 2 * (q_HND - centre), k_HMD - centre
         bias_HM = -k_HMD.square().sum(-1)
     score, rule = FORMULAS[kernel]
@@ -148,7 +148,7 @@ def _sharpness(form: nn.Module, n_pixels: int, x: Tensor) -> tuple[float, ...] |
 
 @contextmanager
 def _recorded(attention: Attention) -> Iterator[list[tuple]]:
-    """The arguments of every ``attention.mixer`` inside: (scores, tokens, size, kernel)."""
+    """The arguments of every call of ``attention.mixer`` inside: (scores, tokens, size, kernel)."""
     calls, mixer = [], attention.mixer
 
     def recording(

@@ -1,6 +1,6 @@
-"""Queries and keys made small: no more channels than their scores need, in 16 or 8 bits, on a coarser grid if need be.
+"""Compresses queries and keys to the channels that their scores need, to 16 or 8 bits, and if needed to a coarser grid.
 
-Shape suffixes: H heads, N queries, M keys, D query and key size, R the size that is left.
+Shape suffixes: H heads, N queries, M keys, D query and key size, R the reduced size.
 """
 
 import base64
@@ -16,19 +16,19 @@ from ...layers.attention.position import LearnedPosition, QuadraticPosition
 from ...ops.attention import pool_tokens
 from .attention_view import AttentionView, cells
 
-# Largest error of a score that is shown: of its size where weights are linear in it, and in nats elsewhere.
+# Largest error of a score that may be shown: relative to its size if weights are linear in it, otherwise in nats.
 LIMIT = 0.05
-ROWS = 1024  # queries whose scores are compared at a time
+ROWS = 1024  # number of queries whose scores are compared at a time
 
 
 @dataclass(frozen=True)
 class PackedView:
-    """A view as the page has it.
+    """A view in the form of the page.
 
     Attributes:
         exact: the view.
-        view: the view with its numbers rounded, float32.
-        arrays: integers of queries and keys, and their steps (H, R); of a sum its numbers in float32.
+        view: the view with rounded numbers, float32.
+        arrays: integers of queries and keys, and their steps (H, R); for the score ``'sum'`` numbers in float32.
     """
 
     exact: AttentionView
@@ -42,11 +42,11 @@ class PackedView:
 
     @property
     def limit(self) -> float:
-        """Difference that may be shown."""
+        """Largest difference of a score that may be shown."""
         return score_limit(self.exact)
 
     def to_json(self) -> dict:
-        """For the page; arrays in base64, little-endian, with their type."""
+        """The data for the page; arrays in base64, little-endian, with their type."""
         view = self.view
         arrays = dict(self.arrays)
         if view.key_bias_HM is not None:
@@ -73,7 +73,7 @@ class PackedView:
         )
 
 
-# Position logits as the page takes them.
+# Position logits in the form of the page.
 POSITIONS = {
     LearnedPosition: lambda p: dict(kind='learned', row=p.row.tolist(), column=p.column.tolist()),
     QuadraticPosition: lambda p: dict(kind='quadratic', centre=p.centre.tolist(), alpha=p.log_alpha.exp().tolist()),
@@ -90,7 +90,7 @@ def encode(array: Tensor) -> dict:
 def coarser(view: AttentionView, factor: int) -> AttentionView:
     """The same attention seen through blocks of ``factor x factor`` pixels: means of queries and keys.
 
-    Keys that are pooled already stay as they are. A block counts as often as it has pixels.
+    Keys that are already pooled are not changed. The weight of a block is multiplied by its number of pixels.
     """
     if factor == 1:
         return view
@@ -113,7 +113,7 @@ def coarser(view: AttentionView, factor: int) -> AttentionView:
 
 @torch.no_grad()
 def pack(view: AttentionView, bits: int = 16) -> PackedView:
-    """Rounds queries and keys to so many bits, 8 or 16, after bringing them to the rank that their scores have."""
+    """Rounds queries and keys to 8 or 16 bits, after reducing their channels to the rank of their scores."""
     view = replace(
         view,
         query_HND=view.query_HND.float().cpu(),
@@ -121,9 +121,9 @@ def pack(view: AttentionView, bits: int = 16) -> PackedView:
         key_bias_HM=None if view.key_bias_HM is None else view.key_bias_HM.float().cpu(),
         position=deepcopy(view.position).float().cpu() if view.position is not None else None,
     )
-    if view.score == 'sum':  # one number each
+    if view.score == 'sum':  # queries and keys are one number each
         return PackedView(view, view, dict(query=view.query_HND, key=view.key_HMD))
-    if view.kernel == 'softmax':  # a number that all keys have in common is inert, and would take up range
+    if view.kernel == 'softmax':  # a number that all keys share has no effect, but would use up range
         view = replace(view, key_HMD=view.key_HMD - view.key_HMD.mean(1, keepdim=True))
     query_HNR, key_HMR = low_rank(view.query_HND, view.key_HMD, score_limit(view) / 4)
     arrays, rounded = {}, {}
@@ -138,16 +138,16 @@ def pack(view: AttentionView, bits: int = 16) -> PackedView:
 
 
 def low_rank(query_HND: Tensor, key_HMD: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Queries and keys of as few channels as give all inner products up to the tolerance.
+    """Queries and keys with the fewest channels that give all inner products up to the tolerance.
 
-    ``Q K^T = U_q (R_q R_k^T) U_k^T = (U_q U sqrt(s)) (U_k V sqrt(s))^T``, cut where what is left of the queries times
-    what is left of the keys is at most the tolerance: an upper bound of the difference.
+    ``Q K^T = U_q (R_q R_k^T) U_k^T = (U_q U sqrt(s)) (U_k V sqrt(s))^T`` is cut at the first channel from which on the
+    norm of the rest of the queries times that of the keys is at most the tolerance. That product bounds the difference.
     """
     basis_q, r_q = torch.linalg.qr(query_HND.double())
     basis_k, r_k = torch.linalg.qr(key_HMD.double())
     u, s, vh = torch.linalg.svd(r_q @ r_k.mT, full_matrices=False)
     q_HNR, k_HMR = basis_q @ u * s.sqrt()[:, None], basis_k @ vh.mT * s.sqrt()[:, None]
-    # What channels r, r + 1, ... leave: the largest norm over the queries times that over the keys, (H, R).
+    # Bound of the contribution of channels r, r + 1, ...: the largest norm of queries times that of keys, (H, R).
     rest_q, rest_k = (x.square().flip(-1).cumsum(-1).flip(-1).amax(1).sqrt() for x in (q_HNR, k_HMR))
     rank = int((rest_q * rest_k > tolerance).sum(-1).max()) if s.numel() else 0
     return q_HNR[..., :rank].float(), k_HMR[..., :rank].float()
@@ -164,7 +164,7 @@ def largest_difference(a: AttentionView, b: AttentionView) -> float:
 
 
 def _score_blocks(view: AttentionView) -> Iterator[Tensor]:
-    """``q_i . k_j`` for some of the queries of a head after the other."""
+    """``q_i . k_j``, head by head, for some of the queries at a time."""
     for query_ND, key_MD in zip(view.query_HND, view.key_HMD, strict=True):
         for part in query_ND.split(ROWS):
             yield part @ key_MD.mT

@@ -1,6 +1,6 @@
-"""Who attends to whom, in a form small enough for a web page: queries, keys, and how they become weights.
+"""Attention in a form that is small enough for a web page: queries, keys, and the formula of the weights.
 
-For a query i and the keys j of a head, with c_j = how many keys a key stands for (1 but for a coarser display),
+For a query i and the keys j of a head, with c_j the number of keys that a key represents (1 except on a coarser grid),
 
     product   t_ij = q_i . k_j + b_j        sum   t_ij = q_i + k_j          (one number each)
     softmax   w_ij = c_j exp(t_ij + beta_ij) / sum_j ...
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from ...ops.attention.positive import log_elu1
 
-Span = tuple[int, int]  # first row or column of a cell, and the one behind its last
+Span = tuple[int, int]  # first row or column of a cell, and the one after its last
 
 
 class Cells(NamedTuple):
-    """A grid of rectangles on the feature map, row by row; those of a pyramid may overlap."""
+    """A grid of rectangles on the feature map, row by row. The rectangles of a pyramid may overlap."""
 
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
@@ -58,25 +58,25 @@ def cells(size: tuple[int, int], pooling: int | tuple[int, ...] | None = None) -
 
 @dataclass(frozen=True)
 class AttentionView:
-    """An attention at work on one image.
+    """The attention of a block on one image.
 
     Attributes:
-        title: what it is, for people.
+        title: description for readers.
         size: (H, W) of the feature map.
-        query_HND: queries, every scale in them.
+        query_HND: queries, multiplied by all scales.
         key_HMD: keys.
         score: ``'product'`` or ``'sum'``.
         kernel: ``'softmax'``, ``'elu1'``, ``'elu'``, ``'mean'`` or ``'relu'``.
-        query_cells: the part of the feature map that each query stands for.
-        key_cells: likewise, grid after grid.
+        query_cells: the part of the feature map that each query represents.
+        key_cells: the parts that the keys represent, grid after grid.
         key_bias_HM: b, or None.
         key_count_M: c, or None for ones.
         position: gives beta from coordinates, or None.
         neighbourhood: which keys a query sees: ``'full'``, ``'criss_cross'`` or ``'window'``.
-        window: its side, and by how much the windows are shifted.
-        factor: that the weights are multiplied by.
-        sharpness_H: the largest size that a content score of each head can have, where the block sets it.
-        saturation: share of the tokens that the ball of the scores saturates, where there is a ball.
+        window: side of the windows, and the number of pixels by which they are shifted.
+        factor: factor of all weights.
+        sharpness_H: the largest size that a content score of each head can have, if the block sets it.
+        saturation: share of the tokens that the ball of the scores saturates, if there is a ball.
     """
 
     title: str
@@ -142,7 +142,7 @@ def weights(view: AttentionView, query: int) -> Tensor:
 
 
 def paint(view: AttentionView, weights_HM: Tensor) -> Tensor:
-    """Weights of keys as weights of the pixels that they pool, (H, rows, columns) of the feature map."""
+    """Distributes the weights of keys over the pixels that they pool, (H, rows, columns) of the feature map."""
     out_HHW = weights_HM.new_zeros(len(weights_HM), *view.size)
     start = 0
     for grid in view.key_cells:

@@ -1,9 +1,9 @@
-"""Heads that training has made useless, and a network without them (Cordonnier et al., the pruned variant of their
+"""Finds heads that training has made useless, and removes them (Cordonnier et al., the pruned variant of their
 quadratic encoding with a full covariance).
 
-A head is degenerate where it looks everywhere, its largest inverse variance below 1e-5 / pixel^2, or along a line, one
-inverse variance more than 1000 times the other. The rule, and the short training of what is left, are those of the
-authors' code, https://github.com/epfml/attention-cnn.
+A head is degenerate if it looks everywhere, which means that its largest inverse variance is below 1e-5 / pixel^2, or
+along a line, which means that one inverse variance is more than 1000 times the other. This rule, and the short training
+of the other heads, are those of the authors' code, https://github.com/epfml/attention-cnn.
 
 Shape suffixes: G heads; the last 2 is (row, column).
 """
@@ -37,14 +37,14 @@ def without_degenerate_heads(model: nn.Module) -> tuple[dict[str, Tensor], list[
             continue
         encoding = None if module.mixing is None else module.mixing.encoding
         if not isinstance(encoding, QuadraticEncoding):
-            raise ValueError(f'{name} has no quadratic encoding: heads are pruned by the widths that it has')
+            raise ValueError(f'{name} has no quadratic encoding, but only heads with its widths can be pruned')
         keep_G = ~degenerate_heads(encoding)
         if not keep_G.any():
-            raise ValueError(f'{name}: all of its {len(keep_G)} heads are degenerate, so there would be none left')
+            raise ValueError(f'{name}: all of its {len(keep_G)} heads are degenerate, so none would be left')
         left.append(int(keep_G.sum()))
         for key, tensor in module.state_dict().items():
             if key == 'weight':
                 state[f'{name}.{key}'] = tensor[:, keep_G]
-            elif key != 'bias':  # the heads stand one after the other along the first dimension
+            elif key != 'bias':  # the heads follow each other along the first dimension
                 state[f'{name}.{key}'] = tensor.unflatten(0, (len(keep_G), -1))[keep_G].flatten(0, 1)
     return state, left

@@ -1,7 +1,7 @@
-"""Heads of quadratic encodings over training: how many are near the tap of a convolution, and how widely they look.
+"""Heads of quadratic encodings over training: how many resemble the tap of a convolution, and how widely they look.
 
-Read from the files of ``AttentionCentreHook``, one for each run. The weights are those in the middle of a large map,
-free of its border.
+The data are the files of ``AttentionCentreHook``, one for each run. Weights are those of a query in the middle of a map
+so large that its border has no effect.
 
 Shape suffixes: T moments of the training, G heads; the last 2 is (row, column).
 """
@@ -37,7 +37,7 @@ def gaussian_statistics(centre_G2: Tensor, precision_G22: Tensor) -> HeadStatist
 
 
 def head_curve(path: Path) -> dict:
-    """What became of the heads in one run.
+    """The statistics of the heads over one run.
 
     Returns:
         ``iterations`` (T), and in ``layers`` for each layer the number of ``heads`` and, at every moment, how many are
@@ -61,12 +61,12 @@ def head_curve(path: Path) -> dict:
 
 
 def draw_curves(curves: list[dict], target: Path) -> None:
-    """Share of heads near one offset, and median spread, against iterations: a colour for each layer, a thin line for
-    each run and a thick one for their mean.
+    """Draw the share of heads near one offset, and the median spread, over the iterations. Each layer has a colour,
+    each run a thin line, and the mean of the runs a thick one.
 
     Args:
-        curves: of :func:`head_curve`, of runs with the same layers.
-        target: where the PNG goes.
+        curves: results of :func:`head_curve` for runs with the same layers.
+        target: path of the PNG.
     """
     figure = new_figure(9, 3.4)
     share_axis, spread_axis = figure.subplots(1, 2)

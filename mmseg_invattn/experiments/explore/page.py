@@ -1,6 +1,6 @@
-"""The page of tools/explore_attention.py: hover a pixel, see where every head of every attention block looks.
+"""The page of tools/explore_attention.py: hover over a pixel to see where every head of every attention block looks.
 
-One file without a network: the picture, queries and keys, and a script that makes weights of them.
+It is one self-contained file with the picture, queries and keys, and a script that computes weights from them.
 """
 
 import base64
@@ -19,7 +19,7 @@ from .attention_view import AttentionView
 
 FOLDER = Path(__file__).parent / 'assets'
 MAX_BYTES = 5_000_000  # of the page
-ROOM_FOR_NOTES = 1_000  # bytes of what is said of the numbers, and 100 more for each block
+ROOM_FOR_NOTES = 1_000  # bytes for the notes about the numbers, with 100 more for each block
 MAX_SIDE = 1600  # pixels of the picture in the page
 MAX_LOSSLESS = 300_000  # bytes of a picture that is kept as PNG
 
@@ -36,15 +36,15 @@ def make_page(
 
     Args:
         picture: uint8 RGB, (H, W, 3).
-        views: of :func:`attention_views`.
-        title: under the headline.
+        views: result of :func:`attention_views`.
+        title: line under the headline.
         notes: sentences for the foot of the page.
-        max_bytes: largest size; the first choice that keeps it is taken: 16 bits a number, 8 bits where the scores
-            stay accurate, then the same on a grid of twice as large blocks of pixels, and so on.
-        centres: PNG of the attention centres over training, of quadratic encodings.
+        max_bytes: largest size. The page has the first of these forms that fits: 16 bits per number, 8 bits if the
+            scores stay accurate, the same on a grid of blocks of 2 x 2 pixels, of 4 x 4 pixels, and so on.
+        centres: PNG of the attention centres over training, for quadratic encodings.
 
     Raises:
-        ValueError: not even the coarsest grid fits.
+        ValueError: even the coarsest grid does not fit.
     """
     picture = picture_url(picture)
     largest = max(max(view.size) for _, view in views)
@@ -66,9 +66,9 @@ def make_page(
 
 
 def describe(packed: list[tuple[str, PackedView]], factor: int, bits: int) -> list[str]:
-    """What a reader must know of the numbers in the page."""
+    """The notes about the numbers in the page."""
     notes = [
-        f'Weights are computed here from queries and keys in {bits} bits; the scores of '
+        f'This page computes the weights from queries and keys in {bits} bits; the scores of '
         + '; '.join(f'{name} are within {p.error:.1g} of the exact ones' for name, p in packed)
         + '.'
     ]
@@ -79,22 +79,22 @@ def describe(packed: list[tuple[str, PackedView]], factor: int, bits: int) -> li
         )
     if any(p.view.kernel in ('mean', 'elu') for _, p in packed):
         notes.append(
-            'Some weights here may be negative: warm colours are positive, cold ones negative, and both ends '
+            'Some weights may be negative: warm colours are positive and cold ones negative, and the two ends '
             'of the scale are equally far from zero.'
         )
     if any(len(p.view.key_cells) > 1 or p.view.key_cells[0] != p.view.query_cells for _, p in packed):
-        notes.append('Where keys are pooled, the weight of a key is shared out evenly over the pixels that it pools.')
+        notes.append('If keys are pooled, the weight of a key is distributed evenly over the pixels that it pools.')
     return notes
 
 
 def channel_notes(model: nn.Module) -> list[str]:
-    """Says which attention is left out."""
+    """The note about attention that is not shown."""
     names = channel_attention_blocks(model)
-    return [f'Left out: {", ".join(names)}, attention over channels, which looks at no pixel.'] if names else []
+    return [f'Not shown: {", ".join(names)}, because attention over channels does not look at pixels.'] if names else []
 
 
 def picture_url(picture: np.ndarray) -> str:
-    """The picture as a data URL: PNG where it is small, JPEG elsewhere."""
+    """The picture as a data URL: PNG if that is small, otherwise JPEG."""
     scale = MAX_SIDE / max(picture.shape[:2])
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

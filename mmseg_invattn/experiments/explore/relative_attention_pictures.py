@@ -1,4 +1,4 @@
-"""Pictures of relative self-attention: where every head looks from one pixel, and how the centres move in training."""
+"""Draws relative self-attention: where every head looks from one pixel, and how the centres move during training."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,15 @@ from .relative_attention_report import AttentionLayer
 
 
 def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | None, path: Path) -> None:
-    """Attention weights of every head (column) of every layer (row) for one query pixel, marked in black and white.
+    """Draw the weights of every head (column) of every layer (row) for one query pixel, marked in black and white.
 
-    Content attends to the first image. The weights of a layer have one scale, which stands beside its row.
+    Heads with content attend to the first image. All heads of a layer have the same scale, which is shown to the right
+    of the row.
 
     Args:
-        layers: of a model, with what they saw.
-        query: (row, column) on the feature map of the first layer, scaled to those that follow; None: the middle.
-        path: of the PNG.
+        layers: layers of a model with their inputs.
+        query: (row, column) on the feature map of the first layer, scaled to later ones; None for the middle.
+        path: path of the PNG.
 
     Raises:
         ValueError: the query is not on the map.
@@ -39,7 +40,7 @@ def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | No
     )
     for row, (layer, line) in enumerate(zip(layers, axes, strict=True)):
         module, size = layer.module, tuple(layer.x.shape[2:])
-        # the nearest output of a layer that has a stride
+        # a layer with a stride has no output at every pixel, so the nearest one is taken
         place = [min(p * n // f, n - 1) // module.stride for p, n, f in zip(query, size, first, strict=True)]
         index = torch.tensor([place[0] * -(-size[1] // module.stride) + place[1]])
         with torch.no_grad():
@@ -64,11 +65,11 @@ def draw_probabilities(layers: list[AttentionLayer], query: tuple[int, int] | No
 
 
 def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What ``AttentionCentreHook`` wrote: iterations (T), and for each layer centres (T, heads, 2) and precisions.
+    """Read a file of ``AttentionCentreHook``: iterations (T), and for each layer centres (T, heads, 2) and precisions.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not one of the hook's.
+        ValueError: it is not a file of that hook.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -88,15 +89,15 @@ def read_centres(path: Path) -> tuple[list[int], dict[str, np.ndarray], dict[str
 
 
 def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> None:
-    """Attention centres over training: a row for each layer, a column for each moment, the last one at the end.
+    """Draw attention centres over training: a row for each layer, a column for each moment up to the end.
 
-    A head is a dot at its centre, in pixels from the query in the middle, with the ellipse of one standard deviation of
-    its weights and the way that its centre has come.
+    A head is a dot at its centre, in pixels from the query in the middle. It has an ellipse of one standard deviation
+    of its weights, and the path of its centre up to that moment.
 
     Args:
         source: file of ``AttentionCentreHook``.
-        target: where the PNG goes.
-        moments: how many.
+        target: path of the PNG.
+        moments: number of moments.
     """
     iterations, centres, precisions = read_centres(source)
     chosen = np.unique(np.linspace(0, len(iterations) - 1, moments).round().astype(int))
@@ -115,7 +116,7 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
                 colour = colours[head % len(colours)]
                 values, vectors = np.linalg.eigh(precisions[name][moment, head])
                 long, short = np.maximum(values, 1e-12) ** -0.5
-                angle = np.degrees(np.arctan2(vectors[0, 0], vectors[1, 0]))  # of the long axis, from x towards y
+                angle = np.degrees(np.arctan2(vectors[0, 0], vectors[1, 0]))  # angle of the long axis, from x towards y
                 axis.add_patch(Ellipse((x, y), 2 * long, 2 * short, angle=angle, color=colour, alpha=0.15))
                 way = centres[name][: moment + 1, head]
                 axis.plot(way[:, 1], way[:, 0], color=colour, linewidth=0.7)

@@ -1,7 +1,7 @@
-"""What the heads of a network with relative self-attention look at, in numbers.
+"""Statistics of where the heads of a network with relative self-attention look.
 
-Position-only heads are seen from the centre of a large map, free of its border; heads with content over the images
-given, up to 64 queries of each.
+Heads without content are measured at the centre of a map so large that its border has no effect. Heads with content are
+measured on the given images, at up to 64 queries of each.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ QUERIES = 64
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """A layer and what it saw: features (B, C, H, W)."""
+    """A layer and its input: features (B, C, H, W)."""
 
     name: str
     module: RelativeSelfAttention2d
@@ -30,11 +30,11 @@ class AttentionLayer:
 
 @torch.no_grad()
 def seen_layers(model: nn.Module, images: Tensor) -> list[AttentionLayer]:
-    """The layers of a model in the order in which they run, with what they see of a batch.
+    """The layers of a model in the order in which they run, with their inputs for a batch.
 
     Args:
-        model: in evaluation mode.
-        images: as the backbone takes them.
+        model: the model in evaluation mode.
+        images: input of the backbone.
 
     Raises:
         ValueError: the model has no such layer.
@@ -42,7 +42,7 @@ def seen_layers(model: nn.Module, images: Tensor) -> list[AttentionLayer]:
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, RelativeSelfAttention2d)]
     if not layers:
         raise ValueError(
-            f'{type(model).__name__} has no RelativeSelfAttention2d, the layer that this looks at: give a '
+            f'{type(model).__name__} has no RelativeSelfAttention2d, the only layer that this tool shows: give a '
             'checkpoint of a model with SelfAttentionNet'
         )
     return [AttentionLayer(*seen) for seen in recorded_inputs(layers, lambda: model.backbone(images))]
@@ -69,8 +69,8 @@ def layer_statistics(layer: AttentionLayer) -> HeadStatistics:
 def report(layers: list[AttentionLayer]) -> Iterator[dict]:
     """One plain dict for each layer and head, in their order.
 
-    Beside :class:`.HeadStatistics`, heads of a quadratic encoding have ``parameters``: its centre, and the standard
-    deviations ``sigma`` of the weights along their two principal axes, in pixels.
+    Each has the entries of :class:`.HeadStatistics`. Heads of a quadratic encoding also have ``parameters``: the
+    centre, and the standard deviations ``sigma`` of the weights along their two principal axes, in pixels.
     """
     for layer in layers:
         found, module = layer_statistics(layer), layer.module

@@ -14,7 +14,7 @@ from .relative_attention_pictures import read_centres
 
 
 def make_table(rows: list[dict]) -> PrettyTable:
-    """One line a head; layers and heads count from 1, as in the pictures."""
+    """One line for each head; layers and heads count from 1, as in the pictures."""
     table = PrettyTable(['layer', 'head', 'centre', 'spread', 'entropy', 'tap', 'weight at tap'])
     numbered = _numbered(rows)
     for i, row in enumerate(rows):
@@ -34,17 +34,17 @@ def make_table(rows: list[dict]) -> PrettyTable:
 
 
 def _numbered(rows: list[dict]) -> dict[str, str]:
-    """Name of a layer -> its number, and the name."""
+    """Name of a layer -> its number with the name."""
     names = dict.fromkeys(row['layer'] for row in rows)
     return {name: f'{number} ({name})' for number, name in enumerate(names, 1)}
 
 
 def make_summary(rows: list[dict], centres: list[Path]) -> PrettyTable:
-    """Medians over the heads of every layer in all runs, how many are near one pixel, and how far training moved them.
+    """For each layer in all runs: medians over the heads, how many are near one pixel, and how far training moved them.
 
     Args:
-        rows: of one or several runs.
-        centres: files of ``AttentionCentreHook``, of those runs that have one.
+        rows: rows of one or several runs.
+        centres: files of ``AttentionCentreHook`` of the runs that have one.
     """
     moved = defaultdict(list)
     for path in centres:

@@ -1,7 +1,7 @@
 """Relative self-attention on the explorer page: one adapter for every encoding, with and without content.
 
-An encoding that the page has no formula for is written as an inner product and a bias: with S the inverse covariance,
-mu the centre, and places q and k of query and key, up to a number of the query,
+The page has no formula for some encodings, which are written as an inner product and a bias. With S the inverse
+covariance, mu the centre, and positions q and k of query and key, up to a number that depends only on the query,
 
     -1/2 (k - q - mu)^T S (k - q - mu)  =  (S q) . k - 1/2 k^T S k + (S mu) . k
 
@@ -19,17 +19,17 @@ from .attention_view import AttentionView, Cells, cells
 
 
 def relative_attention_view(module: RelativeSelfAttention2d | InvRelativeAttention2d, x: Tensor) -> AttentionView:
-    """What the heads of a layer look at in an image, (1, C, H, W).
+    """The attention of the heads of a layer in an image, (1, C, H, W).
 
     Raises:
-        ValueError: a layer with zero padding: a part of its weights lies outside of the picture.
+        ValueError: the layer has zero padding, so that a part of its weights lies outside the picture.
     """
     mixing, content = module.mixing, getattr(module, 'content', 'none')
     padding = mixing.padding if mixing is not None else module.padding
     if any(padding):
         raise ValueError(
-            f'padding={padding}: a part of the weights lies in the padding, outside of the picture, so '
-            'this layer cannot be shown; layers with padding=0 can'
+            f'padding={padding}: a part of the weights lies in the padding, outside the picture, so '
+            'this layer cannot be shown; only layers with padding=0 can'
         )
     size, stride = tuple(x.shape[2:]), getattr(module, 'stride', 1)
     query_cells = Cells(*(tuple((i, i + 1) for i in range(0, n, stride)) for n in size))
@@ -74,7 +74,7 @@ def relative_attention_view(module: RelativeSelfAttention2d | InvRelativeAttenti
 
 
 def _table(encoding: Learned2dEncoding) -> LearnedPosition:
-    """The same logits as a number for every offset."""
+    """The same logits as a table with a number for every offset."""
     position = LearnedPosition(encoding.reader.shape[1], encoding.reach + 1).to(encoding.reader)
     row_GS, column_GS = encoding.reader @ encoding.embedding.mT
     position.row.copy_(row_GS)
@@ -91,7 +91,7 @@ def _spot(encoding: QuadraticEncoding) -> QuadraticPosition:
 
 
 def _products(encoding: QuadraticEncoding, query_N2: Tensor, key_M2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(queries, keys, bias of the keys), the places counted from the middle of the map: less rounding."""
+    """(queries, keys, bias of the keys); positions count from the middle of the map, which reduces rounding."""
     precision_G22, middle = encoding.precision(), key_M2.mean(0)
     key_GM2 = (key_M2 - middle).expand(len(precision_G22), -1, -1)
     bias_GM = ((encoding.centre[:, None] - key_GM2 / 2) @ precision_G22 * key_GM2).sum(-1)

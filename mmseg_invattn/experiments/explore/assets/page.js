@@ -1,4 +1,4 @@
-/* The page: one large map, all maps as small multiples, and what moves them. */
+/* The page: one large map, small maps of all heads, and the controls. */
 
 const WARM = [[70, 12, 92], [187, 48, 84], [249, 142, 8], [252, 244, 160]];  // positive weights, small to large
 const COLD = [[30, 30, 110], [30, 100, 190], [60, 180, 230], [200, 245, 255]];  // negative ones
@@ -6,9 +6,9 @@ const HELD = '#3ddc84';  // the square of a query that is held
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId('data').textContent);
 const blocks = data.blocks.map(json => new Block(json));
-// Coordinates are from 0 to 1; pointed is the place that is read while the query is held.
+// Coordinates are from 0 to 1; pointed is the position that is read while the query is held.
 const state = { block: 0, head: 0, x: 0.5, y: 0.5, held: false, pointed: null };
-// What is shown now, for scripts: query and weights of the large map.
+// The query and the weights that the large map shows, for scripts.
 window.explorer = { blocks, state, query: 0, weights: null };
 const percent = w => `${(100 * w).toPrecision(3)} %`;
 const times = factor => `${Math.abs(factor) >= 100 ? factor.toFixed(0) : factor.toPrecision(2)} ×`;
@@ -19,7 +19,7 @@ function colour(v) {  // v from -1 to 1 -> red, green, blue, opacity
   return [...stops[i].map((from, c) => from + (stops[i + 1][c] - from) * (place - i)), 255 * Math.min(Math.abs(v), 1) ** 0.6];
 }
 
-/* The weights that the ends of the colours stand for. */
+/* The weights at the two ends of the colour scale. */
 function rangeOf(map, signed) {
   let low = Infinity, high = -Infinity;
   for (const w of map) { low = Math.min(low, w); high = Math.max(high, w); }
@@ -30,7 +30,7 @@ function rangeOf(map, signed) {
 function outline(context, block, cell, detail, inks) {
   const [height, width] = block.size, { top, bottom, left, right } = cell;
   const x = context.canvas.width / width, y = context.canvas.height / height;
-  const margin = detail ? Math.max(0, 9 - x * (right - left) / 2) : 2;  // a square that can be seen
+  const margin = detail ? Math.max(0, 9 - x * (right - left) / 2) : 2;  // makes the square large enough to be seen
   for (const [thick, ink] of inks) {
     context.lineWidth = thick;
     context.strokeStyle = ink;
@@ -63,14 +63,14 @@ function drawMap(canvas, block, map, query, detail) {
   return [low, high];
 }
 
-/* The pixel of the feature map at a place. */
+/* The pixel of the feature map at a position. */
 function pixelAt(block, { x, y }) {
   return { row: Math.floor(y * block.size[0]), column: Math.floor(x * block.size[1]) };
 }
 
 const place = (block, row, column) => `row ${row + 1}, column ${column + 1} of ${block.size[0]} x ${block.size[1]}`;
 
-/* What every pixel would get if the head looked everywhere alike. */
+/* The weight of every pixel if the head looked everywhere alike. */
 const equalWeight = map => map.reduce((sum, w) => sum + w, 0) / map.length;
 const overEqual = (w, equal) => equal > 0 ? ` (${times(w / equal)})` : '';
 
@@ -178,7 +178,7 @@ function hold(held) {
   update();
 }
 
-/* What is held stands in the address, so that a link or a bookmark shows the same. */
+/* Writes the held query into the address, so that a link or a bookmark shows the same. */
 function remember() {
   const { row, column } = blocks[state.block].queries[blocks[state.block].queryAt(state.x, state.y)];
   const shown = { block: state.block + 1, head: state.head + 1, row: Math.floor(row) + 1, column: Math.floor(column) + 1 };
@@ -261,7 +261,7 @@ function build() {
   byId('opacity').addEventListener('input', update);
   byId('hold').addEventListener('click', () => hold(!state.held));
   map.addEventListener('pointermove', pointed);
-  map.addEventListener('pointerleave', event => {  // a finger that is lifted leaves too, and what it read stays
+  map.addEventListener('pointerleave', event => {  // lifting a finger is a leave event too, but must keep the position that was read
     if (state.held && event.pointerType === 'mouse') { state.pointed = null; update(); }
   });
   map.addEventListener('pointerdown', event => {
