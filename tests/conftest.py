@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def environment_put_back() -> Iterator[None]:
-    """What code under test writes into ``os.environ``, ranks for instance, ends with its test."""
+    """Restores ``os.environ`` after each test, because the tested code may change it."""
     with mock.patch.dict(os.environ):
         yield
 

@@ -1,4 +1,4 @@
-"""A training that is killed, stopped and starved again and again ends as one that was left alone.
+"""A training that is repeatedly killed, stopped or starved of resources ends like an undisturbed one.
 
     python tests/fault_drill.py                     # all of it
     python tests/fault_drill.py --kills 3 --only kills sigterm

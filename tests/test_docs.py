@@ -13,7 +13,7 @@ GENERATED = {ROOT / 'docs/reference/command_line.md'}
 
 
 def prose(page: Path) -> str:
-    """The text without its code."""
+    """The text of a page without its code blocks."""
     text = re.sub(r'^( *)(`{3,}).*?^\1\2', '', page.read_text(encoding='utf-8'), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r'`[^`\n]+`', lambda code: re.sub(r'[\[\]()]', '', code[0]), text)
 

@@ -1,4 +1,4 @@
-"""Imports go one way: each part of the package imports only from those before it, inside of functions too."""
+"""Each part of the package imports only from parts below it, also inside functions."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""``--cfg-options``: what a config has, can be changed; what is new, has to be said to be new."""
+"""``--cfg-options``: existing entries of a config can be changed; new ones must be marked as new."""
 
 from argparse import Namespace
 
@@ -39,7 +39,7 @@ def changed(*options):
         ('model.auxiliary_head.1.c', 'model.auxiliary_head is a list of 1, .* but 1 is not one of them'),
         ('train_pipeline.first.type', 'train_pipeline is a list of 2, .* and first is none of them'),
         ('optim_wrapper.optimizer.weight_decay', r'put a plus before it: \+optim_wrapper.optimizer.weight_decay=...'),
-        ('load_from.path', 'load_from is None, and nothing stands below it'),
+        ('load_from.path', 'load_from is None, which has no entries'),
         ('train_cfg.max_iters.x', 'train_cfg.max_iters is 5, which has no entries'),
         ('randomness.sed', 'no sed in randomness. Did you mean randomness.seed?'),
         ('env_cfg.dist_cfg.timout', 'no timout in env_cfg.dist_cfg. Did you mean env_cfg.dist_cfg.timeout?'),

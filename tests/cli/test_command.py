@@ -1,4 +1,4 @@
-"""The command mmseg-invattn: what there is, under which names."""
+"""The command mmseg-invattn: its subcommands and their names."""
 
 import subprocess
 import sys
@@ -45,5 +45,5 @@ def test_as_a_module_and_as_a_tool(tmp_path):
 
 
 def test_a_command_that_begins_with_pictures():
-    """In a process of its own, where nothing has imported mmseg: what is imported first is imported whole."""
+    """In a process that has not imported mmseg, to test that the first import is complete."""
     subprocess.run([sys.executable, '-c', 'import mmseg_invattn.visualization.media'], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""How a mistake of the user ends, and how a bug does."""
+"""A mistake of the user ends with a message, a bug with a traceback."""
 
 import linecache
 import os
@@ -47,7 +47,7 @@ def in_package(source, name='imagined.py'):
 
 
 class Broken:
-    """A data set whose image cannot be had."""
+    """A data set whose image cannot be loaded."""
 
     def __init__(self, fault):
         self.fault = fault
@@ -144,7 +144,7 @@ def test_one_paragraph_or_a_traceback(capsys, monkeypatch, tmp_path):
 CONFIGS = {
     'syntax': ('x = 1\nmodel = dict(\n  type=\n', r'broken.py, line [23]: this config cannot be read: SyntaxError'),
     'name': ('x = 1\ny = nothing + 1\n', r"broken.py, line 2: .*NameError: name 'nothing' is not defined"),
-    'base': ("_base_ = './gone.py'\n", 'broken.py: its _base_ names .*gone.py, and there is no such file'),
+    'base': ("_base_ = './gone.py'\n", 'broken.py: its _base_ names .*gone.py, but there is no such file'),
     'deep': ("_base_ = './broken_base.py'\n", r'broken_base.py, line 1: .*ZeroDivisionError'),
     'import': ("custom_imports = dict(imports=['no_such_module'])\n", "no_such_module"),
     'data': ("_base_ = './tiny.py'\n{split}_dataloader = dict(dataset=dict(data_root='nowhere'))\n", 'nowhere'),

@@ -92,10 +92,10 @@ def test_a_comparison(tmp_path, capsys, monkeypatch):
 
 
 def test_before_torch_is_imported(capsys, monkeypatch):
-    """What is there of it by half must not be imported again."""
+    """A partly imported torch must not be imported again."""
     monkeypatch.delitem(sys.modules, 'torch')
     assert report(KeyboardInterrupt(), 'mmseg-invattn train', train) == 130
-    assert 'interrupted. Nothing of it can be resumed: start it again' in capsys.readouterr().err
+    assert 'interrupted. This command cannot be resumed: start it again' in capsys.readouterr().err
 
 
 def test_the_signals_are_as_before(tmp_path, capsys):

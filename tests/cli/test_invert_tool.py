@@ -65,7 +65,7 @@ def test_numbers_are_those_of_the_head(tmp_path):
 
 
 def test_colours_of_an_image_are_its_pixels(tmp_path):
-    """The picture before is the file, and what comes back looks the same to the last grey level or one beside it."""
+    """The picture before is the file, and the recovered picture differs by at most one grey level."""
     head, _ = MODELS['resnet']
     config, checkpoint, image = write_model(tmp_path, dict(head))
     model = init_model(config, checkpoint, 'cpu')

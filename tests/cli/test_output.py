@@ -1,4 +1,4 @@
-"""Whatever a subcommand writes: it replaces no file unasked, and says so before it works."""
+"""No subcommand replaces an existing file unasked, and each says so before it starts its work."""
 
 from pathlib import Path
 
@@ -31,7 +31,8 @@ WRITTEN = {
     'analyze logs': None,
     'analyze plot-gain': None,
 }
-ELSEWHERE = {'publish', 'demo'}  # named after what they hold; only what it has not trained itself
+# publish names its file after the content; demo refuses only files that it has not written itself
+ELSEWHERE = {'publish', 'demo'}
 
 
 @pytest.fixture(scope='module')

@@ -135,7 +135,7 @@ def test_checkpoints_of_other_models(case, tmp_path):
     with pytest.raises(
         CheckpointMismatchError,
         match=r'other.pth: this checkpoint does not belong to the config.*'
-        r'only in the checkpoint: decode_head.*\. Take the config',
+        r'only in the checkpoint: decode_head.*\. Use the config',
     ):
         call_tool('predict', config, weights, images, '--out', tmp_path / 'out')
     with pytest.raises(CheckpointMismatchError, match='only in the checkpoint: decode_head'):

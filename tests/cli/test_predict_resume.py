@@ -100,7 +100,7 @@ def test_two_models_are_not_mixed(case, tmp_path):
     write_image(changed, read_image(images / '1.png'))
     with pytest.raises(FileExistsError, match='was made from another image'):
         call_tool('predict', config, weights, changed, '--out', out, '--resume')
-    write_image(out / '0_overlay.png', read_image(images / '1.png'))  # by nobody of us
+    write_image(out / '0_overlay.png', read_image(images / '1.png'))  # written by another program
     assert mark_of(out / '0_overlay.png') is None
     with pytest.raises(FileExistsError, match='was made from another image'):
         call_tool('predict', config, weights, images / '0.png', '--out', out, '--resume')
@@ -112,14 +112,16 @@ def test_ctrl_c_says_how_to_go_on(case, tmp_path, stopping, capsys, monkeypatch)
     line = ['predict', config, str(weights), str(images), '--out', str(tmp_path / 'out')]
     monkeypatch.setattr(sys, 'argv', ['mmseg-invattn', *line])
     assert main(line) == 130
-    assert re.search(r'interrupted\. What is done lies in .*out\. To continue: .* --resume', capsys.readouterr().err)
+    assert re.search(
+        r'interrupted\. The finished results are in .*out\. To continue: .* --resume', capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         predict.parse_args([*line[1:], '--resume', '--overwrite'])
 
 
 @pytest.mark.slow
 def test_memory_of_a_thousand_sizes(tmp_path):
-    """Where attention sees a thousand sizes, what the CPU backend keeps of each would take 85 MB and more."""
+    """With a thousand image sizes, the programs that the CPU backend keeps would take 85 MB and more."""
     base, _ = write_tool_case(tmp_path)
     config = attention_config(tmp_path, base, form='certified')
     weights = write_weights(config, tmp_path / 'attention.pth')

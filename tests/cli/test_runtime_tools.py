@@ -20,7 +20,7 @@ def case(tmp_path_factory):
     run_tool('train', config, '--work-dir', folder / 'work', options=('train_cfg.max_iters=2',))
     checkpoint = torch.load(folder / 'work' / 'iter_2.pth', weights_only=True)
     generator = torch.Generator().manual_seed(0)
-    for tensor in checkpoint['state_dict'].values():  # or it would predict one class everywhere
+    for tensor in checkpoint['state_dict'].values():  # otherwise it would predict one class everywhere
         tensor.normal_(generator=generator)
     torch.save(checkpoint, folder / 'random.pth')
     return config, folder / 'random.pth'
@@ -138,7 +138,7 @@ def test_sync_bn_becomes_bn_on_cpu_processes(monkeypatch):
             find_unused_parameters=True,
         )
     )
-    MMLogger.get_current_instance()  # a new one would ask the processes that there are not
+    MMLogger.get_current_instance()  # a new one would wait for processes that do not exist
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):

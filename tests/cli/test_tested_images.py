@@ -93,7 +93,8 @@ def test_an_image_of_another_kind_is_named(case, tmp_path, capsys):
     image = folder / 'data' / 'images' / '0.png'
     assert call_tool('predict', config, weights, image, '--out', tmp_path / 'seen') == 1
     assert (
-        '0.png: the pipeline of the test data makes 3 channels of it, and the model takes 4' in capsys.readouterr().err
+        '0.png: the pipeline of the test data loads it with 3 channels, but the model takes 4'
+        in capsys.readouterr().err
     )
 
 

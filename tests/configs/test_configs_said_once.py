@@ -1,4 +1,4 @@
-"""Configs say nothing twice: not what their bases say, and an invertible one differs from its twin in the attention."""
+"""Configs repeat nothing of their bases, and an invertible config differs from its twin only in the attention."""
 
 import ast
 import copy
@@ -78,7 +78,7 @@ def test_an_invertible_config_differs_from_its_twin_in_the_attention_alone():
 
 
 def parts(path: Path) -> tuple[dict, dict]:
-    """What the bases of a config say, and what it says itself."""
+    """The entries of the bases of a config, and its own entries."""
     tree = ast.parse(path.read_text())
     named = [
         node for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '_base_'
@@ -135,7 +135,7 @@ def repeated(path: Path) -> list[str]:
 
 
 def _restored(base: object, own: object, where: str = '') -> Iterator[str]:
-    """Entries that stand in a dict with ``_delete_`` as they stood before."""
+    """Entries of a dict with ``_delete_`` that are the same as before."""
     if isinstance(base, dict) and isinstance(own, dict):
         for key, value in own.items():
             if own.get('_delete_') and key in base and base[key] == value:
@@ -144,7 +144,7 @@ def _restored(base: object, own: object, where: str = '') -> Iterator[str]:
 
 
 def test_no_config_repeats_what_its_bases_say():
-    """Take away any entry of a config, and it is another config."""
+    """Without any one of its entries, a config is another config."""
     assert len(ALL) > 200
     found = {str(path.relative_to(FOLDER)): repeated(path) for path in ALL}
     assert not (found := {name: entries for name, entries in found.items() if entries}), found

@@ -70,7 +70,7 @@ def test_everything_follows_from_the_first_lines(tmp_path):
     many = Config.fromfile(edited(tmp_path, max_iters='5000'))
     assert many.train_cfg.max_iters == many.param_scheduler[-1].end == 5000
     assert many.train_cfg.val_interval == many.default_hooks.checkpoint.interval == 500
-    # a name that changes nothing any more is not there to be changed
+    # a name without effect must not exist in the config
     assert not {*EDITS, 'lr'} & cfg.keys()
 
 

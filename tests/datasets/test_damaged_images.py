@@ -1,4 +1,4 @@
-"""Damage that a decoder notices is an error; what it says of sound files is not."""
+"""Damage that a decoder reports is an error; its messages about undamaged files are not."""
 
 import io
 import os
@@ -59,7 +59,7 @@ def test_other_formats(kind, options, backend):
     whole = saved(kind, **options)
     assert decode(whole, 'x', 'color', backend).shape == IMAGE.shape
     damaged = [whole[: len(whole) // 2]]
-    if options.get('compression') == 'tiff_lzw' or kind == 'PNG':  # the others notice it by luck, or never
+    if options.get('compression') == 'tiff_lzw' or kind == 'PNG':  # the other decoders notice it rarely or never
         damaged.append(overwritten(whole, 100))
     for data in damaged:
         with pytest.raises(ValueError, match='image file x.*Fix: '):

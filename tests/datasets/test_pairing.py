@@ -188,4 +188,4 @@ def test_images_turned_by_exif(data, capsys):
     file = data / 'config.py'
     file.write_text(f'train_dataloader = dict(dataset={config(data)!r})')
     assert call_tool('check_dataset', file) == 1
-    assert 'note: EXIF turns or mirrors 3 images of 4' in capsys.readouterr().out
+    assert 'note: Loading turns or mirrors 3 images of 4' in capsys.readouterr().out

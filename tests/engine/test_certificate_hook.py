@@ -1,4 +1,4 @@
-"""What CertificateHook logs, and what it stops a run for."""
+"""The values that CertificateHook logs, and the faults for which it stops a run."""
 
 import json
 import math
@@ -87,7 +87,7 @@ def test_every_block_is_found_by_name():
     ],
 )
 def test_blocks_of_invertible_backbones_are_watched(backbone, attention, blocks):
-    """Residual convolutions and couplings too; what cannot go wrong, such as squeezes and splits, is not."""
+    """Residual convolutions and couplings are watched too; layers with an exact inverse, such as squeezes, are not."""
     torch.manual_seed(0)
     net = backbone(
         strides=(2, 2),
@@ -107,7 +107,7 @@ def test_blocks_of_invertible_backbones_are_watched(backbone, attention, blocks)
 
 
 def test_couplings_are_inverted_in_the_batch_that_they_saw():
-    """Beyond the images that were asked for: in another batch their sub-networks may round otherwise."""
+    """Whole batches are inverted, because sub-networks may round differently in a smaller batch."""
     torch.manual_seed(0)
     model, x = nn.Sequential(CouplingAttention2d(8)), torch.randn(5, 8, 4, 4)
     with mock.patch.object(

@@ -1,4 +1,4 @@
-"""What a checkpoint file must be before its numbers are used: whole, finite, a checkpoint, and without code to run."""
+"""Checkpoint files are refused unless they are whole, finite, really checkpoints, and free of code."""
 
 import io
 import pickle
@@ -82,7 +82,7 @@ def test_tools_refuse_them(case, tmp_path):
 
 
 def test_every_byte_counts(tmp_path):
-    """Whichever byte of a file is damaged: an error of ours, or the very content."""
+    """A damaged byte anywhere in a file gives one of our errors, or does not change the content."""
     path = tmp_path / 'byte.pth'
     torch.save(dict(state_dict=dict(a=torch.arange(16.0))), path)
     whole = path.read_bytes()

@@ -108,7 +108,7 @@ def test_it_is_left_after_the_last_image(kind):
             after(runner, index)
         assert weights.call_count == 1
     assert derived(model, x) == 2
-    change(model)  # nobody minds, and nothing old is used
+    change(model)  # raises nothing, and uses no old weights
     fresh, _ = segmentor_and_runner()
     fresh.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_a_change_between_two_images_is_an_error():
 
 @pytest.mark.parametrize('again', ['run', 'val', 'test'])
 def test_an_evaluation_that_was_broken_off_leaves_nothing_behind(again):
-    """Training went on since, so the weights are others: the next evaluation, or run, takes those and does not mind."""
+    """Weights have changed by further training; the next evaluation or run uses the new ones without an error."""
     model, runner = segmentor_and_runner()
     hook, x = ConstantWeightsHook(), torch.randn(1, 3, 16, 16)
     hook.before_val_iter(runner, 0)

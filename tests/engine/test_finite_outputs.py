@@ -1,4 +1,4 @@
-"""Outputs and losses that are not finite, or run away."""
+"""Outputs and losses that are not finite, and losses that diverge."""
 
 import copy
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def test_a_validation_stops_while_training(case, tmp_path):
 
 
 def wraps_after(spoil):
-    """The check, of outputs that are spoilt before it; not of the blank image that a Runner tries first."""
+    """Spoils the outputs before they are checked, except those of the blank image that a Runner tries first."""
     from mmseg_invattn.engine import finite_outputs
 
     check = finite_outputs._check

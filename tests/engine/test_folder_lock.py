@@ -1,4 +1,4 @@
-"""One process at a time writes a run into a folder, and a lock outlives no holder."""
+"""Only one process at a time writes a run into a folder, and a lock ends with its holder."""
 
 import fcntl
 import json
@@ -125,7 +125,7 @@ def test_a_lock_that_says_nothing_is_stale(tmp_path, content):
 
 
 def test_a_machine_whose_locks_do_not_reach_here(tmp_path, monkeypatch, capsys):
-    """What works touches its lock; what does not is gone, and an old one is taken over without waiting."""
+    """A working process touches its lock. A lock that is not touched, or is old, is taken over."""
     monkeypatch.setattr(folder_lock, 'WATCHED_FOR', 1.0)
     write_lock(tmp_path)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""A full disk: the file, its size and what is safe are named, outputs are whole or absent, logs end no run."""
+"""On a full disk the error names the file and its size, outputs are whole or absent, and logs do not end a run."""
 
 import errno
 import json
@@ -85,7 +85,7 @@ def test_the_size_is_named(tmp_path, small_files):
 
 
 def test_devices_and_links(tmp_path):
-    """What is no file stays what it is."""
+    """A device stays a device."""
     AtomicLocalBackend().put(b'text', os.devnull)
     assert not Path(os.devnull).is_file()
     (tmp_path / 'file').write_text('old')

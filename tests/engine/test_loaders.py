@@ -1,4 +1,4 @@
-"""Loaders that stand still are named before or after; a resumed run skips what it has seen on either MMEngine."""
+"""Errors name loaders that hang; a resumed run skips seen data with both versions of MMEngine."""
 
 import itertools
 import time
@@ -136,7 +136,7 @@ class Eager:
 
 
 class OldInfinite(InfiniteSampler):
-    """That of MMEngine 0.10.7 has no ``skip`` and hands out one generator for ever."""
+    """The sampler of MMEngine 0.10.7 has no ``skip`` and always returns the same generator."""
 
     skip = property()  # hasattr is False
 

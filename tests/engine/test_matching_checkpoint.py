@@ -72,7 +72,7 @@ def test_a_resume_takes_the_checkpoint_of_its_run():
         (dict(optimizer=None), {}, r'it has no optimizer \(it was written with save_optimizer=False\)'),
         (dict(message_hub=None), {}, 'it has no message_hub'),
         (dict(meta=dict(epoch=0)), {}, r'it has no meta\.iter'),
-        ({}, dict(groups=2), '6 parameters in 1 group, and that of the config 6 in 2'),
+        ({}, dict(groups=2), '6 parameters in 1 group, but that of the config has 6 in 2'),
         ({}, dict(schedulers=2), 'it has 1 schedulers, but the config has 2'),
         (dict(param_schedulers=None), {}, 'it has 0 schedulers, but the config has 1'),
         ({}, dict(hooks=(EMAHook(),)), 'the config has an EMAHook, but the checkpoint has no averaged weights'),
@@ -80,7 +80,7 @@ def test_a_resume_takes_the_checkpoint_of_its_run():
     ],
 )
 def test_a_resume_is_exact_or_an_error(changes, arguments, words):
-    with pytest.raises(CheckpointMismatchError, match=rf'--resume from run\.pth: no run can go on .*{words}'):
+    with pytest.raises(CheckpointMismatchError, match=rf'--resume from run\.pth: the run cannot continue .*{words}'):
         MatchingCheckpointHook().after_load_checkpoint(runner(True, **arguments), checkpoint(**changes))
 
 
@@ -90,7 +90,7 @@ def test_a_training_may_start_from_weights_of_which_some_fit():
     MatchingCheckpointHook().after_load_checkpoint(one, alone)
     assert set(alone) == {'state_dict'} and alone['state_dict']['2.weight'].shape == (5, 2)
     for strange in (dict(x=torch.ones(1)), {'0.weight': torch.ones(3, 3)}):
-        with pytest.raises(CheckpointMismatchError, match=r'load_from=run\.pth: none of the weights in it fits'):
+        with pytest.raises(CheckpointMismatchError, match=r'load_from=run\.pth: none of its weights fits'):
             MatchingCheckpointHook().after_load_checkpoint(one, strange)
     with pytest.raises(NonFiniteWeightsError, match=r'run\.pth: 0\.bias has 2 values'):
         MatchingCheckpointHook().after_load_checkpoint(one, weights(**{'0.bias': torch.full((2,), float('inf'))}))

@@ -1,4 +1,4 @@
-"""A mean that is not over all classes says so, with mmseg's metric as with ours."""
+"""Metrics warn of a mean that is not over all classes, both mmseg's and ours."""
 
 import re
 
@@ -17,18 +17,18 @@ CLASSES = ('a', 'b', 'c')
     'labels, predictions, nan_left_out, expected',
     [
         ([5, 5, 5], [9, 0, 0], True, ''),
-        ([5, 0, 5], [9, 0, 1], True, 'mIoU is the mean over 2 of 3 classes; .*and left out: b'),
+        ([5, 0, 5], [9, 0, 1], True, 'mIoU is the mean over 2 of 3 classes; left out, because .*: b'),
         (
             [5, 0, 0],
             [9, 0, 1],
             True,
-            'mIoU is the mean over 2 of 3 classes; .*left out: b; without a pixel in the labels, .*: c',
+            'mIoU is the mean over 2 of 3 classes; left out, because .*: b; counted, although .*: c',
         ),
         (
             [5, 0, 0],
             [9, 0, 0],
             False,
-            'mIoU is the mean over 3 of 3 classes; without a pixel in the labels, and counted: b, c',
+            'mIoU is the mean over 3 of 3 classes; counted, although no label has a pixel of them: b, c',
         ),
     ],
 )

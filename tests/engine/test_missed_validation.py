@@ -1,4 +1,4 @@
-"""A validation that a kill has swallowed is made up on resume, with its metric and the best checkpoint."""
+"""A validation that a killed run has missed is made up on resume, with its metric and the best checkpoint."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def checkpoints(work):
 
 
 def metrics(work):
-    """What was logged of every validation, the last word where it was said twice."""
+    """The logged metrics of every validation; the last ones if a validation was logged twice."""
     lines = [line for path in sorted(work.glob('*/vis_data/scalars.json')) for line in path.read_text().splitlines()]
     return {entry['step']: entry['mIoU'] for entry in map(json.loads, lines) if 'mIoU' in entry}
 
@@ -62,7 +62,7 @@ def assert_same(work, reference):
 @pytest.mark.parametrize('validation', [1, 2])
 @pytest.mark.parametrize('moment', ['before', 'best', 'saved'])
 def test_killed_around_a_validation(whole_run, tmp_path, monkeypatch, moment, validation):
-    """Before it; between the best checkpoint and the note of it; before the previous best one is deleted."""
+    """Killed before the validation, before the best checkpoint is noted, or before the previous one is deleted."""
     work, times = tmp_path / 'work', []
 
     def last_time():

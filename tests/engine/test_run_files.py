@@ -1,4 +1,4 @@
-"""A training does not mix with an earlier run in its folder: refused, or the earlier one goes as a whole."""
+"""A training does not mix with an earlier run in its folder: it is refused, or removes the earlier run."""
 
 import shutil
 
@@ -58,7 +58,7 @@ def test_any_of_its_checkpoints_is_a_run(earlier_run, work, capsys, left):
 
 @pytest.mark.parametrize(
     ('options', 'said'),
-    [(('model.backbone.depth=19',), 'depth'), (('load_from={work}/iter_4.pth',), 'iter_4.pth, which load_from names')],
+    [(('model.backbone.depth=19',), 'depth'), (('load_from={work}/iter_4.pth',), 'iter_4.pth, which load_from needs')],
 )
 def test_the_earlier_run_stays_where_the_new_one_cannot_begin(earlier_run, work, capsys, options, said):
     before = {path.name: path.stat().st_mtime_ns for path in work.glob('*.pth')}

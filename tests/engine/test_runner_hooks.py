@@ -1,4 +1,4 @@
-"""The project's own hooks: in a run whose config adds others, in their order, and away on request."""
+"""The project's own hooks run beside others of a config, in their order, and can be left out."""
 
 import pytest
 from helpers.runtime_case import write_case

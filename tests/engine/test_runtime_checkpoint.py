@@ -295,7 +295,7 @@ def test_init_model_loads_and_trusts_only_once(trained, bad_checkpoint):
     with pytest.raises(UnsafeCheckpointError, match=r'use_safe_checkpoint_loading\(trust=True\)'):
         CheckpointLoader.load_checkpoint(str(bad_checkpoint[0]))
     assert not bad_checkpoint[1].exists()
-    # a program that trusts what it loads goes on to, whatever one model was told
+    # a program that trusts its files still does after one model was loaded without trust
     use_safe_checkpoint_loading(trust=True)
     try:
         init_model(trained[0], str(trained[1] / 'iter_4.pth'), device='cpu')

@@ -1,4 +1,4 @@
-"""A run is a function of (config, seed): resumed or killed, it ends with the weights of an uninterrupted one."""
+"""A run depends only on (config, seed): resumed or killed, it ends with the weights of an uninterrupted run."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Settings that leave no trace in the weights: those of the config beside those of the checkpoint's own."""
+"""Settings that leave no trace in the weights: the config's are compared with those in the checkpoint."""
 
 import json
 from unittest import mock

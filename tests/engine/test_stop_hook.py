@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: a checkpoint of the iteration at hand, of all ranks, from which the run goes on bit for bit."""
+"""SIGTERM and SIGUSR1: all ranks write a checkpoint of the current iteration, and the run resumes exactly."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Memory of a long training: what a run holds after a thousand iterations, it held after fifty."""
+"""A training does not use more memory after a thousand iterations than after fifty."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Tools that run a model on a whole image say where its predictions see windows."""
+"""Tools that run a model on a whole image warn if its predictions use sliding windows."""
 
 import json
 

@@ -94,7 +94,7 @@ def test_values_that_are_no_class_are_named():
     metric.dataset_meta = dict(classes=list('abcde'))
     with pytest.raises(ValueError, match='0_label.png: the ground truth holds 40 in 3 pixels, but the 5 classes'):
         metric.process({}, [sample])
-    with pytest.raises(ValueError, match=r'matrix.txt: a confusion matrix is kept as .npy or .csv'):
+    with pytest.raises(ValueError, match=r'matrix.txt: a confusion matrix is written as .npy or .csv'):
         SegMetric(confusion_file='matrix.txt')
 
 
@@ -179,7 +179,7 @@ def test_files_that_the_official_evaluation_cannot_use(folder, tmp_path):
     metric, sample = CityscapesOfficialMetric(), metric_ranks.sample(folder, 0)
     with pytest.raises(FileNotFoundError, match='x_labelIds.png: the official evaluation needs'):
         metric.process({}, [dict(sample, seg_map_path=str(tmp_path / 'x_labelTrainIds.png'))])
-    with pytest.raises(ValueError, match='label.png: the official evaluation finds its ground truth by names'):
+    with pytest.raises(ValueError, match='label.png: the official evaluation needs label files whose names'):
         metric.process({}, [dict(sample, seg_map_path='label.png')])
     metric.process({}, [dict(sample, pred_sem_seg=dict(data=torch.zeros(1, 8, 8, dtype=torch.int64)))])
     with pytest.raises(ValueError, match='cityscapesscripts: ERROR: Image widths'):

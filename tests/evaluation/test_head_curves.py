@@ -1,4 +1,4 @@
-"""Heads over training, and the pruning of those that training has made useless, against answers that are known."""
+"""Statistics of heads over training, and the pruning of useless ones, against known answers."""
 
 import json
 

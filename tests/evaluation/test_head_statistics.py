@@ -1,4 +1,4 @@
-"""Statistics of heads whose answers are known."""
+"""Statistics of heads against known answers."""
 
 import math
 

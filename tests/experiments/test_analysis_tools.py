@@ -210,7 +210,7 @@ def test_tensorboard_gets_the_scalars(run):
 
 
 def test_publish_model(run, case, tmp_path):
-    source = tmp_path / 'depth.pth.p.pth'  # names end where they end
+    source = tmp_path / 'depth.pth.p.pth'  # only the suffix is removed from the name
     source.write_bytes((run / 'iter_4.pth').read_bytes())
     checkpoint = torch.load(source, weights_only=True)
     for which, expected in (

@@ -1,4 +1,4 @@
-"""What is shown of attention is what the blocks do."""
+"""The shown weights are those that the blocks compute."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_weights_are_those_of_the_kernels(name):
     assert len(views) == len(truth) == (2 if CASES[name]['form'] == 'coupling' else 1)
     for view, expected_HNN in zip(views, truth, strict=True):
         torch.testing.assert_close(all_weights(view), expected_HNN, rtol=1e-8, atol=1e-10)
-        assert expected_HNN.std() > 1e-4  # otherwise any weights would do
+        assert expected_HNN.std() > 1e-4  # uniform weights would make the test trivial
 
 
 @pytest.mark.parametrize('sub_sample', [False, True])

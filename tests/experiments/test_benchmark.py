@@ -32,7 +32,7 @@ def no_wait():
 
 
 def allocating(megabytes: int):
-    """A step that holds so much memory, and lets go of it."""
+    """A step that allocates a given amount of memory and frees it."""
 
     def step():
         torch.ones(megabytes * MIB // 4).sum()

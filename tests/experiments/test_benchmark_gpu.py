@@ -1,4 +1,4 @@
-"""``mmseg-invattn benchmark --gpu``: what it runs, what it says where something fails, and where there is no GPU."""
+"""``mmseg-invattn benchmark --gpu``: its tests and measurements, its messages on failures, and without a GPU."""
 
 import subprocess
 
@@ -93,7 +93,7 @@ def test_a_gpu_and_the_cpu_at_once(monkeypatch):
 
 @pytest.mark.parametrize('arguments, index', [(['--gpu'], 0), (['--device', 'cuda'], 0), (['--device', 'cuda:1'], 1)])
 def test_a_card_is_chosen(monkeypatch, tmp_path, arguments, index):
-    """As far as that goes without one: torch's own reading of a device, and sessions that know where they are."""
+    """Without a GPU: torch parses the chosen device, and sessions know that they are on a GPU."""
     chosen, sessions = [], []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(_get_device_index(device)))

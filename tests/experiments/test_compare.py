@@ -151,7 +151,7 @@ def test_nothing_is_repeated(case):
     assert STEPS == [] and read(out) == before
     assert run_compare(plain, certified, out=out, resume=True, baseline=str(certified)) == 0
     assert STEPS == [] and read(out)['heads'][0]['difference']['mean'] == -before['heads'][1]['difference']['mean']
-    with pytest.raises(ValueError, match='holds 2 runs of this comparison: --resume goes on'):
+    with pytest.raises(ValueError, match='holds 2 runs of this comparison: give --resume to continue'):
         run_compare(plain, certified, out=out)
     assert STEPS == []
 
@@ -282,7 +282,7 @@ def test_refusals(case, tmp_path):
     foreign = tmp_path / 'foreign'
     shutil.copytree(out, foreign)
     (foreign / 'thesis.txt').write_text('precious')
-    refused('holds thesis.txt, which no comparison has written', out=foreign)
+    refused('holds thesis.txt, which is not part of a comparison', out=foreign)
     lost = plain.with_name('lost.py')
     lost.write_text("_base_ = './tiny.py'\nval_dataloader = dict(dataset=dict(data_root='nowhere'))\n")
     refused('nowhere/images', lost, out=tmp_path / 'new', error=FileNotFoundError)

@@ -51,7 +51,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, report):
-    """Opens the report; afterwards nothing may have been asked for, or complained about."""
+    """Opens the report, and checks afterwards that it made no requests and logged no errors."""
     requests, complaints, contexts = [], [], []
 
     def open_page(**options):
@@ -113,7 +113,7 @@ def test_sorting_by_mouse_and_keyboard(open_page):
     assert [float(text.split()[0]) for text in column(page, 0, 2)] == sorted(values)
     page.get_by_role('button', name='certified bound').click()
     bounds = column(page, 2, 3)
-    assert bounds == ['0.9000'] * (HEADS // 2) + ['-'] * (HEADS // 2)  # what has none stays below
+    assert bounds == ['0.9000'] * (HEADS // 2) + ['-'] * (HEADS // 2)  # rows without a value stay at the end
     page.get_by_role('button', name='certified bound').click()
     assert column(page, 2, 3) == bounds
 
@@ -138,7 +138,7 @@ def test_pictures_switch_to_the_errors(open_page):
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_every_curve_can_be_seen(open_page, scheme):
-    """Axes say what they are; lines of all heads and frames of pictures stand out from the page."""
+    """Axes have labels; the lines of all heads and the frames of pictures are visible on the page."""
     page = open_page(color_scheme=scheme, viewport=dict(width=1280, height=900))
     charts = page.locator('.together svg')
     assert charts.count() == 2

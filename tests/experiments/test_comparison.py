@@ -202,7 +202,7 @@ class Looks(torch.nn.Module):
 
 @pytest.mark.parametrize('build', [lambda: NonLocal2d(8, norm_cfg=None, zeros_init=False), lambda: PAM(8, 4), CAM])
 def test_ordinary_attention_is_measured(build):
-    """As steep as its Jacobian in the norm of its tokens, at a size where that can be written down."""
+    """The local constant equals the norm of the Jacobian, at a size at which that can be computed."""
     torch.manual_seed(0)
     block = build().double().eval()
     if hasattr(block, 'gamma'):
@@ -245,7 +245,7 @@ def silenced(block):
 @pytest.mark.parametrize('form', ['certified', 'conditional', 'coupling', 'none'])
 @pytest.mark.parametrize('heads', [1, 2])
 def test_the_share_of_an_attention_that_adds_nothing_is_zero(form, heads):
-    """Whatever the block does to a token besides: turn it, or swap its halves."""
+    """The share does not count what the block does besides attention: a rotation, or a swap of halves."""
     torch.manual_seed(0)
     x = torch.randn(2, 8, 4, 5)
     block = FORMS[form](8, num_heads=heads).eval()

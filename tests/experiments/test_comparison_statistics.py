@@ -72,7 +72,7 @@ def test_interval_is_that_of_a_paired_t_test():
 
 
 def test_interval_covers_and_the_visible_difference_is_seen():
-    """Over many made-up comparisons of five seeds: 95 % hold the truth, and four of five see what they should."""
+    """In simulated comparisons of five seeds, 95 % of the intervals contain the truth, and 80 % show the difference."""
     rng = np.random.default_rng(1)
     deviation, seeds, trials = 0.4, 5, 4000
     draws = rng.normal(0, deviation, (trials, seeds))
@@ -85,7 +85,7 @@ def test_interval_covers_and_the_visible_difference_is_seen():
 
 
 def test_scatter_of_images():
-    """That of the mean over images, for a score that is nearly one; none between a head and itself."""
+    """For a score that is almost a mean over images it is that mean's; between a head and itself it is 0."""
     ours, theirs = {0: Areas(made_up_counts(0, 0.85))}, {0: Areas(made_up_counts(5, 0.8))}
     each = np.array([scores(a).miou - scores(b).miou for a, b in zip(ours[0].counts, theirs[0].counts, strict=True)])
     assert scatter_of_images(ours, theirs) / (each.std(ddof=1) / IMAGES**0.5) == pytest.approx(1, abs=0.25)

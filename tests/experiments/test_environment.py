@@ -1,4 +1,4 @@
-"""What is written down of the place of a run."""
+"""The recorded device, versions and commit of a run."""
 
 import shutil
 import subprocess

@@ -212,7 +212,7 @@ def test_the_address_says_what_is_held(tmp_path):
         wait_until(tab, 'location.hash === "#block=2&head=1&row=3&column=4"')
         tab.locator('#hold').click()
         wait_until(tab, 'location.hash === ""')
-        tab.goto(f'{page.as_uri()}#block=99&head=x&row=1e9&column=-4')  # what is not there becomes what is nearest
+        tab.goto(f'{page.as_uri()}#block=99&head=x&row=1e9&column=-4')  # numbers out of range become the nearest ones
         tab.reload()
         wait_until(tab, 'explorer.query === 24')
         assert tab.evaluate('[explorer.state.block, explorer.state.head]') == [1, 0]
@@ -221,7 +221,7 @@ def test_the_address_says_what_is_held(tmp_path):
 
 @pytest.mark.parametrize('width', [390, 1280])
 def test_the_scale_says_how_far_weights_are_from_equal(tmp_path, width):
-    """Both ends and the mark of equal weights stand where the numbers say."""
+    """The ends of the scale and the mark of equal weights are at the right positions."""
     views = views_of(*make_block(CASES['certified-embedded_gaussian'], dtype=torch.float32))
     exact = weights(views[0], 15)[0]
     with opened(written(tmp_path, views), viewport=dict(width=width, height=900)) as (tab, faults):
@@ -264,7 +264,7 @@ def test_opacity_leads_from_the_picture_to_the_colours(tmp_path):
 
 
 def test_sharpness_and_saturation_are_said_and_explained(tmp_path):
-    """Of forms that have them; others say nothing of them."""
+    """Only forms that have them show them."""
     block, x = make_block(CASES['certified-embedded_gaussian'], dtype=torch.float32)
     other, _ = make_block(CASES['none-gaussian'], dtype=torch.float32)
     (view,), (plain,) = views_of(block, x), views_of(other, x)

@@ -289,7 +289,7 @@ def test_plain_iteration_is_tried_on_the_images_that_were_lost(tmp_path):
 
 
 def test_plain_iteration_may_fail_where_it_is_not_certified():
-    """A steep branch: the curve shows that, and the strict inverse says it."""
+    """The plain iteration does not converge for a steep branch, and the strict inverse raises."""
     torch.manual_seed(0)
     block = PaperAttention2d(12, reduction=4, mode='dot_product').double()
     x = torch.rand(2, 12, 8, 8, dtype=torch.float64) - 0.5

@@ -1,4 +1,4 @@
-"""Relative self-attention on the explorer page: what is shown is what the layers do."""
+"""Relative self-attention on the explorer page: the shown weights are those of the layers."""
 
 import pytest
 import torch

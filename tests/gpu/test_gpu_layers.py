@@ -22,7 +22,7 @@ CASES += [('certified', 'embedded_gaussian', name) for name in list(OPTIONS)[1:]
 
 
 def built(form: str, mode: str, options: str) -> tuple[nn.Module, Tensor]:
-    """A layer that has started, on the CPU in float32, and features."""
+    """An initialised layer on the CPU in float32, and features."""
     torch.manual_seed(0)
     layer, x = FORMS[form](16, mode=mode, **OPTIONS[options]), torch.randn(2, 16, 6, 7)
     layer(x)

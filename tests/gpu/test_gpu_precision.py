@@ -41,7 +41,7 @@ def test_certificate_holds_under_autocast(device, form, mode, dtype):
         x_hat, info = layer.inverse(y, strict=False)
         error = layer.error_norm(x_hat.double() - x.double())
         assert y.dtype == torch.float32 and (error <= info.error_bound).all(), (error, info.error_bound)
-    # the one was rounded in that dtype, the other not at all
+    # one branch was rounded in that dtype, the other was not
     off, branch = (y - exact(x)).norm(), (exact(x) - x).norm()
     assert 1e-3 * torch.finfo(dtype).eps * branch < off < 8 * torch.finfo(dtype).eps * branch
     assert torch.equal(under_autocast(exact, x, dtype), exact(x))

@@ -1,4 +1,4 @@
-"""Refuses whatever makes the host wait for the device: on CUDA torch tells, elsewhere the operators do.
+"""Raises an error if the host waits for the device: on CUDA torch reports it, elsewhere the operators do.
 
 The meta device has no values, so it refuses to be asked for one, and its tensors do not mix with those of the CPU: what
 runs there runs on any device without waiting for it, as far as operators have meta kernels. What is inside of the

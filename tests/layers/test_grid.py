@@ -1,4 +1,4 @@
-"""Couplings on a grid, and the orthogonal convolution: exactness, and honesty where it ends."""
+"""Couplings on a grid and the orthogonal convolution are exact, and report where they are not."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_the_bound_knows_where_exactness_ends():
         x_hat, info = coupling.inverse(coupling(x))
     assert (info.error_bound > 0).tolist() == [False, True, True]
     assert (max_token_norm(x_hat - x) <= info.error_bound).all()
-    with torch.no_grad():  # and behind another layer it says that it does not know
+    with torch.no_grad():  # after another layer its bound is unknown
         _, info = InvertibleSequential(coupling, coupling).inverse(x)
     assert info.error_bound.isnan().tolist() == [False, True, True]
 

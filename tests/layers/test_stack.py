@@ -71,7 +71,7 @@ def test_composed_bound_holds_however_early_the_solver_stops(block):
 
 
 def test_rule_of_composed_errors_is_attained():
-    """A branch that shrinks by L everywhere in one direction: its inverse stretches errors by 1 / (1 - L)."""
+    """A branch with slope -L in one direction, where the inverse amplifies errors by 1 / (1 - L)."""
     block = CertifiedAttention2d(4, reduction=1, bias=False, contraction=0.8).double()
     with torch.no_grad():
         block.value.weight.copy_(torch.eye(4))

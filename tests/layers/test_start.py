@@ -1,4 +1,4 @@
-"""What a fresh block does: its branch is as strong as its certificate allows, in every direction that it has."""
+"""The branch of a new block is as strong as its certificate allows, in all of its directions."""
 
 import pytest
 import torch

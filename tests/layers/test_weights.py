@@ -1,4 +1,4 @@
-"""What layers derive from their parameters: never stale, never kept, and derived once where a caller says so."""
+"""Numbers derived from parameters are never stale or kept, and are derived once if the caller asks for it."""
 
 import copy
 import gc
@@ -586,7 +586,7 @@ def test_nested_contexts(counted):
             held = dict(HELD)
             layer(x)
             assert equal(results(layer), outside)
-            assert dict(HELD) == held  # the inner ones have let go of nothing that was the outer's
+            assert dict(HELD) == held  # the inner contexts have discarded nothing of the outer one
             assert counted.count('gram_norm') == 0
         assert not HELD
         with constant_weights(layer.module[1]):  # a part first, then the whole

@@ -50,7 +50,7 @@ def build(
         )
     ).to(dtype)
     model.train()(images(dtype=dtype, count=8))
-    with torch.no_grad():  # away from the start, where the prior has no say in anything
+    with torch.no_grad():  # away from the start, at which the prior has no effect
         for parameter in model.prior.parameters():
             parameter.normal_(std=0.3)
     return model

@@ -126,7 +126,7 @@ assert not [name for name in sys.modules if name.split('.')[0] in ('mmengine', '
 
 
 def test_mmseg_that_cannot_be_imported_says_so_itself(tmp_path):
-    """A fault in it is not ours, and a second try is registered."""
+    """An error in mmseg itself is passed on, and a second import registers the package."""
     (tmp_path / 'once.py').write_text("""
 import sys
 class Once:

@@ -30,7 +30,7 @@ def test_kernel_is_its_definition(kernel, n, m, with_logits):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
-    # Rows sum to 1: a constant value comes back.
+    # Rows sum to 1, so a constant value is returned unchanged.
     torch.testing.assert_close(fast(q, k, torch.ones_like(v), logits), torch.ones_like(expected))
 
 

@@ -42,7 +42,7 @@ def test_one_kernel_with_gradients_and_without():
     with torch.no_grad():
         without = softmax_attention(q, k, v, beta)
     assert torch.equal(softmax_attention(q, k, v, beta), without)
-    with sdpa_kernel(SDPBackend.MATH):  # what is compared is not the same by accident
+    with sdpa_kernel(SDPBackend.MATH):  # otherwise equal results would prove nothing
         assert not torch.equal(softmax_attention(q, k, v, beta), without)
 
 

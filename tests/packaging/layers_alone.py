@@ -1,4 +1,4 @@
-"""What the wheel gives where there is torch and nothing of MMSegmentation: `python layers_alone.py torch|onnx`.
+"""What the wheel offers if only torch is installed, without MMSegmentation: `python layers_alone.py torch|onnx`.
 
 Run by `make check-wheel` in an environment of its own.
 """

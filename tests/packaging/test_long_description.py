@@ -1,4 +1,4 @@
-"""What an index page shows of the README: no link and no picture that leads nowhere there."""
+"""The README on a package index: every link and picture works there."""
 
 import re
 import runpy
