@@ -19,7 +19,7 @@ def evaluators_of(cfg: Config) -> list:
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
-    """Have the evaluators write their predictions; with several that can, each gets a folder of its own."""
+    """Make the evaluators write their predictions; if several can, each gets its own folder."""
     from ..engine.config_checks.signatures import signature_of
 
     evaluators = evaluators_of(cfg)

@@ -130,7 +130,7 @@ def check_all_are_read(folder: str, suffix: str) -> None:
     skipped = skipped_files(folder, suffix)
     if skipped:
         path, why = skipped[0]
-        more = f'; {counted(len(skipped) - 1, "other file")} likewise' if len(skipped) > 1 else ''
+        more = f'; so would {counted(len(skipped) - 1, "other file")}' if len(skipped) > 1 else ''
         raise ValueError(
             f'The image {path} would be left out: {why}{more}. Every image in the folder of a data set is read. '
             f'Fix: rename, replace or remove it.'

@@ -37,7 +37,7 @@ def changed(*options):
         ('model.backbone.dpeth', 'no dpeth in model.backbone. Did you mean model.backbone.depth?'),
         ('model.auxiliary_head.0.channels', 'no channels in model.auxiliary_head.0. There are: c.'),
         ('model.auxiliary_head.1.c', 'model.auxiliary_head is a list of 1, .* but 1 is not one of them'),
-        ('train_pipeline.first.type', 'train_pipeline is a list of 2, .* and first is none of them'),
+        ('train_pipeline.first.type', 'train_pipeline is a list of 2, .* but first is not one of them'),
         ('optim_wrapper.optimizer.weight_decay', r'put a plus before it: \+optim_wrapper.optimizer.weight_decay=...'),
         ('load_from.path', 'load_from is None, which has no entries'),
         ('train_cfg.max_iters.x', 'train_cfg.max_iters is 5, which has no entries'),
@@ -45,7 +45,7 @@ def changed(*options):
         ('env_cfg.dist_cfg.timout', 'no timout in env_cfg.dist_cfg. Did you mean env_cfg.dist_cfg.timeout?'),
         ('experiment_nam', 'Did you mean experiment_name?'),
         ('_delete_', 'x.py has no _delete_'),
-        ('+load_from.path', 'does not fit into x.py'),
+        ('+load_from.path', 'cannot be merged into x.py'),
         ('', 'x.py has no '),
     ],
 )

@@ -68,7 +68,7 @@ def pipe(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'change, why', [(capitals, 'capitals count'), (dangling, 'link to /nowhere/1.jpg'), (pipe, 'no file')]
+    'change, why', [(capitals, 'capitals count'), (dangling, 'link to /nowhere/1.jpg'), (pipe, 'not a file')]
 )
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_image_that_would_be_left_out(data, change, why, wrapped):
@@ -154,7 +154,7 @@ def test_classes_without_a_pixel(data):
         cv2.imwrite(str(path), np.where(label == 1, 255, label))
     for found in (sample_classes(dataset), survey_dataset(dataset)):
         (remark,) = found.remarks()
-        assert remark.startswith('thing (1 of 2 classes) has no pixel in the 4 labels that there are')
+        assert remark.startswith('thing (1 of 2 classes) has no pixel in the 4 labels of this split')
         assert 'The labels hold 0, 255, and 255 is ignored' in remark
     few = sample_classes(dataset, max_pixels=100)
     assert few.images == 2 and 'in the 2 labels looked at, of 4' in few.remarks()[0]

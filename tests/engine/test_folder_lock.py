@@ -143,7 +143,7 @@ def test_a_machine_whose_locks_do_not_reach_here(tmp_path, monkeypatch, capsys):
     toucher.join()
     with locked(tmp_path):
         pass
-    assert 'names a process of elsewhere: waiting 1 s' in capsys.readouterr().out
+    assert 'names a process on elsewhere: waiting 1 s' in capsys.readouterr().out
     write_lock(tmp_path)
     os.utime(tmp_path / '.lock', (0, 0))
     with locked(tmp_path):

@@ -70,7 +70,7 @@ def test_batches_that_take_too_long(monkeypatch):
     times = itertools.count(0, 0.05)  # a sample takes 0.05 s
     monkeypatch.setattr(loaders.time, 'perf_counter', lambda: next(times))
     loader = SimpleNamespace(batch_size=100_000, timeout=600, num_workers=2)
-    with pytest.raises(ConfigError, match=r'x\.batch_size is 100000, and a sample takes 0\.05 s .* 83 minutes'):
+    with pytest.raises(ConfigError, match=r'x\.batch_size is 100000 and a sample takes 0\.05 s .* 83 minutes'):
         loaders.check_batch_time(loader, 'x', list, 9.0)
     loader.num_workers, loader.timeout = 0, 0
     assert '83 minutes for a batch. Lower batch_size' in loaders.check_batch_time(loader, 'x', list, 9.0)

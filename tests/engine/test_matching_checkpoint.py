@@ -73,7 +73,7 @@ def test_a_resume_takes_the_checkpoint_of_its_run():
         (dict(message_hub=None), {}, 'it has no message_hub'),
         (dict(meta=dict(epoch=0)), {}, r'it has no meta\.iter'),
         ({}, dict(groups=2), '6 parameters in 1 group, but that of the config has 6 in 2'),
-        ({}, dict(schedulers=2), 'it has 1 schedulers, but the config has 2'),
+        ({}, dict(schedulers=2), 'it has 1 scheduler, but the config has 2'),
         (dict(param_schedulers=None), {}, 'it has 0 schedulers, but the config has 1'),
         ({}, dict(hooks=(EMAHook(),)), 'the config has an EMAHook, but the checkpoint has no averaged weights'),
         (dict(ema_state_dict={}), {}, 'its weights are averages .* the config has no EMAHook'),

@@ -86,7 +86,7 @@ def _check_resumed(runner: Any, checkpoint: Mapping, weights: Mapping, name: str
     )
     if fault:
         raise CheckpointMismatchError(
-            f'--resume from {name}: the run cannot continue from it exactly, because {fault}. '
+            f'--resume from {name}: the run cannot continue from it exactly: {fault}. '
             + ('' if missing else 'Use the config that it was written with. ')
             + f'To start a new training from its weights, use --cfg-options load_from={name} without --resume'
         )
@@ -137,7 +137,7 @@ def _other_optimiser(runner: Any, checkpoint: Mapping) -> str:
 
 def _other_schedulers(runner: Any, checkpoint: Mapping) -> str:
     ours, theirs = (_number(schedulers) for schedulers in (runner.param_schedulers, checkpoint.get('param_schedulers')))
-    return f'it has {theirs} schedulers, but the config has {ours}' if ours != theirs else ''
+    return f'it has {counted(theirs, "scheduler")}, but the config has {ours}' if ours != theirs else ''
 
 
 def _number(schedulers: Sequence | Mapping | None) -> int:

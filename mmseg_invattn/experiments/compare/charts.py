@@ -48,7 +48,7 @@ def differences(heads: Sequence[dict], baseline: str, margin: float | None = Non
     if not rows:
         return ''
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 0.6 + 0.24 * len(rows)), layout='constrained')
+        figure = Figure(figsize=(3.7, 0.6 + 0.24 * len(rows)), layout='constrained')
         axis = figure.subplots()
         axis.axvline(0, color=MUTED, linewidth=1)
         if margin is not None:
