@@ -70,7 +70,7 @@ def publish(source: Path, folder: Path, which: str | None = None, trust: bool = 
 
 
 def write_verified(path: Path, content: bytes, source: Path, which: str | None = None, trust: bool = False) -> None:
-    """Write the file and read it back with safe loading, and with torch.hub's check of the name.
+    """Write the file, read it back with safe loading, and compare the digest in its name.
 
     Raises:
         RuntimeError: The file does not read back as it was written; it is removed.

@@ -134,6 +134,8 @@ def test_pictures_switch_to_the_errors(open_page):
     assert said[1] == ['ground truth', 'sky', 'road', 'tree', 'sign']
     red = legends.nth(0).locator('i').nth(1).evaluate('i => getComputedStyle(i).backgroundColor')
     assert red == f'rgb{ERROR_COLOURS[WRONG][:3]}'
+    right = legends.nth(0).locator('i').nth(0).evaluate('i => getComputedStyle(i).backgroundColor')
+    assert right == errors.evaluate('image => getComputedStyle(image).backgroundColor')
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -158,6 +160,9 @@ def test_every_curve_can_be_seen(open_page, scheme):
         "svg => [...svg.querySelectorAll('path')].map(path => getComputedStyle(path).stroke)"
     )
     assert set(lines) <= set(strokes)  # the legend has the colours of the chart
+    for panel, line in zip(page.locator('.grid svg').all(), lines, strict=True):  # a head has one colour everywhere
+        strokes = panel.evaluate("svg => [...svg.querySelectorAll('path')].map(path => getComputedStyle(path).stroke)")
+        assert line in strokes and not set(lines) - {line} & set(strokes)
     card = page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
     assert all(contrast(line, card) >= 3 for line in lines)
     image = page.locator('#pictures figure img').first

@@ -23,9 +23,9 @@ ERROR_COLOURS = [
     (226, 74, 51, 255),
     (128, 128, 128, 110),
 ]  # right is transparent, so that the page shows through
-# Names and CSS colours for the legend.
+# Names and CSS colours for the legend; where a picture is transparent, its background in the page is seen.
 ERROR_LEGEND = [
-    (name, f'rgb({r} {g} {b} / {a / 255:.2f})')
+    (name, f'rgb({r} {g} {b} / {a / 255:.2f})' if a else 'var(--stripe)')
     for name, (r, g, b, a) in zip(
         ('right', 'wrong', 'without label'), (ERROR_COLOURS[k] for k in (RIGHT, WRONG, IGNORED)), strict=True
     )
