@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f'{number}{told} frames: {args.out}' if number else f'{args.input}: exists already in {args.out}')
             return 0
         before, faults = painter.paint_images(pictures)
-    there = f', {before} of them existed already' * bool(before)
+    there = f', {before} of them done before' * bool(before)
     print(f'{len(images) - len(faults)} of {counted(len(images), "image")}{there}: {args.out}')
     for fault in faults:
         print(f'NOT READ: {fault}', file=sys.stderr)

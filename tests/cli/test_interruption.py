@@ -69,7 +69,7 @@ def test_a_signal_that_is_taken_for_an_error(tmp_path, capsys, monkeypatch):
 def test_nothing_was_saved(tmp_path, capsys, monkeypatch):
     stopped_after(1, signal.SIGINT, monkeypatch)
     assert run_command('train', write_case(tmp_path), '--work-dir', tmp_path / 'work', options=('',)) == 130
-    assert f'No checkpoint was written to {tmp_path / "work"} so far' in capsys.readouterr().err
+    assert f'No checkpoint was written to {tmp_path / "work"} yet' in capsys.readouterr().err
 
 
 def test_other_processes_of_a_run_say_nothing(tmp_path, capsys, monkeypatch):

@@ -61,7 +61,7 @@ def test_images_go_on(case, tmp_path, stopping, capsys):
     with pytest.raises(FileExistsError, match='would be replaced.*--resume'):
         call_tool('predict', *line, tmp_path / 'out')
     assert call_tool('predict', *line, tmp_path / 'out', '--resume') == 0
-    assert len(seen) == 6 and '8 of 8 images, 2 of them existed already' in capsys.readouterr().out
+    assert len(seen) == 6 and '8 of 8 images, 2 of them done before' in capsys.readouterr().out
     assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 

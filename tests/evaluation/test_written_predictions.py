@@ -127,5 +127,5 @@ test_dataloader = dict(val_dataloader, dataset=dict(type='ConcatDataset', datase
         img_path='labels', seg_map_path='labels'))]))
 test_evaluator = dict(type='CityscapesMetric', format_only=True, keep_results=True, output_dir='unused')
 """)
-    with pytest.raises(ValueError, match='have the same name, and CityscapesMetric names what it writes'):
+    with pytest.raises(ValueError, match='have the same name, and CityscapesMetric names its files'):
         run_tool('test', config, weights, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out')

@@ -226,7 +226,7 @@ def test_accuracy():
     assert metric.compute_metrics(metric.results) == {'accuracy/top1': 25.0, 'accuracy/top2': 50.0}
     metric.process({}, [dict(scores=torch.full((3,), torch.nan), gt_label=0)])
     assert metric.compute_metrics(metric.results)['accuracy/top1'] == 20.0
-    with pytest.raises(ValueError, match='more than the 3 classes'):
+    with pytest.raises(ValueError, match='has only 3 classes'):
         ClassificationAccuracy(topk=(5,)).process({}, [dict(scores=scores[0], gt_label=0)])
     with pytest.raises(ValueError, match='topk'):
         ClassificationAccuracy(topk=())

@@ -213,7 +213,7 @@ def test_given_checkpoints(case, tmp_path):
     assert all('this checkpoint does not belong to the config' in tail for tail in tails)
     assert 'only in the checkpoint: decode_head.attention.' in tails[0]
     assert 'only in the model: decode_head.attention.' in tails[1]
-    with pytest.raises(ValueError, match='names 2 files, and 2 configs with 2 seeds need 4'):
+    with pytest.raises(ValueError, match='names 2 files, but 2 configs with 2 seeds need 4'):
         run_compare(plain, certified, out=tmp_path / 'few', checkpoints=weights, seeds=[0, 1])
     with pytest.raises(FileNotFoundError, match='gone.pth: there is no such checkpoint'):
         run_compare(plain, out=tmp_path / 'gone', checkpoints=['gone.pth'])

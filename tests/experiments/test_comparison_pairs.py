@@ -79,7 +79,7 @@ def test_what_makes_runs_no_pairs(tmp_path):
     changed(runs[2], train_dataloader__batch_size=8, train_dataloader__num_workers=3)
     runs[3].cfg.train_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     names = [run.name for run in runs]
-    assert unpaired(runs[:2])[0] == f'{names[1]} draws its images by InfiniteSampler, not by ResumableInfiniteSampler'
+    assert unpaired(runs[:2])[0] == f'{names[1]} draws its images with InfiniteSampler, not with ResumableInfiniteSampler'
     assert unpaired([runs[0], runs[2]]) == [f'{names[2]} and {names[0]} differ in train_dataloader.batch_size']
     assert unpaired([runs[0], runs[3]])[0] == f'the training pipeline of {names[3]} does not begin with SeedTransforms'
     told = warnings(summarise(runs, runs[0].name, None, None))
@@ -101,7 +101,7 @@ def test_the_protocol_at_the_top(tmp_path):
     assert reduced(results) == 'Reduced protocol: the training was shortened to 200 of 1000 iterations.'
     assert told['training'] == '200 iterations of batch 4 (the config has 1000)'
     assert told['options'] == 'train_cfg.max_iters=200 (was 1000)'
-    assert told['configs'].endswith('beside the decode head: head3 in optim_wrapper.optimizer.lr')
+    assert told['configs'].endswith('besides the decode head: head3 in optim_wrapper.optimizer.lr')
     assert (told['seeds'], told['images'], told['date']) == ('2: 0, 1', '12 evaluated, 4 classes', '2026-01-02')
     assert (told['device'], told['commit'], told['versions']) == ('a device', 'abc', 'torch 2.0, Python 3.11.0')
     for run in runs:

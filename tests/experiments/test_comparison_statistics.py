@@ -185,7 +185,7 @@ def test_only_a_head_ahead_of_all_is_marked(tmp_path):
     assert [is_ahead_of_all(results, head) for head in results['heads']] == [False, True]
     results['leader'].update(ahead=[], level=['fcn_r18-d8_data'])
     assert not any(is_ahead_of_all(results, head) for head in results['heads'])
-    assert 'no difference is shown to fcn' in '\n'.join(findings(results))
+    assert 'is not shown to be ahead of fcn' in '\n'.join(findings(results))
 
 
 def test_attention_that_is_still_the_identity_is_marked(tmp_path):
