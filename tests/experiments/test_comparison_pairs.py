@@ -79,7 +79,9 @@ def test_what_makes_runs_no_pairs(tmp_path):
     changed(runs[2], train_dataloader__batch_size=8, train_dataloader__num_workers=3)
     runs[3].cfg.train_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile')]
     names = [run.name for run in runs]
-    assert unpaired(runs[:2])[0] == f'{names[1]} draws its images with InfiniteSampler, not with ResumableInfiniteSampler'
+    assert (
+        unpaired(runs[:2])[0] == f'{names[1]} draws its images with InfiniteSampler, not with ResumableInfiniteSampler'
+    )
     assert unpaired([runs[0], runs[2]]) == [f'{names[2]} and {names[0]} differ in train_dataloader.batch_size']
     assert unpaired([runs[0], runs[3]])[0] == f'the training pipeline of {names[3]} does not begin with SeedTransforms'
     told = warnings(summarise(runs, runs[0].name, None, None))
