@@ -167,7 +167,7 @@ def test_ordinary_attention_that_does_not_beat_the_control(tmp_path):
 def test_one_seed(tmp_path):
     results, text = told(tmp_path, heads=2, seeds=(0,), baseline=0)
     assert 'There is one seed. At least two are needed' in text
-    assert 'could show' not in text and 'At least two seeds are needed to show that it is ahead' in text
+    assert 'Visible difference' not in text and 'At least two seeds are needed to show that it is ahead' in text
     assert not any(is_ahead_of_all(results, head) for head in results['heads'])
     assert '| needs two seeds | needs two seeds | - |' in markdown(results)
 

@@ -56,7 +56,7 @@ def _sensitivity(results: dict, labels: dict[str, str]) -> str:
         return ''
     span = f'{min(found):.2f}' if len(found) == 1 else f'{min(found):.2f} to {max(found):.2f} (depending on the head)'
     return (
-        f'Differences that could show: with {counted(len(results["seeds"]), "seed")}, about four of five comparisons '
+        f'Visible difference: with {counted(len(results["seeds"]), "seed")}, about four of five comparisons '
         f'would show a true difference to {labels[results["baseline"]]} of {span}. Smaller ones show less often.'
     )
 
