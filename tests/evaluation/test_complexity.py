@@ -128,7 +128,7 @@ train_dataloader = dict(batch_size=5)
     flops = 2 * 48 * 27 * 12 * 20 + 2 * 48 * 48 * 9 * 6 * 10 + 2 * 48 * 10
     assert f'{flops / 1e6:.4g} M' in said and 'batch of 5, 24x40' in said
     assert 'no part of this model takes memory_free; those that do: InvResNet, InvUNet, RevNet2d' in said
-    with pytest.raises(ValueError, match='names no size of an image'):
+    with pytest.raises(ValueError, match='names no image size'):
         call_tool('analysis/complexity', config, '--device', 'cpu')
 
 
