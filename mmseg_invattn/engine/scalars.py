@@ -91,8 +91,13 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Several runs under names that differ: where the last folders are alike, more of the path is taken."""
+    """Several runs under names that differ: where the last folders are alike, more of the path is taken.
+
+    The name of a file is taken without its suffix, unless it differs from another in that alone.
+    """
     places = [path.resolve() for path in paths]
+    bare = [place.with_suffix('') if place.is_file() else place for place in places]
+    places = bare if len(set(bare)) == len(set(places)) else places
     longest = max((len(place.parts) for place in places), default=1)
     for depth in range(1, longest + 1):
         names = ['/'.join(place.parts[-depth:]) for place in places]

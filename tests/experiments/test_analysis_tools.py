@@ -176,6 +176,13 @@ def test_resumed_runs_and_runs_of_one_name(tmp_path):
     assert all(f'>{text}<' in drawn for text in ('a/run', 'b/run', 'loss', 'lr'))
     with pytest.raises(ValueError, match='the same run is given twice'):
         read_runs([tmp_path / 'a' / 'run'] * 2)
+    for name in ('kept.json', 'kept.txt', 'other.json'):
+        (tmp_path / name).write_text('{"loss": 1.0, "step": 1}\n')
+    named = [
+        [run.name for run in read_runs([tmp_path / 'kept.json', tmp_path / name])]
+        for name in ('kept.txt', 'other.json')
+    ]
+    assert named == [['kept.json', 'kept.txt'], ['kept', 'other']]
     (tmp_path / 'bad.json').write_text('no json\n{"step": 1}\n')
     with pytest.raises(ValueError, match='bad.json, line 1'):
         read_run(tmp_path / 'bad.json')

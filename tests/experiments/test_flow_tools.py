@@ -166,6 +166,20 @@ def test_curves_and_memory_tools(trained, capsys):
         extrapolate((2, 2), (10, 14), 8)
 
 
+def test_curves_of_what_is_kept_of_runs(tmp_path, capsys):
+    """Files of validations alone, as in docs/results: the runs themselves, with their losses, are gone."""
+    for name, last in (('without_attention', 3.94), ('with_attention', 3.892)):
+        rows = [{'flow/bits_per_dim': 4.1, 'step': 750}, {'flow/bits_per_dim': last, 'step': 1500}]
+        (tmp_path / f'{name}.json').write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
+    files = [tmp_path / f'{name}.json' for name in ('without_attention', 'with_attention')]
+    run_analysis('flow_curves', *files, '--out', tmp_path / 'bits.png')
+    assert '| with_attention | 4.100 | 3.892 |' in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / 'bits.png')).shape[1] >= 800
+    files[0].write_text('{"loss": 4.0, "step": 1}\n')
+    with pytest.raises(ValueError, match='without_attention.json: the log has no flow/bits_per_dim'):
+        run_analysis('flow_curves', *files, '--out', tmp_path / 'other.png')
+
+
 def run_analysis(name: str, *arguments: object) -> None:
     load_tool(f'analysis/{name}').main([str(argument) for argument in arguments])
 

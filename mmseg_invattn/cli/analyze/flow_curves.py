@@ -27,7 +27,9 @@ def bits_table(runs: dict[str, Curve]) -> str:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__, 'work_dirs/plain work_dirs/attention')
-    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='work directory of a training')
+    parser.add_argument(
+        'runs', nargs='+', type=Path, metavar='RUN', help='work directory of a training, or a file of its scalars'
+    )
     add_output_arguments(parser, 'PNG file to write', 'bits_per_dim.png')
     return parser.parse_args(arguments)
 
@@ -40,18 +42,20 @@ def main(arguments: list[str] | None = None) -> None:
 
     refuse_existing([args.out], args.overwrite)
     runs = read_runs(args.runs)
-    figure = new_figure(7, 4)
-    axes = figure.add_subplot()
+    figure = new_figure(8, 4.5)
+    axes = figure.subplots()
     for i, run in enumerate(runs):
-        if 'loss' not in run.curves or BITS not in run.curves:
+        if BITS not in run.curves:
             raise ValueError(
-                f'{args.runs[i]}: the log has no loss or no {BITS}: give the work directory of '
-                'a training with a config from configs/flow'
+                f'{args.runs[i]}: the log has no {BITS}: give the work directory of a training with a config from '
+                'configs/flow, after its first validation'
             )
-        loss, bits = run.curves['loss'], run.curves[BITS]
-        axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training')
-        axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=f'{run.name}, test images')
-    axes.set(xlabel='iteration', ylabel='bits per dimension')
+        bits, loss = run.curves[BITS], run.curves.get('loss')
+        if loss:
+            axes.plot(loss.steps, loss.values, ':', color=f'C{i}', label=f'{run.name}, training batches')
+        label = f'{run.name}, test images: {bits.values[-1]:.3f} after {bits.steps[-1]} iterations'
+        axes.plot(bits.steps, bits.values, 'o-', color=f'C{i}', label=label)
+    axes.set(xlabel='iteration', ylabel='bits per dimension (less is better)')
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     save_figure(figure, args.out)

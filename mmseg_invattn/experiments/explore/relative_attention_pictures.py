@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from ...visualization.figures import new_figure, save_figure
 from .relative_attention_report import AttentionLayer
@@ -109,7 +110,9 @@ def draw_centres(source: Path, target: Path | BinaryIO, moments: int = 5) -> Non
     for row, (name, line) in enumerate(zip(centres, axes, strict=True)):
         for axis, moment in zip(line, chosen, strict=True):
             axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect='equal')
-            axis.tick_params(labelsize=6)
+            axis.tick_params(labelsize=7)
+            for side in (axis.xaxis, axis.yaxis):  # the same numbers on both
+                side.set_major_locator(MaxNLocator(4, integer=True))
             axis.axhline(0, color='0.85', linewidth=0.6, zorder=0)
             axis.axvline(0, color='0.85', linewidth=0.6, zorder=0)
             for head, (y, x) in enumerate(centres[name][moment]):
