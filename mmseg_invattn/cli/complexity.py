@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .arguments import add_config_arguments, add_loading_arguments, add_shape_argument, load_model, read_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..evaluation.complexity import InverseCost
+    from ..evaluation.largest_image import LargestImage
     from ..evaluation.training_memory import TrainingMemory
 
 
@@ -36,6 +38,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_shape_argument(parser, 'image size in pixels; default: that of the training crops')
     parser.add_argument('--tol', type=float, default=1e-6, metavar='TOL', help='relative tolerance of the inverse')
+    parser.add_argument(
+        '--fits',
+        nargs='+',
+        type=float,
+        metavar='GIB',
+        help='memories in GiB: also show the largest image of the same shape with which a training step fits into each',
+    )
     add_output_arguments(parser, 'JSON file for the costs of the inverses and the memory in bytes; default: none')
     add_loading_arguments(parser)
     return parser.parse_args(arguments)
@@ -138,6 +147,19 @@ def inverse_table(costs: list[InverseCost]) -> PrettyTable:
     return table
 
 
+def fits_table(largest: Iterable[LargestImage]) -> PrettyTable:
+    """The largest images that fit, with the memory there and at the next larger size."""
+    from prettytable import PrettyTable
+
+    table = PrettyTable(['activations', 'memory', 'largest image', 'training takes', 'next size', 'takes'], align='r')
+    table.align['activations'] = 'l'
+    for found in largest:
+        fitting = ['none', '-'] if found.size is None else ['{}x{}'.format(*found.size), mebibytes(found.total)]
+        beyond = '{}x{}'.format(*found.beyond), mebibytes(found.total_beyond)
+        table.add_row([found.activations, f'{found.budget / 2**30:g} GiB', *fitting, *beyond])
+    return table
+
+
 def mebibytes(size: int) -> str:
     return f'{size / 2**20:,.1f} MiB'
 
@@ -194,8 +216,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..engine.atomic_backend import AtomicLocalBackend
     from ..evaluation.complexity import inverse_costs
+    from ..evaluation.largest_image import largest_images
     from ..evaluation.training_memory import training_memory
 
+    if args.fits and min(args.fits) <= 0:
+        raise ValueError(f'--fits {min(args.fits):g} must be above 0: it is a memory in GiB')
     if args.out is not None:
         refuse_existing([args.out], args.overwrite)
     cfg = read_config(args)
@@ -206,5 +231,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(inverse_table(costs) if costs else 'no part of this model has an inverse')
     memory = training_memory(cfg, args.shape)
     print(memory_report(memory))
+    largest = []
+    if args.fits:
+        largest = list(largest_images(cfg, [int(gib * 2**30) for gib in args.fits], memory.shape[2:]))
+        print(f'batch of {memory.shape[0]}\n{fits_table(largest)}')
     if args.out is not None:
-        AtomicLocalBackend().put_text(json.dumps(numbers(model, image, costs, memory), indent=2) + '\n', args.out)
+        AtomicLocalBackend().put_text(
+            json.dumps(
+                numbers(model, image, costs, memory) | dict(fits=[found._asdict() for found in largest]), indent=2
+            )
+            + '\n',
+            args.out,
+        )
