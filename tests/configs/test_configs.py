@@ -6,6 +6,7 @@ test_configs_said_once.py compares them with each other.
 
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from mmseg_invattn.datasets.image_size import image_size
+from mmseg_invattn.engine.config_checks import ConfigError, check_config
 
 # In the names of the files -> data set.
 DATA = {
@@ -110,6 +112,19 @@ def test_config_is_self_contained():
         for split in ('train', 'val', 'test'):
             assert DATASETS.get(cfg[f'{split}_dataloader'].dataset.type)
         assert 'mmseg::' not in path.read_text()
+
+
+def mistake(path: Path) -> str | None:
+    """What the checks before a run say of a config."""
+    try:
+        check_config(load(path))
+    except ConfigError as error:
+        return str(error)
+
+
+def test_the_checks_before_a_run_find_no_mistake():
+    found = {path.stem: mistake(path) for path in (*CONFIGS, *SHORT)}
+    assert not {name: said for name, said in found.items() if said}
 
 
 def test_every_model_builds():

@@ -6,10 +6,10 @@ import gc
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from helpers.block_cases import net
 from helpers.peak_memory import peak_bytes
+from helpers.two_processes import in_two_processes
 from torch import Tensor, nn
 
 from mmseg_invattn.layers import (
@@ -444,7 +444,7 @@ def _distributed_worker(rank: int, folder: str) -> None:
 
 def test_distributed_gradients_and_data_dependent_start(tmp_path):
     """Two processes: the start is that of the whole batch, the gradient the mean of the shares' gradients."""
-    mp.spawn(_distributed_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_distributed_worker, str(tmp_path))
     first, second = (torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1))
     for name in first['state']:
         torch.testing.assert_close(first['state'][name], second['state'][name], rtol=0, atol=0)
