@@ -38,7 +38,14 @@ def test_every_tool_is_a_subcommand():
         assert len(path.read_text().splitlines()) <= 16, path
 
 
-def test_as_a_module(tmp_path):
+def test_as_a_module():
+    line = [sys.executable, '-m', 'mmseg_invattn.cli', '--version']
+    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, '') and done.stdout.startswith('mmseg-invattn 0')
+
+
+@pytest.mark.slow
+def test_what_it_imports_prints_nothing(tmp_path):
     line = [sys.executable, '-m', 'mmseg_invattn.cli', 'print-config', tmp_path / 'none.py']
     done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2 and 'no such config file' in done.stderr and 'Traceback' not in done.stderr
