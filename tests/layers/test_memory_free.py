@@ -381,7 +381,7 @@ def test_couplings_with_parameters_in_half_precision(name, dtype, stored):
         )
 
 
-@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('fused', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_training_ends_where_plain_backpropagation_ends(fused):
     """30 steps, evaluations without gradients between them: the same losses to the accuracy of the inverse."""
     torch.manual_seed(16)
