@@ -1,7 +1,7 @@
 """One training step and one prediction with every config, in fresh processes: nothing is exempt.
 
-Every third of the smallest configs of each (head, backbone) and of the short comparison always; all configs, one fresh
-process a folder, behind ``slow``.
+Some of the smallest configs of each (head, backbone) and of the short comparisons always; all configs, one fresh process
+a folder, behind ``slow``.
 """
 
 import os
