@@ -1,6 +1,6 @@
 """One training step and one prediction with every config, in fresh processes: nothing is exempt.
 
-Some of the smallest configs of each (head, backbone) and of the short comparisons always; all configs, one fresh process
+Some of the smallest configs of each (head, backbone) and of short comparisons always; all configs, one fresh process
 a folder, behind ``slow``.
 """
 
