@@ -44,6 +44,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # extensions complain of what is left at the end
+
+
 @pytest.fixture(autouse=True)
 def environment_put_back() -> Iterator[None]:
     """Restores ``os.environ`` after each test, because the tested code may change it."""
