@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import start_processes
 
 
 def _begin(rank: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -13,4 +14,4 @@ def _begin(rank: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> 
 
 def in_two_processes(work: Callable[..., None], *arguments: Any) -> None:
     """Run ``work(rank, *arguments)`` with the ranks 0 and 1, and wait for both; an error there is one here."""
-    torch.multiprocessing.start_processes(_begin, args=(work, arguments), nprocs=2, start_method='fork')
+    start_processes(_begin, args=(work, arguments), nprocs=2, start_method='fork')
