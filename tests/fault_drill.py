@@ -88,10 +88,10 @@ def begin(config: str, work: Path, *options: str, prepare: Callable[[], None] = 
 
 @contextlib.contextmanager
 def _quickly() -> Iterator[None]:
-    from helpers.runtime_case import _configs_laid_out_quickly
+    from helpers.runtime_case import configs_laid_out_quickly
 
     torch.set_num_threads(1)
-    with _configs_laid_out_quickly():
+    with configs_laid_out_quickly():
         yield
 
 

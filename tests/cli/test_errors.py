@@ -212,7 +212,7 @@ def test_environment_and_config_go_to_the_log_file(case, tmp_path, capsys):
     assert run_command('train', case['config'], '--work-dir', tmp_path, options=short) == 0
     said = capsys.readouterr().out
     (log,) = tmp_path.glob('*/*.log')
-    for words in ('System environment', 'default_hooks = dict(', 'before_train_iter'):
+    for words in ('System environment', 'default_hooks=dict(', 'before_train_iter'):
         assert words not in said and words in log.read_text()
     assert f'training {Path(case["config"]).name} on ' in said and str(tmp_path) in said and str(log) in said
     assert '8 images of the train data, every file is there' in said and 'Iter(train) [1/1]' in said

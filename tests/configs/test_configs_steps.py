@@ -1,7 +1,7 @@
 """One training step and one prediction with every config, in fresh processes: nothing is exempt.
 
-Every third of the smallest configs of each (head, backbone) always; all configs, one fresh process a folder, behind
-``slow``.
+Some of the smallest configs of each (head, backbone) and of short comparisons always; all configs, one fresh process
+a folder, behind ``slow``.
 """
 
 import os
@@ -47,14 +47,9 @@ def take_steps(paths: list[Path]) -> None:
 
 def test_smallest_train_and_predict():
     paths = smallest()
-    assert len(paths) == 27
-    take_steps(paths[::3])
-
-
-def test_models_of_short_comparisons_train_and_predict():
     heads, u_nets = ([path for path in SHORT if folder in path.parts] for folder in ('comparison', 'inv_unet'))
-    assert (len(heads), len(u_nets)) == (9, 4)
-    take_steps([*heads[::3], *u_nets[::2]])
+    assert (len(paths), len(heads), len(u_nets)) == (27, 9, 4)
+    take_steps([*paths[::3], *heads[::3], *u_nets[::2]])
 
 
 @pytest.mark.slow

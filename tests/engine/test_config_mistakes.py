@@ -73,7 +73,7 @@ def test_a_mistake_in_the_demo_config(text, words, demo, tmp_path, capsys):
     is_explained(train(demo, text, tmp_path), words, tmp_path, capsys)
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize('text, words', mistakes('camvid'))
 def test_a_mistake_in_a_camvid_config(text, words, camvid, tmp_path, capsys):
     is_explained(train(camvid, text, tmp_path), words, tmp_path, capsys)

@@ -1,15 +1,14 @@
 """Sharding, accumulation, mixed precision, compilation, memory formats and averaged weights change no result."""
 
 import copy
-import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import fsdp_steps
-from helpers.checkout import ROOT
-from helpers.runtime_case import run_tool, tool_environment, write_case
+from helpers.runtime_case import run_tool, write_case
 from helpers.tiny_segmentor import batch, build_segmentor, loss_of
+from helpers.two_processes import in_two_processes
 from mmengine.optim import OptimWrapper
 
 from mmseg_invattn.layers import FORMS
@@ -23,13 +22,7 @@ def test_a_sharded_step_equals_that_of_one_process(tmp_path):
     if not hasattr(fsdp, 'fully_shard'):
         pytest.skip('this torch has no torch.distributed.fsdp.fully_shard')
     out = tmp_path / 'weights.pth'
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tests' / 'helpers' / 'fsdp_steps.py', out],
-        env=tool_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(fsdp_steps.work, str(out))
     one, two = fsdp_steps.step(), torch.load(out, weights_only=True)
     assert one.keys() == two.keys()
     for name, tensor in one.items():

@@ -65,7 +65,7 @@ def check(export, name, path):
 @pytest.mark.parametrize(
     'name',
     [
-        name if name in ('dot_product', 'concatenation', 'heads') else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ('dot_product', 'concatenation') else pytest.param(name, marks=pytest.mark.slow)
         for name in [*BLOCKS, 'stack', 'dual']
     ],
 )

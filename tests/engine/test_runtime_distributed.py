@@ -1,6 +1,7 @@
 """Two processes on CPUs do what one process with the doubled batch does."""
 
 import json
+import os
 import socket
 import subprocess
 import textwrap
@@ -9,6 +10,7 @@ import pytest
 import torch
 from helpers.checkout import ROOT
 from helpers.runtime_case import run_tool, tool_environment, write_case
+from helpers.two_processes import in_two_processes
 
 # Writes the loss of the whole batch, that is the mean over the ranks, and how many samples of it were whose
 LOSS_WRITER = """
@@ -51,12 +53,15 @@ def case(tmp_path_factory):
     return config, folder
 
 
-def launch(case, cwd, script, *arguments):
-    cwd.mkdir(exist_ok=True)
+def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    environment = tool_environment(PORT=str(port))
+        return str(probe.getsockname()[1])
+
+
+def launch(case, cwd, script, *arguments):
+    cwd.mkdir(exist_ok=True)
+    environment = tool_environment(PORT=free_port())
     environment['PYTHONPATH'] = str(case[1])  # without this package: the tools find the one that they belong to
     done = subprocess.run(
         [ROOT / 'tools' / script, *map(str, arguments)], env=environment, cwd=cwd, capture_output=True, text=True
@@ -65,13 +70,32 @@ def launch(case, cwd, script, *arguments):
     return done
 
 
+def _rank(rank, config, folder, port):
+    """A process as the launcher starts it."""
+    os.chdir(folder)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    run_tool('train', config, '--launcher', 'pytorch', '--work-dir', 'work')
+
+
 @pytest.fixture(scope='module')
-def two_processes(case):
-    launch(case, case[1] / 'two', 'dist_train.sh', case[0], 2, '--work-dir', 'work')
-    return case[1] / 'two'
+def forked(case):
+    folder = case[1] / 'forked'
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(case[1])
+        in_two_processes(_rank, case[0], folder, free_port())
+    return folder
 
 
-def test_two_processes_train_like_one_with_the_doubled_batch(case, two_processes, tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def launched(case):
+    launch(case, case[1] / 'launched', 'dist_train.sh', case[0], 2, '--work-dir', 'work')
+    return case[1] / 'launched'
+
+
+@pytest.mark.parametrize('start', ['forked', pytest.param('launched', marks=pytest.mark.slow)])
+def test_two_processes_train_like_one_with_the_doubled_batch(case, start, tmp_path, monkeypatch, request):
+    two_processes = request.getfixturevalue(start)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(case[1])
     run_tool('train', case[0], '--work-dir', tmp_path / 'work', options=('train_dataloader.batch_size=4',))
@@ -90,9 +114,9 @@ def test_two_processes_train_like_one_with_the_doubled_batch(case, two_processes
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_like_one(case, two_processes, tmp_path, monkeypatch):
+def test_two_processes_evaluate_like_one(case, launched, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(case[1])
-    checkpoint = two_processes / 'work' / 'iter_4.pth'
+    checkpoint = launched / 'work' / 'iter_4.pth'
     # 3 images for 2 processes: one is evaluated twice and must count once
     launch(
         case,

@@ -1,18 +1,16 @@
 """A run depends only on (config, seed): resumed or killed, it ends with the weights of an uninterrupted run."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from unittest import mock
 
 import pytest
 import torch
-from helpers.checkout import ROOT
-from helpers.runtime_case import run_tool, stop_workers, tool_environment, write_case
+from helpers.runtime_case import run_tool, stop_workers, write_case
 
+from mmseg_invattn.engine import atomic_backend
 from mmseg_invattn.engine.checkpoints import DamagedCheckpointError, UnsafeCheckpointError
 from mmseg_invattn.engine.resume import find_resume_checkpoint
 
@@ -88,38 +86,30 @@ def test_another_seed_is_another_run(whole_run, tmp_path):
     assert not torch.equal(one['decode_head.conv_seg.weight'], other['decode_head.conv_seg.weight'])
 
 
+def _killed_in_its_second_checkpoint(config, work_dir):
+    written, write = [], atomic_backend._write
+
+    def write_half(file, content):
+        if len(content) > 1000:  # a checkpoint, not last_checkpoint
+            written.append(file.name)
+        if len(written) == 2:
+            file.write(content[: len(content) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(file, content)
+
+    with mock.patch.object(atomic_backend, '_write', write_half):
+        run_tool('train', config, '--work-dir', work_dir)
+
+
 def test_kill_in_the_middle_of_a_checkpoint_loses_nothing(whole_run, tmp_path):
-    script = tmp_path / 'killed.py'
-    script.write_text(
-        textwrap.dedent("""
-        import os, runpy, signal, sys
-        from mmseg_invattn.engine import atomic_backend
-        written = []
-
-        def write_half(file, obj):
-            if len(obj) > 1000:  # a checkpoint, not last_checkpoint
-                written.append(file.name)
-            if len(written) == 2:
-                file.write(obj[:len(obj) // 2])
-                file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            file.write(obj)
-
-        atomic_backend._write = write_half
-        sys.argv = sys.argv[1:]
-        runpy.run_path(sys.argv[0], run_name='__main__')
-    """)
-    )
     work_dir = tmp_path / 'work'
-    tool = str(ROOT / 'tools' / 'train.py')
-    killed = subprocess.run(
-        [sys.executable, script, tool, whole_run[0], '--work-dir', work_dir],
-        env=tool_environment(),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+    run = multiprocessing.get_context('fork').Process(
+        target=_killed_in_its_second_checkpoint, args=(whole_run[0], work_dir)
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
     assert sorted(path.name for path in work_dir.glob('[!.]*.pth')) == ['iter_2.pth']
     assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_2.pth')
     (half,) = work_dir.glob('.iter_4.pth.*.partial.pth')

@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from itertools import product
@@ -15,8 +13,7 @@ import pytest
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from helpers import metric_ranks
-from helpers.checkout import ROOT
-from helpers.runtime_case import tool_environment
+from helpers.two_processes import in_two_processes
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
@@ -146,13 +143,7 @@ def test_both_metrics_agree_with_each_other_and_with_a_count(folder):
 
 
 def test_two_processes_evaluate_like_one_and_leave_no_folder(folder):
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tests' / 'helpers' / 'metric_ranks.py', folder],
-        env=tool_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(metric_ranks.work, folder)
     one = metric_ranks.evaluate(folder, list(range(metric_ranks.COUNT)))
     for rank in (0, 1):  # 6 results were collected, and 5 count
         assert json.loads((folder / f'rank{rank}.json').read_text()) == [one[0], one[1]]

@@ -13,7 +13,7 @@ import torch
 from helpers.checkout import ROOT
 
 from mmseg_invattn.cli import benchmark as tool
-from mmseg_invattn.experiments.benchmark import gpu, inverse, kernels, models, stacks
+from mmseg_invattn.experiments.benchmark import forms, gpu, inverse, kernels, models, stacks
 from mmseg_invattn.experiments.benchmark.growth import grow
 from mmseg_invattn.experiments.benchmark.memory import Side, available, measure
 from mmseg_invattn.experiments.benchmark.report import Line, Report, compared
@@ -190,7 +190,8 @@ def quick(tmp_path_factory):
     (folder / 'test_nothing.py').write_text('def test_nothing():\n    pass\n')
     line = ['--gpu', '--what', 'all', '--quick', '--repeats', '1', '--device', 'cpu', '--crop', '16', '32']
     printed = io.StringIO()
-    with mock.patch.object(gpu, 'TESTS', folder), redirect_stdout(printed):
+    tiny = (((8, (4, 4), 2), 1),)  # quick forms are of sizes that are measured
+    with mock.patch.object(gpu, 'TESTS', folder), mock.patch.object(forms, 'QUICK', tiny), redirect_stdout(printed):
         status = tool.main([*line, '--out', str(folder / 'out'), '--configs', *DEMO])
     return status, folder / 'out', printed.getvalue()
 

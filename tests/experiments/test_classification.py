@@ -147,15 +147,15 @@ def test_analysis(name, run, tmp_path, capsys):
         for row in rows:  # free of the border, a wide head has the centre and the width of its parameters
             np.testing.assert_allclose(row['centre'], row['parameters']['centre'], atol=0.05)
             assert row['spread'] == pytest.approx(np.hypot(*row['parameters']['sigma']), rel=0.05)
-    with pytest.raises(FileExistsError, match='heads.json and . more files would be replaced'):
-        run_tool('analysis/attention_vs_conv', checkpoint, '--out', out)
-    run_tool('analysis/attention_vs_conv', checkpoint, '--out', out, '--overwrite')
+        with pytest.raises(FileExistsError, match='heads.json and . more files would be replaced'):
+            run_tool('analysis/attention_vs_conv', checkpoint, '--out', out)
+        run_tool('analysis/attention_vs_conv', checkpoint, '--out', out, '--images', '1', '--overwrite')
 
 
 def test_analysis_of_several_runs(run, tmp_path, capsys):
     checkpoint, again = run('quadratic') / 'iter_6.pth', tmp_path / 'again'
     shutil.copytree(checkpoint.parent, again)
-    run_tool('analysis/attention_vs_conv', checkpoint, again / 'iter_6.pth', '--out', tmp_path / 'out')
+    run_tool('analysis/attention_vs_conv', checkpoint, again / 'iter_6.pth', '--out', tmp_path / 'out', '--images', '1')
     rows = json.loads((tmp_path / 'out' / 'heads.json').read_text())
     assert [row['run'] for row in rows[::18]] == [str(checkpoint), str(again / 'iter_6.pth')]
     curves = json.loads((tmp_path / 'out' / 'curves.json').read_text())
@@ -176,7 +176,14 @@ def test_pruning(run, data, tmp_path, capsys):
     checkpoint['state_dict']['backbone.layers.1.attention.mixing.encoding.root'][4] = 1e-3
     torch.save(checkpoint, tmp_path / 'a.pth')
     run_tool(
-        'analysis/attention_vs_conv', tmp_path / 'a.pth', '--out', tmp_path / 'out', '--prune', tmp_path / 'pruned.pth'
+        'analysis/attention_vs_conv',
+        tmp_path / 'a.pth',
+        '--out',
+        tmp_path / 'out',
+        '--images',
+        '1',
+        '--prune',
+        tmp_path / 'pruned.pth',
     )
     said = capsys.readouterr().out
     assert f'--cfg-options model.backbone.num_heads="[9,8]" load_from={tmp_path}/pruned.pth' in said

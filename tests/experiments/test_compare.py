@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import torch
 from helpers.checkout import ROOT
-from helpers.runtime_case import _configs_laid_out_quickly, run_tool, tool_environment, write_case
+from helpers.runtime_case import configs_laid_out_quickly, run_tool, tool_environment, write_case
 from mmengine.runner import IterBasedTrainLoop
 
 from mmseg_invattn.experiments.compare import compare as course
@@ -75,7 +75,7 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
     with (
         mock.patch.object(course, 'run_process', in_process),
         mock.patch.object(speed, 'interleave', partial(speed.interleave, rounds=3)),
-        _configs_laid_out_quickly(),
+        configs_laid_out_quickly(),
     ):
         return course.compare(args)
 

@@ -11,6 +11,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import torch
+from helpers.runtime_case import configs_laid_out_quickly
 from helpers.tool_case import write_tool_case
 
 from mmseg_invattn.cli.main import main
@@ -58,7 +59,7 @@ def run_command(command: str, *arguments: object, options: tuple[str, ...] = ())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch('sys.argv', ['mmseg-invattn']), mock.patch.dict(os.environ):
+        with mock.patch('sys.argv', ['mmseg-invattn']), mock.patch.dict(os.environ), configs_laid_out_quickly():
             return main(line)
     finally:
         torch.set_num_threads(threads)

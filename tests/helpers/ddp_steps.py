@@ -1,14 +1,8 @@
-"""Two training steps of every inverted head, and of attention in a ResNet, in one process or under DDP.
-
-As a script: two processes, whose rank 0 writes the weights that it ends with to the path given.
-"""
-
-import sys
+"""Two training steps of every inverted head, and of attention in a ResNet, in one process or under DDP."""
 
 import torch
 import torch.distributed as dist
 from helpers.head_cases import HEADS, build_head, features, labels, total_loss
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -77,16 +71,9 @@ def run_case(case: str, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]
 
 
 def work(rank: int, out: str) -> None:
-    """One of two processes."""
+    """One of two processes; rank 0 writes the weights that it ends with."""
     dist.init_process_group('gloo', init_method=f'file://{out}.store', rank=rank, world_size=2)
     results = {case: run_case(case, rank, 2) for case in CASES}
     if rank == 0:
         torch.save(results, out)
     dist.destroy_process_group()
-
-
-if __name__ == '__main__':
-    init_default_scope('mmseg')
-    torch.set_num_threads(1)
-    # forked before anything ran: what takes the time here is importing
-    torch.multiprocessing.start_processes(work, args=(sys.argv[1],), nprocs=2, start_method='fork')

@@ -1,6 +1,4 @@
-"""One training step of a sharded segmentor in two processes; rank 0 writes the weights to the path given."""
-
-import sys
+"""One training step of a segmentor, in one process or sharded over two."""
 
 import torch
 import torch.distributed as dist
@@ -30,15 +28,9 @@ def step(rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
 
 
 def work(rank: int, out: str) -> None:
-    """One of two processes."""
+    """One of two processes; rank 0 writes the weights."""
     dist.init_process_group('gloo', init_method=f'file://{out}.store', rank=rank, world_size=2)
     weights = step(rank, 2)
     if rank == 0:
         torch.save(weights, out)
     dist.destroy_process_group()
-
-
-if __name__ == '__main__':
-    torch.set_num_threads(1)
-    # forked before anything ran: what takes the time here is importing
-    torch.multiprocessing.start_processes(work, args=(sys.argv[1],), nprocs=2, start_method='fork')

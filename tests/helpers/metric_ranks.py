@@ -1,11 +1,7 @@
-"""Evaluates random Cityscapes-like samples by both metrics, in one process or spread over two.
-
-As a script: two processes; rank 0 writes the metrics and what each rank sees to the JSON file given.
-"""
+"""Evaluates random Cityscapes-like samples by both metrics, in one process or spread over two."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +56,13 @@ def evaluate(folder: Path, indices: list[int], **arguments: object) -> tuple[dic
     return {name: float(value) for name, value in metrics.items()}, seg.confusion_matrix.tolist()
 
 
-def _worker(rank: int, folder: str) -> None:
+def work(rank: int, folder: Path) -> None:
+    """One of two processes; each writes its metrics and the confusion matrix."""
     os.chdir(folder)  # MMEngine collects results below the current folder
     dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
     metrics, matrix = evaluate(
-        Path(folder), [(2 * i + rank) % COUNT for i in range(-(-COUNT // 2))], confusion_file='matrix.csv'
+        folder, [(2 * i + rank) % COUNT for i in range(-(-COUNT // 2))], confusion_file='matrix.csv'
     )
     Path(f'rank{rank}.json').write_text(json.dumps([metrics, matrix]))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == '__main__':
-    # forked: importing mmseg takes its time, once is enough
-    torch.multiprocessing.start_processes(_worker, (sys.argv[1],), nprocs=2, start_method='fork')

@@ -110,14 +110,14 @@ def run_tool(name: str, *arguments: str | Path, options: tuple[str, ...] = ()) -
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these models are too small to share out
     try:
-        with mock.patch.object(sys, 'argv', line), mock.patch.dict(os.environ), _configs_laid_out_quickly():
+        with mock.patch.object(sys, 'argv', line), mock.patch.dict(os.environ), configs_laid_out_quickly():
             tool.main()
     finally:
         torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
-def _configs_laid_out_quickly():
+def configs_laid_out_quickly():
     """Keep yapf from taking most of the time of so short a run: it lays out the config for every checkpoint."""
     places = ('yapf.yapflib.yapf_api.FormatCode', 'mmengine.config.config.FormatCode')  # imported late, or early
     with contextlib.ExitStack() as stack:

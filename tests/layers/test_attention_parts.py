@@ -1,9 +1,6 @@
 """Heads, sharpness, positions, pooled keys and neighbourhoods, in the blocks that use them."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +46,8 @@ def pulled(block):
 @pytest.mark.parametrize('config', CONFIGS, ids=str)
 def test_contract(config):
     torch.manual_seed(0)
-    x = torch.randn(2, 8, 3, 4, dtype=torch.float64) * 3 + 1
+    size = (3, 4) if config.keys() & {'neighbourhood', 'key_pooling'} else (2, 3)  # exact Jacobians are formed
+    x = torch.randn(2, 8, *size, dtype=torch.float64) * 3 + 1
     block = pulled(CertifiedAttention2d(8, **config).double())
     block.train()(x)
     check_layer(block, x)
@@ -270,26 +268,3 @@ def test_single_pixel_single_channel_and_zero_input(mode):
     check_inverse(block, torch.randn(2, 1, 1, 1))
     x_hat, info = block.inverse(torch.zeros(1, 1, 2, 2))  # the branch is not 0 there: it has a bias
     assert info.converged.all() and block(x_hat).abs().max() < 1e-5
-
-
-def test_inverse_is_the_same_in_a_new_process(tmp_path):
-    torch.manual_seed(8)
-    options = dict(in_channels=8, mode='l2', num_heads=2, position='quadratic', sharpness='learned')
-    block = pulled(CertifiedAttention2d(**options))
-    x = torch.randn(1, 8, 4, 4)
-    block.train()(x)
-    y = block.eval()(x).detach()
-    torch.save(dict(state=block.state_dict(), y=y), tmp_path / 'block.pth')
-    script = f"""
-import torch
-from mmseg_invattn.layers import CertifiedAttention2d
-saved = torch.load({str(tmp_path / 'block.pth')!r}, weights_only=True)
-block = CertifiedAttention2d(**{options!r}).eval()
-block.load_state_dict(saved['state'])
-torch.save(block.inverse(saved['y'])[0], {str(tmp_path / 'x.pth')!r})
-"""
-    root = Path(sys.modules['mmseg_invattn'].__file__).parents[1]
-    subprocess.run([sys.executable, '-c', script], check=True, cwd=root)
-    x_hat = torch.load(tmp_path / 'x.pth', weights_only=True)
-    torch.testing.assert_close(x_hat, block.inverse(y)[0], rtol=1e-6, atol=1e-6)
-    assert (x_hat - x).abs().max() < 1e-4

@@ -65,13 +65,13 @@ def check_setting(setting: Setting) -> None:
 
 
 @given(settings())
-@run(max_examples=600, derandomize=True, **BATTERY)
+@run(max_examples=300, derandomize=True, **BATTERY)
 def test_error_is_within_its_bound(setting):
     check_setting(setting)
 
 
 @given(settings(precisions=('autocast',)))
-@run(max_examples=150, derandomize=True, **BATTERY)
+@run(max_examples=100, derandomize=True, **BATTERY)
 def test_error_of_a_branch_under_autocast_is_within_its_bound(setting):
     check_setting(setting)
 
@@ -125,7 +125,7 @@ ORDINARY = [
 @pytest.mark.parametrize('form, options', ORDINARY)
 def test_rounding_is_stated_above_what_is_measured_and_not_far_above(form, options):
     ratios = []
-    for start in range(4):
+    for start in (0, 2):
         torch.manual_seed(start)
         layer, x = form(32, **options), torch.randn(4, 32, 8 + 4 * start, 16)
         layer.train()(x)

@@ -49,7 +49,7 @@ def started(form: str, mode: str, **options) -> nn.Module:
     return block
 
 
-@pytest.mark.cases(20)
+@pytest.mark.cases(12)
 @pytest.mark.parametrize(
     'form, heads',
     [

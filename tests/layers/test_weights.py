@@ -271,7 +271,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.cases(36)
+@pytest.mark.cases(24)
 @pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_nothing_stale_after_a_change(name, change):
@@ -308,7 +308,7 @@ def replica_of(layer: nn.Module, values: dict[str, Tensor]) -> nn.Module:
     return copies[layer]
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_replicas_have_the_parameters_that_they_were_given(name):
     layer = build(name)
@@ -334,7 +334,7 @@ class Results(nn.Module):
         return results(self.layer)
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_functional_call_has_the_parameters_that_it_is_given(name):
     layer = build(name)
@@ -365,7 +365,7 @@ def pruned(layer: nn.Module) -> None:
             prune.custom_from_mask(module, name, mask)
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_pruning_takes_effect(name):
     """Also after the optimiser has moved what lies behind the mask."""
@@ -387,7 +387,7 @@ def test_pruning_takes_effect(name):
                 p.add_(0.1)
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_building_on_the_meta_device(name):
     layer = build(name)
@@ -405,7 +405,7 @@ def test_building_on_the_meta_device(name):
     assert equal(results(empty), results(fresh(name, state)))
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize('name', BUILDERS)
 def test_nothing_is_kept(name):
     """A copy of a layer that has run is no larger than one of a layer that has not, and no tensor outlives a call."""

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from helpers.backbone_cases import check_round_trip, images, peak_saved_bytes, segmentation_batch, train
+from helpers.two_processes import in_two_processes
 from mmengine.config import ConfigDict
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
@@ -37,7 +37,7 @@ TINY = dict(
 def test_image_features_image(name, bound, memory_free):
     """Within the reported bound at float32, before and after training, in eval and train mode."""
     torch.manual_seed(0)
-    backbone, x = BACKBONES[name](memory_free=memory_free), images(2, 3, 128, 256)
+    backbone, x = BACKBONES[name](memory_free=memory_free), images(2, 3, 64, 128)
     check_round_trip(backbone.eval(), x, bound)
     train(backbone, 3, x)
     check_round_trip(backbone, x, bound)
@@ -217,7 +217,6 @@ def test_other_strides_and_outputs():
 
 
 def _distributed(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     for name, build in BACKBONES.items():
         state = torch.load(f'{folder}/{name}.pt', weights_only=True)
@@ -238,7 +237,7 @@ def test_distributed_step_is_the_single_one(tmp_path):
     for name, backbone in backbones.items():
         backbone(x)
         torch.save(dict(weights=backbone.state_dict(), x=x), tmp_path / f'{name}.pt')
-    mp.spawn(_distributed, (str(tmp_path),), nprocs=2)
+    in_two_processes(_distributed, str(tmp_path))
     for name, backbone in backbones.items():
         sum(f.square().mean() for f in backbone(x)).backward()
         distributed = torch.load(tmp_path / f'{name}.grad.pt', weights_only=True)

@@ -1,13 +1,10 @@
 """Steps of two processes under DDP, without ``find_unused_parameters``, equal those of one with the whole batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from helpers.checkout import ROOT
+from helpers import ddp_steps
 from helpers.ddp_steps import CASES, run_case
-from helpers.runtime_case import tool_environment
+from helpers.two_processes import in_two_processes
 from mmengine.registry import init_default_scope
 
 
@@ -15,13 +12,8 @@ from mmengine.registry import init_default_scope
 def two_processes(tmp_path_factory):
     """Weights by case, as rank 0 has them after its steps."""
     out = tmp_path_factory.mktemp('ddp') / 'weights.pth'
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tests' / 'helpers' / 'ddp_steps.py', out],
-        env=tool_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    init_default_scope('mmseg')
+    in_two_processes(ddp_steps.work, str(out))
     return torch.load(out, weights_only=True)
 
 

@@ -253,7 +253,7 @@ print('MiB', *(step(kernel, {n}) - before for kernel in kernels))
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss is in kilobytes on Linux alone')
 def test_memory_is_far_below_the_map():
-    n, names = 8192, [kernel.__name__ for kernel in KERNELS]
+    n, names = 4096, [kernel.__name__ for kernel in KERNELS]
     run = subprocess.run(
         [sys.executable, '-c', MEMORY.format(names=names, n=n)], capture_output=True, text=True, check=True
     )
