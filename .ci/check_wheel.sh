@@ -24,6 +24,7 @@ say 'torch alone'
 "$work/bare/bin/pip" install --quiet -c "$root/requirements/onedl.txt" "$wheel"
 mkdir "$work/empty" && cd "$work/empty"
 "$work/bare/bin/python" "$root/tests/packaging/layers_alone.py" torch
+"$work/bare/bin/python" "$root/tests/helpers/pages.py" "$root/docs/tutorials/torch_layer.md"
 "$work/bare/bin/mmseg-invattn" --version
 # a subcommand that needs more says so
 status=0; "$work/bare/bin/mmseg-invattn" train some_config > "$work/said" 2>&1 || status=$?

@@ -1,4 +1,4 @@
-# A config for your own data, see docs/reference/datasets.md. Copy this file with:
+# A config for your own data, see docs/tutorials/own_data.md. Copy this file with:
 #   mmseg-invattn print-config own_data/invnl_r18_1xb8-2k_own-data-256x256.py --copy my_data.py
 _base_ = ['../_base_/models/nonlocal_r50-d8.py', '../_base_/datasets/own_data.py', '../_base_/default_runtime.py']
 

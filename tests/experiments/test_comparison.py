@@ -82,6 +82,7 @@ def test_heads_on_different_images_are_refused(tmp_path):
 def test_names():
     assert label_of('fcn_r18_data', ['fcn_r18_data', 'da_r18_data']) == 'fcn'
     assert label_of('fcn_r18_data', ['fcn_r18_data', 'fcn_r50_data']) == 'fcn_r18_data'
+    assert label_of('my_data', ['plain', 'my_data', 'no_attention']) == 'my_data'  # no name of this kind
 
 
 @pytest.mark.parametrize(

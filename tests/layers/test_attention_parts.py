@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from helpers.invertible import check_inverse, check_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_invattn.layers import FORMS, CertifiedAttention2d, ConditionalAttention2d, PaperAttention2d
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.position import LearnedPosition, QuadraticPosition
+from mmseg_invattn.layers.testing import check_inverse, check_layer
 from mmseg_invattn.ops import to_ball, twice_differentiable
 from mmseg_invattn.ops.attention import neighbourhood_mask, pixel_grid, pool_tokens
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from helpers.block_cases import BLOCKS, settled
-from helpers.invertible import check_inverse, check_layer, flat, jacobian_norm, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -22,6 +21,9 @@ from mmseg_invattn.layers import (
     Split,
     Squeeze,
 )
+from mmseg_invattn.layers.contract import outputs
+from mmseg_invattn.layers.exact_norms import flat, jacobian_norm
+from mmseg_invattn.layers.testing import check_inverse, check_layer
 from mmseg_invattn.ops import full_precision, max_token_norm
 
 
@@ -75,7 +77,7 @@ def test_bad_features(name):
     if name not in ('squeeze', 'multi_scale'):
         with pytest.raises(ValueError, match=r'takes \(B, C, H, W\) with C = 4'):
             block(torch.zeros(1, 2, 4, 4))
-    y = [part.detach().clone() for part in parts(block(torch.randn(2, 4, 4, 4)))]
+    y = [part.detach().clone() for part in outputs(block(torch.randn(2, 4, 4, 4)))]
     y[-1][1, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match=r'not finite .* per sample is \[0, 1\]'):
         block.inverse(tuple(y) if block.extra_outputs else y[0])

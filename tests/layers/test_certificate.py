@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import pytest
 import torch
-from helpers.invertible import jacobian_norm
 
 from mmseg_invattn.layers import CertifiedAttention2d, PaperAttention2d
 from mmseg_invattn.layers.attention.modes import MODES
+from mmseg_invattn.layers.exact_norms import jacobian_norm
 from mmseg_invattn.ops import twice_differentiable
 from mmseg_invattn.ops.attention import neighbourhood_mask
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.invertible import check_layer
 from torch import nn
 
 from mmseg_invattn.layers import GridCoupling, InvertibleSequential, MemoryFree, OrthogonalConv1x1, ToGrid
 from mmseg_invattn.layers.flow.conv_residual import conv_norm
 from mmseg_invattn.layers.flow.grid import grid_step, is_exact, to_grid
+from mmseg_invattn.layers.testing import check_layer
 from mmseg_invattn.ops import max_token_norm, spectral_norm_bound
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.invertible import check_inverse, check_layer, jacobian_norm
 from helpers.tiny_segmentor import build_segmentor
 from torch import nn
 
 from mmseg_invattn.layers import InvRelativeAttention2d
+from mmseg_invattn.layers.exact_norms import jacobian_norm
+from mmseg_invattn.layers.testing import check_inverse, check_layer
 from mmseg_invattn.ops import max_token_norm
 
 KINDS = {

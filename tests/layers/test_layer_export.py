@@ -4,7 +4,6 @@ import importlib.util
 
 import pytest
 import torch
-from helpers.invertible import parts
 from torch import nn
 
 from mmseg_invattn.layers import (
@@ -21,6 +20,7 @@ from mmseg_invattn.layers import (
     Split,
     Squeeze,
 )
+from mmseg_invattn.layers.contract import outputs
 from mmseg_invattn.layers.export import export_onnx, export_torch
 from mmseg_invattn.ops.attention import softmax_attention
 
@@ -43,8 +43,8 @@ def check_file(exported, model, *shapes):
     for batch in (1, 3):
         inputs = [torch.randn(batch, *shape) for shape in shapes]
         with torch.no_grad():
-            expected = parts(model(*inputs))
-        got = parts(exported(*inputs))
+            expected = outputs(model(*inputs))
+        got = outputs(exported(*inputs))
         assert len(got) == len(expected)
         for one, other in zip(got, expected, strict=True):
             assert one.shape == other.shape and other.std() > 0.01

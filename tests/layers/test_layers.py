@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.invertible import check_inverse, check_layer, jacobian_norm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +24,9 @@ from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.token_norm import TokenNorm
 from mmseg_invattn.layers.certificate import uncertified
 from mmseg_invattn.layers.contract import check_converged
+from mmseg_invattn.layers.exact_norms import jacobian_norm
 from mmseg_invattn.layers.solve import Equation, solve_residual
+from mmseg_invattn.layers.testing import check_inverse, check_layer
 from mmseg_invattn.ops import max_token_norm, solve_fixed_point, to_ball
 
 CERTIFIED = [

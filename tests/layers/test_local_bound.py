@@ -6,13 +6,13 @@ from statistics import mean
 
 import pytest
 import torch
-from helpers.invertible import jacobian_norm, token_norm
 from torch import Tensor
 
 from mmseg_invattn.layers import CouplingAttention2d, InvertibleSequential, MemoryFree
 from mmseg_invattn.layers.attention.local_bound import attention_moments, local_bound
 from mmseg_invattn.layers.attention.modes import MODES
 from mmseg_invattn.layers.attention.ordinary_branch import OrdinaryBranch
+from mmseg_invattn.layers.exact_norms import jacobian_norm, token_norm
 from mmseg_invattn.ops import max_token_norm
 
 PARTS = [

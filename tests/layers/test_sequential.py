@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers.block_cases import BLOCKS, Bounded, net, settled
-from helpers.invertible import parts
 
 from mmseg_invattn.layers import (
     ActNorm2d,
@@ -17,6 +16,7 @@ from mmseg_invattn.layers import (
     Split,
     Squeeze,
 )
+from mmseg_invattn.layers.contract import outputs
 from mmseg_invattn.ops import max_token_norm
 
 
@@ -98,7 +98,7 @@ def test_rounding_of_what_a_sequence_stores_counts(last):
     )
     with torch.no_grad():
         y = sequence(x)
-        assert all(part.dtype == torch.bfloat16 for part in parts(y))
+        assert all(part.dtype == torch.bfloat16 for part in outputs(y))
         x_hat, info = sequence.inverse(y)
     error = max_token_norm(x_hat - x.float())
     assert (error <= info.error_bound).all() and error.min() > 1e-4 and info.error_bound.max() < 1

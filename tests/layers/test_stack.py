@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers.invertible import check_inverse, check_layer, jacobian_norm
 from torch import nn
 
 from mmseg_invattn.layers import (
@@ -14,6 +13,8 @@ from mmseg_invattn.layers import (
     OrthogonalConv1x1,
     composed_error,
 )
+from mmseg_invattn.layers.exact_norms import jacobian_norm
+from mmseg_invattn.layers.testing import check_inverse, check_layer
 from mmseg_invattn.ops import max_channel_norm, max_token_norm
 
 

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.invertible import check_given_weights, check_gradients, check_inverse, check_layer, check_memory_free
 from torch import nn
 
 from mmseg_invattn.layers import (
@@ -25,6 +24,13 @@ from mmseg_invattn.layers import (
 )
 from mmseg_invattn.layers.flow.grid import grid_step, is_exact, to_grid
 from mmseg_invattn.layers.flow.grid_resampling import Rotation, lifted, product, shears_of
+from mmseg_invattn.layers.testing import (
+    check_given_weights,
+    check_gradients,
+    check_inverse,
+    check_layer,
+    check_memory_free,
+)
 from mmseg_invattn.ops import max_token_norm, spectral_norm_bound
 
 STARTS = ('haar', 'space_to_depth')

@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from helpers.block_cases import net
-from helpers.invertible import parts
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,6 +27,7 @@ from mmseg_invattn.layers import (
     OrthogonalConv1x1,
     constant_weights,
 )
+from mmseg_invattn.layers.contract import outputs
 
 HELD = sys.modules['mmseg_invattn.layers.constant_weights']._HELD
 NORMS = 'gram_norm', 'spectral_norm_bound'
@@ -633,7 +633,7 @@ def test_inference_mode_and_compilation_leave_nothing_behind():
     with torch.no_grad():
         torch.testing.assert_close(layer(x), inside)
     assert not HELD and all(p.grad is not None for p in layer.parameters())
-    assert all(isinstance(part, Tensor) for part in parts(inside))
+    assert all(isinstance(part, Tensor) for part in outputs(inside))
 
 
 @pytest.mark.parametrize('name', ['certified-gaussian', 'conditional-l2', 'convolutions', 'positions', 'sequence'])

@@ -83,9 +83,9 @@ def summarise(
 
 
 def label_of(name: str, names: Sequence[str]) -> str:
-    """The method in the name of a config, if these differ; otherwise the whole name."""
-    methods = [other.split('_')[0] for other in names]
-    return name.split('_')[0] if len(set(methods)) == len(methods) else name
+    """The method in the name of a config, if nothing else in the names differs; otherwise the whole name."""
+    methods, rests = zip(*(other.partition('_')[::2] for other in names), strict=True)
+    return name.partition('_')[0] if len(set(methods)) == len(methods) and len(set(rests)) == 1 else name
 
 
 def _run(run: Run, places: list[dict]) -> dict:
