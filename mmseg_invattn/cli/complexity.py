@@ -236,10 +236,5 @@ def main(arguments: list[str] | None = None) -> None:
         largest = list(largest_images(cfg, [int(gib * 2**30) for gib in args.fits], memory.shape[2:]))
         print(f'batch of {memory.shape[0]}\n{fits_table(largest)}')
     if args.out is not None:
-        AtomicLocalBackend().put_text(
-            json.dumps(
-                numbers(model, image, costs, memory) | dict(fits=[found._asdict() for found in largest]), indent=2
-            )
-            + '\n',
-            args.out,
-        )
+        found = numbers(model, image, costs, memory) | dict(fits=[each._asdict() for each in largest])
+        AtomicLocalBackend().put_text(json.dumps(found, indent=2) + '\n', args.out)

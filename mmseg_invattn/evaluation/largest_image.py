@@ -1,7 +1,7 @@
 """The largest image with which a training step fits into a memory.
 
-The memory of a step is a line in the number of pixels, ``a + b H W``. Two sizes give the line, the line gives a size, and
-this size and the next larger one are counted as well: the first fits, the second does not.
+The memory of a step is a line in the number of pixels, ``a + b H W``. Two sizes give the line, and the line gives a
+size. This size and the next larger one are counted as well: the first fits, the second does not.
 """
 
 from __future__ import annotations

@@ -96,7 +96,13 @@ def lifted(x_BCKHW: Tensor, rotation: Rotation, back: bool = False) -> Tensor:
 
 def product(x_BCKHW: Tensor, matrix_CKK: Tensor, back: bool = False) -> Tensor:
     """``Q x`` or ``Q^T x``, not on the grid."""
-    return torch.einsum('cik,bckhw->bcihw', (matrix_CKK.mT if back else matrix_CKK).to(x_BCKHW.dtype), x_BCKHW)
+    matrix_CKK = (matrix_CKK.transpose(1, 2) if back else matrix_CKK).to(x_BCKHW.dtype)
+    return torch.matmul(matrix_CKK, _as_columns(x_BCKHW)).view(x_BCKHW.shape)
+
+
+def _as_columns(x_BCKHW: Tensor) -> Tensor:
+    """(B, C, K, H W); by operators that a Jacobian can vectorise."""
+    return x_BCKHW.contiguous().view(*x_BCKHW.shape[:3], -1)
 
 
 class _Lifted(torch.autograd.Function):
@@ -114,8 +120,8 @@ class _Lifted(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, matrix = ctx.saved_tensors
-        d_matrix = torch.einsum('bcihw,bckhw->cik', grad, x).to(matrix.dtype)
-        return product(grad, matrix, not ctx.back), d_matrix.mT if ctx.back else d_matrix, None, None
+        d_matrix = torch.matmul(_as_columns(grad), _as_columns(x).transpose(2, 3)).sum(0).to(matrix.dtype)
+        return product(grad, matrix, not ctx.back), d_matrix.transpose(1, 2) if ctx.back else d_matrix, None, None
 
 
 def rotated(x: Tensor, rotation: Rotation, back: bool = False) -> Tensor:
