@@ -158,3 +158,9 @@ def test_the_tool(base, tmp_path, capsys):
     ) in (head, head // 4, head // 16)
     with pytest.raises(FileNotFoundError, match='gone.pth: there is no such checkpoint'):
         call_tool('analysis/complexity', config, tmp_path / 'gone.pth')
+    call_tool('analysis/complexity', config, '--fits', '0.01', '--out', tmp_path / 'costs.json', '--device', 'cpu')
+    assert '0.01 GiB' in capsys.readouterr().out
+    (fits,) = json.loads((tmp_path / 'costs.json').read_text())['fits']
+    assert fits['size'] is None or fits['total'] <= fits['budget'] < fits['total_beyond']
+    with pytest.raises(ValueError, match='--fits -1 must be above 0'):
+        call_tool('analysis/complexity', config, '--fits', '8', '-1')

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmseg_invattn.evaluation import step_memory as module
+from mmseg_invattn.evaluation.largest_image import largest_images
 from mmseg_invattn.evaluation.step_memory import step_memory
 from mmseg_invattn.evaluation.training_memory import memory_free_places, memory_free_types, training_memory
 from mmseg_invattn.models import InvResNet, RevNet2d
@@ -201,3 +202,20 @@ def test_a_step_that_fails_says_why():
     cfg.model.decode_head.in_channels = 7
     memory = training_memory(cfg)
     assert 'channels' in memory.steps['stored']
+
+
+def test_the_largest_image_fits_and_the_next_does_not():
+    cfg = config(None, **REVNET)
+    small, large = (training_memory(cfg, size) for size in ((64, 96), (160, 256)))
+    budgets = [large.total(large.steps['memory-free']), small.total(small.steps['stored']), 1000]
+    found = {(each.activations, each.budget): each for each in largest_images(cfg, budgets, (32, 48))}
+    assert len(found) == 6
+    for (name, budget), each in found.items():
+        if budget == 1000:
+            assert each.size is None and each.beyond == (32, 64)
+            continue
+        assert each.total <= budget < each.total_beyond
+        counted = training_memory(cfg, each.size)
+        assert each.total == counted.total(counted.steps[name])
+    assert found['memory-free', budgets[0]].size == (160, 256) and found['stored', budgets[1]].size == (64, 96)
+    assert found['stored', budgets[0]].size < found['memory-free', budgets[0]].size

@@ -1,4 +1,4 @@
-# The comparison in docs/results/unet.md, on one thread of a CPU: U-Nets of 16 channels, images of 240 x 320. The other
+# The comparison in docs/results/unet.md, on one thread of a CPU: U-Nets of 8 channels, images of 240 x 320. The other
 # configs differ from this one only in the backbone.
 _base_ = [
     '../../_base_/models/fcn_unet-s5-d16.py',
@@ -9,9 +9,9 @@ _base_ = [
 data_preprocessor = dict(size=_base_.crop_size)
 model = dict(
     data_preprocessor=data_preprocessor,
-    backbone=dict(base_channels=16),
+    backbone=dict(base_channels=8),
     decode_head=dict(
-        in_channels=16, channels=16, num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)
+        in_channels=8, channels=8, num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)
     ),
 )
 # everything starts from random weights
