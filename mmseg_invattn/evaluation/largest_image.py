@@ -69,15 +69,24 @@ def _total(memory: TrainingMemory, name: str) -> float:
 
 
 def _largest(total: Callable[[int], float], pixels: Callable[[int], int], usual: int, budget: int) -> int:
-    """The largest k with ``total(k) <= budget``, near what the line through two sizes says; 0 if there is none."""
-    half = usual // 2
-    slope = (total(usual) - total(half)) / (pixels(usual) - pixels(half))
-    room = budget - total(half)
-    k = half
-    while (pixels(k + 1) - pixels(half)) * slope <= room:
-        k += 1
-    while k and total(k) > budget:
-        k -= 1
-    while total(k + 1) <= budget:
-        k += 1
-    return k
+    """The largest k with ``total(k) <= budget``; 0 if there is none.
+
+    Counting takes time, so every next k is the one at which the line through the last two meets the budget.
+    """
+    fits, fails, before, k = 0, None, max(usual // 2, 1), usual
+    while fails is None or fails > fits + 1:
+        if total(k) <= budget:
+            fits = max(fits, k)
+        else:
+            fails = k if fails is None else min(fails, k)
+        slope = (total(k) - total(before)) / (pixels(k) - pixels(before))
+        meets = k if slope > 0 else 2 * k if fails is None else (fits + fails) // 2
+        while slope > 0 and meets > 1 and total(k) + (pixels(meets) - pixels(k)) * slope > budget:
+            meets -= 1
+        while slope > 0 and total(k) + (pixels(meets + 1) - pixels(k)) * slope <= budget:
+            meets += 1
+        # it has to lie between what is known: where the line says the largest that fits, see that the next does not
+        found = meets + 1 if meets == fits else meets
+        found = max(found, fits + 1) if fails is None else min(max(found, fits + 1), fails - 1)
+        before, k = k, found
+    return fits
