@@ -43,7 +43,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         type=float,
         metavar='GIB',
-        help='memories in GiB: also show the largest image of the same shape with which a training step fits into each',
+        help='memories in GiB: also show the largest image of the same shape with which a training step fits into each; '
+        'default: none',
     )
     add_output_arguments(parser, 'JSON file for the costs of the inverses and the memory in bytes; default: none')
     add_loading_arguments(parser)

@@ -20,6 +20,7 @@ WRITTEN = {
     'sample': None,
     'interpolate': None,
     'export': None,
+    'complexity': None,
     'benchmark': 'benchmark.md',
     'browse': '0000.png',
     'print-config': None,

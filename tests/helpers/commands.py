@@ -88,7 +88,7 @@ LINES = {
     'sample': '{config} {weights} --out {out}',
     'interpolate': '{config} {weights} --out {out}',
     'export': '{config} {weights} --format torch_export --out {out}',
-    'complexity': '{config}',
+    'complexity': '{config} --out {out}',
     'benchmark': '--what models --quick --configs {config} --out {out}',
     'browse': '{config} --num 1 --out {out}',
     'print-config': '{config} --out {out}.py',

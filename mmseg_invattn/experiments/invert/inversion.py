@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...layers import InverseInfo, InvertibleModule
+from ...layers import InverseInfo, InvertibleModule, InvertibleSequential
 from ...models.attention import forward_and_back
 from ...models.backbones.invertible_backbone import InvertibleBackbone
 from ...models.invertible_parts import invertible_parts
@@ -44,7 +44,8 @@ class Inversion:
         rounding: bound of the rounding error of the forward pass, part of ``error_bound``; None if there is none. For a
             sequence the largest of a layer.
         lipschitz_bound: certified Lipschitz bound of the branches; None if there is none.
-        local_bound: the same around these features, if it is part of ``error_bound``; otherwise None.
+        local_bound: the same around these features, if it is part of ``error_bound``; otherwise None. A sequence has
+            none, because each of its layers has its own.
         iterations: evaluations of branches, summed over the layers.
         converged: whether the inverse met its tolerance.
         precision: the precision in which the bound assumes the output to be computed.
@@ -121,7 +122,7 @@ def _inverted(name: str, module: nn.Module, x: Tensor, tol: float, max_iter: int
         _bound(info.error_bound),
         _bound(info.rounding),
         layer.lipschitz_bound() or None,
-        _bound(info.lipschitz) or None,
+        None if isinstance(layer, InvertibleSequential) else _bound(info.lipschitz) or None,
         int(info.iterations.max()),
         bool(info.converged.all()),
         info.precision,
