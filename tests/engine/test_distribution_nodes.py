@@ -40,6 +40,8 @@ def on_two_nodes(script, folder, *arguments):
 @pytest.mark.slow
 def test_two_nodes_train_and_evaluate(context_shapes, tmp_path):
     data = [f'{split}_dataloader.dataset.data_root={context_shapes}' for split in ('train', 'val', 'test')]
+    # without SyncBN, which needs a GPU, every rank has batch statistics of its own, and a checkpoint those of rank 0
+    data += ['model.decode_head.norm_cfg.type=GN', '+model.decode_head.norm_cfg.num_groups=4']
     config = ROOT / 'configs' / 'demo' / 'invnl_plainconv_1xb8-1k_context-shapes-48x96.py'
     options = (
         '--work-dir',
