@@ -43,7 +43,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         type=float,
         metavar='GIB',
-        help='memories in GiB: also show the largest image of the same shape with which a training step fits into each; '
+        help='memories in GiB: also show the largest image of the same shape with which training fits into each; '
         'default: none',
     )
     add_output_arguments(parser, 'JSON file for the costs of the inverses and the memory in bytes; default: none')

@@ -23,7 +23,7 @@ from mmseg_invattn.layers import (
     ToGrid,
 )
 from mmseg_invattn.layers.flow.grid import grid_step, is_exact, to_grid
-from mmseg_invattn.layers.flow.grid_resampling import Rotation, lifted, product, shears_of
+from mmseg_invattn.layers.flow.grid_rotation import Rotation, lifted, product, shears_of
 from mmseg_invattn.layers.testing import (
     check_given_weights,
     check_gradients,
