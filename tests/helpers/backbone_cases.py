@@ -65,3 +65,18 @@ def segmentation_batch(height: int, width: int) -> dict:
     sample = SegDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height, width)))
     sample.gt_sem_seg = PixelData(data=(torch.arange(width) * 3 // width).expand(1, height, width).contiguous())
     return dict(inputs=[images(1, 3, height, width)[0]], data_samples=[sample])
+
+
+def check_segmentor(model: nn.Module, trained: tuple[int, int], tested: tuple[int, int]) -> None:
+    """It learns an image of the size ``trained`` with all parameters, and predicts one of the size ``tested``."""
+    optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], segmentation_batch(*trained)
+    for _ in range(12):
+        loss = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.9 * losses[0], losses
+    (result,) = model.eval().test_step(segmentation_batch(*tested))
+    assert result.pred_sem_seg.data.shape == (1, *tested)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.backbone_cases import check_round_trip, images, peak_saved_bytes, segmentation_batch, train
+from helpers.backbone_cases import check_round_trip, check_segmentor, images, peak_saved_bytes, train
 from helpers.two_processes import in_two_processes
 from mmengine.config import ConfigDict
 from mmseg.models.backbones import ResNet
@@ -156,18 +156,7 @@ def test_in_a_segmentor(name):
         )
     )
     model.init_weights()
-
-    optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], segmentation_batch(60, 64)
-    for _ in range(12):
-        loss = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimiser.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.9 * losses[0], losses
-    (result,) = model.eval().test_step(segmentation_batch(50, 70))
-    assert result.pred_sem_seg.data.shape == (1, 50, 70)
+    check_segmentor(model, (60, 64), (50, 70))
 
 
 @pytest.mark.parametrize(

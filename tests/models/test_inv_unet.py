@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.backbone_cases import check_round_trip, images, peak_saved_bytes, segmentation_batch, train
+from helpers.backbone_cases import check_round_trip, check_segmentor, images, peak_saved_bytes, train
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
@@ -118,17 +118,7 @@ def test_in_a_segmentor():
         )
     )
     model.init_weights()
-    optimiser, losses, data = torch.optim.Adam(model.parameters(), lr=1e-2), [], segmentation_batch(30, 32)
-    for _ in range(12):
-        loss = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))[0]
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimiser.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.9 * losses[0], losses
-    (result,) = model.eval().test_step(segmentation_batch(25, 35))
-    assert result.pred_sem_seg.data.shape == (1, 25, 35)
+    check_segmentor(model, (30, 32), (25, 35))
 
 
 def test_starts_are_those_of_the_option():

@@ -15,14 +15,15 @@ from mmseg_invattn.layers import GridCoupling
 
 from ...wording import counted
 from .blocks import feature_map, training_step
+from .growth import PATIENCE
 from .memory import GIB, Side, available
 from .report import Line
 from .session import Session
+from .stacks import Copy
 from .timing import Step
 
 IUNETS = 'iunets 0.1'
 INSTALL = 'not run: pip install --no-deps iunets==0.1 memcnn==1.5.2 (they need only torch and numpy)'
-PATIENCE = 1200  # seconds; a step that might take longer is not run
 
 
 class Last(nn.Module):
@@ -63,13 +64,6 @@ def iunets(channels: int, blocks: int, num_stages: int) -> nn.Module:
 
     options = dict(module_kwargs=dict(block_depth=2))
     return nn.Sequential(Copy(), iUNet(channels, (2 * blocks,) * num_stages, dim=2, **options))
-
-
-class Copy(nn.Module):
-    """Copies its input, because the first layer of iunets must not get a leaf."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone()
 
 
 def u_net(

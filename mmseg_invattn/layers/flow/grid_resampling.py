@@ -11,7 +11,8 @@ Q is applied as a product of shears (:mod:`.grid_rotation`), so that everything 
 Down- and upsampling of invertible U-Nets by orthogonal convolutions: Etmann et al., https://arxiv.org/abs/2005.05220.
 """
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -84,6 +85,22 @@ class _GridResampling(ExplicitInverse):
             )
         return unblocked(rotated(x.unflatten(1, (self.fine_channels, 4)), weights, back=True))
 
+    @abstractmethod
+    def linear(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """The map without rounding, in the dtype of x."""
+
+    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
+        """Going back differentiates the map without rounding and needs no values on the grid."""
+
+        def evaluate(x: Tensor, weights: Rotation | None) -> tuple[Tensor, ...]:
+            return (self(x) if weights is None else self.linear(x, weights.matrix),)
+
+        def recover(y: tuple[Tensor, ...], weights: Rotation, mean: Tensor | None) -> Tensor:
+            with full_precision(y[0].device):
+                return self.solve(y[0], weights)
+
+        return [InverseStep(evaluate, recover, lambda: weights_of(self), lambda: tuple(self.parameters()))]
+
     def _what(self, of_forward: bool) -> str:
         return f'{"" if of_forward else "the inverse of "}{type(self).__name__}({self.fine_channels})'
 
@@ -126,12 +143,12 @@ class GridDownsample(_GridResampling):
         return self.up(y, weights, of_forward=False)
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Rotation) -> Accuracy:
-        exact_y = product(blocks(x.double()), weights.matrix.detach()).flatten(1, 2)
+        exact_y = self.linear(x.double(), weights.matrix.detach())
         residual, rounding = self._residual_and_rounding(y[0], x, stored[0], y[0], exact_y, self.transform(x, weights))
         return Accuracy(residual, rounding, residual + rounding)
 
-    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
-        return [_step(self, lambda x, q: product(blocks(x), q.matrix).flatten(1, 2))]
+    def linear(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return product(blocks(x), matrix).flatten(1, 2)
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return 2.0, 1.0
@@ -150,30 +167,13 @@ class GridUpsample(_GridResampling):
         return self.down(y, weights, of_forward=False)
 
     def accuracy(self, y: tuple[Tensor, ...], x: Tensor, stored: tuple[Tensor, ...], weights: Rotation) -> Accuracy:
-        exact_y = unblocked(product(x.double().unflatten(1, (self.fine_channels, 4)), weights.matrix.detach(), True))
+        exact_y = self.linear(x.double(), weights.matrix.detach())
         residual, rounding = self._residual_and_rounding(y[0], x, stored[0], x, exact_y, self.transform(x, weights))
         # a token of x consists of 4 tokens of y
         return Accuracy(residual, rounding, 2 * (residual + rounding))
 
-    def steps(self, tol: float | None, max_iter: int) -> Sequence[Step | Move]:
-        return [_step(self, lambda x, q: unblocked(product(x.unflatten(1, (self.fine_channels, 4)), q.matrix, True)))]
+    def linear(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return unblocked(product(x.unflatten(1, (self.fine_channels, 4)), matrix, back=True))
 
     def bi_lipschitz_bound(self) -> tuple[float, float]:
         return 1.0, 2.0
-
-
-def _step(layer: _GridResampling, linear: Callable[[Tensor, Rotation], Tensor]) -> InverseStep:
-    """The step of a memory-free pass: going back differentiates the product and needs no values on the grid.
-
-    Args:
-        linear: (x, weights) -> the map without rounding.
-    """
-
-    def evaluate(x: Tensor, weights: Rotation | None) -> tuple[Tensor, ...]:
-        return (layer(x) if weights is None else linear(x, weights),)
-
-    def recover(y: tuple[Tensor, ...], weights: Rotation, mean: Tensor | None) -> Tensor:
-        with full_precision(y[0].device):
-            return layer.solve(y[0], weights)
-
-    return InverseStep(evaluate, recover, lambda: weights_of(layer), lambda: tuple(layer.parameters()))

@@ -79,7 +79,7 @@ class GridResidual(InvertibleModule):
         error = stored if error is None else error if stored is None else error + stored
         tol = min(tol, step / 8 / max(float(max_token_norm(whole).max()), step))
         x, info = self.layer.inverse(whole, tol, max_iter, False, own, certify, error)
-        rounded = (x / step).round() * step
+        rounded = _on_grid(x, dtype)
         if certify:
             exact = self.layer.pixel_error(x, info.error_bound) < step / 2
             x = torch.where(exact[:, None, None, None], rounded, x)
@@ -98,7 +98,7 @@ class GridResidual(InvertibleModule):
         own, dtype = None if weights is None else weights[0], outputs(y)[0].dtype
         mean = None if mean is None else mean.double()
         x = self.layer.recover_input(self._whole(y), tol / 4, max_iter, own, mean)
-        return ((x / grid_step(dtype)).round() * grid_step(dtype)).to(dtype)
+        return _on_grid(x, dtype).to(dtype)
 
     def lipschitz_bound(self, n: int | None = None) -> float | None:
         return self.layer.lipschitz_bound(n)
@@ -142,3 +142,8 @@ class GridResidual(InvertibleModule):
                 'inverse of GridResidual takes both as forward returned them, of the same shape'
             )
         return trunk.double() + remainder
+
+
+def _on_grid(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The point of the grid of that dtype that is nearest to x, which is float64."""
+    return (x / grid_step(dtype)).round() * grid_step(dtype)

@@ -9,7 +9,6 @@ from math import gcd
 from torch import nn
 
 from ...layers import CouplingAttention2d, GridCoupling, InvertibleModule
-from .invertible_backbone import build_attention
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -32,18 +31,8 @@ def coupling_blocks(channels: int, count: int, hidden: int, kernel_sizes: Sequen
     return [layer for f, g in branches for layer in _block(channels, f, g)]
 
 
-def coupled_attention(attention: dict, channels: int) -> list[InvertibleModule]:
-    """A block of attention in form ``'coupling'``, each branch after a normalisation like those of convolutions.
-
-    Raises:
-        ValueError: the attention has another form.
-    """
-    layer = build_attention(dict(form='coupling') | attention, channels)
-    if not isinstance(layer, CouplingAttention2d):
-        raise ValueError(
-            f"attention={attention} does not have form='coupling', the only one that RevNet2d can use: choose it, "
-            'or InvResNet for the other forms'
-        )
+def coupled_attention(layer: CouplingAttention2d, channels: int) -> list[InvertibleModule]:
+    """The branches of an attention in form ``'coupling'``, each after a normalisation like those of convolutions."""
     first, second = (nn.Sequential(group_norm(channels // 2), part) for part in (layer.first, layer.second))
     return _block(channels, first, second)
 

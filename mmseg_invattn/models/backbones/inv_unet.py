@@ -140,7 +140,7 @@ def attention_block(attention: dict, channels: int) -> list[InvertibleModule]:
     """
     layer = build_attention(attention, channels)
     if isinstance(layer, CouplingAttention2d):
-        return coupled_attention(attention, channels)
+        return coupled_attention(layer, channels)
     if any(isinstance(part, PaperAttention2d) for part in layer.modules()):
         raise ValueError(
             f'attention={attention} has no certificate, so the image could not be recovered exactly: use '

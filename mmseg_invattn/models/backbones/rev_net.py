@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from mmseg.registry import MODELS
 
-from ...layers import InvertibleModule, ToGrid
+from ...layers import CouplingAttention2d, InvertibleModule, ToGrid
 from ...layers.checks import check_kernel_sizes
 from ...wording import counted
 from .coupling_blocks import coupled_attention, coupling_blocks
-from .invertible_backbone import check_attention, per_stage, preset
+from .invertible_backbone import build_attention, check_attention, per_stage, preset
 from .multi_scale_backbone import MultiScaleBackbone
 
 # Blocks as in the ResNet of that depth, and hidden channels for about the same number of parameters.
@@ -83,6 +83,21 @@ class RevNet2d(MultiScaleBackbone):
                     f'in_channels={in_channels} or strides={tuple(strides)} so that every stage has an even number'
                 )
             layers = coupling_blocks(channels, blocks[i], hidden[i], kernels)
-            return layers + (coupled_attention(attention, channels) if i in attention_stages else [])
+            return layers + (attention_block(attention or {}, channels) if i in attention_stages else [])
 
         super().__init__(stage, in_channels, strides, out_indices, memory_free, init_cfg, stem=[ToGrid()])
+
+
+def attention_block(attention: dict, channels: int) -> list[InvertibleModule]:
+    """A coupling block of attention.
+
+    Raises:
+        ValueError: the attention does not have the form ``'coupling'``.
+    """
+    layer = build_attention(dict(form='coupling') | attention, channels)
+    if not isinstance(layer, CouplingAttention2d):
+        raise ValueError(
+            f"attention={attention} does not have form='coupling', the only one that RevNet2d can use: choose it, "
+            'or InvResNet for the other forms'
+        )
+    return coupled_attention(layer, channels)
