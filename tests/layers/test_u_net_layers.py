@@ -23,7 +23,7 @@ from mmseg_invattn.layers import (
     ToGrid,
 )
 from mmseg_invattn.layers.flow.grid import grid_step, is_exact, to_grid
-from mmseg_invattn.layers.flow.grid_rotation import Rotation, lifted, product, shears_of
+from mmseg_invattn.layers.flow.grid_rotation import Rotation, growth, lifted, product, shears_of
 from mmseg_invattn.layers.testing import (
     check_given_weights,
     check_gradients,
@@ -32,8 +32,6 @@ from mmseg_invattn.layers.testing import (
     check_memory_free,
 )
 from mmseg_invattn.ops import max_token_norm, spectral_norm_bound
-
-STARTS = ('haar', 'space_to_depth')
 
 
 def coupling(channels: int, swap: bool = False) -> GridCoupling:
@@ -62,6 +60,7 @@ def level(channels: int = 4, inner: nn.Module | None = None) -> InvertibleSkip:
 LAYERS = {
     'down-haar': lambda: InvertibleSequential(ToGrid(), GridDownsample(3)),
     'down-trained': lambda: InvertibleSequential(ToGrid(), trained(GridDownsample(3, 'space_to_depth'))),
+    'down-by-4': lambda: InvertibleSequential(ToGrid(), trained(GridDownsample(1, 'space_to_depth', stride=4))),
     'up': lambda: InvertibleSequential(ToGrid(), GridUpsample(1), GridDownsample(1), trained(GridUpsample(1))),
     'skip': lambda: InvertibleSequential(ToGrid(), level(3)),
     'skip-of-a-residual': lambda: InvertibleSkip(3, CertifiedAttention2d(2, reduction=1), across=1),
@@ -75,8 +74,8 @@ LAYERS = {
 def test_contract(name):
     torch.manual_seed(0)
     layer = LAYERS[name]().double()
-    x = torch.randn(2, dict(up=4).get(name, 2 if name == 'u-net' else 3), 2, 4, dtype=torch.float64)
-    check_layer(layer, x)
+    channels = {'up': 4, 'u-net': 2, 'down-by-4': 1}.get(name, 3)
+    check_layer(layer, torch.randn(2, channels, 4 if name == 'down-by-4' else 2, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -108,46 +107,48 @@ def test_contract_with_a_remainder(make):
     torch.testing.assert_close(layer.log_abs_det(x[:1], 'exact')[0], reference)
 
 
-@pytest.mark.parametrize('start', STARTS)
-def test_down_is_a_convolution_with_an_orthogonal_kernel(start):
+@pytest.mark.parametrize('start, stride', [('haar', 2), *(('space_to_depth', r) for r in (2, 3, 4))])
+def test_down_is_a_convolution_with_an_orthogonal_kernel(start, stride):
     torch.manual_seed(1)
-    layer, x = GridDownsample(5, start).double(), to_grid(torch.randn(2, 5, 6, 8, dtype=torch.float64))
+    r, size = stride, stride**2
+    layer = GridDownsample(5, start, stride).double()
+    x = to_grid(torch.randn(2, 5, 3 * r, 4 * r, dtype=torch.float64))
     if start == 'space_to_depth':
-        assert torch.equal(layer(x), F.pixel_unshuffle(x, 2))
+        assert torch.equal(layer(x), F.pixel_unshuffle(x, r))
     else:
         torch.testing.assert_close(layer(x)[:, ::4], 2 * F.avg_pool2d(x, 2), rtol=0, atol=1e-11)
     kernel = trained(layer).kernel().detach()
-    gram = kernel.reshape(5, 4, 4) @ kernel.reshape(5, 4, 4).mT
-    torch.testing.assert_close(gram, torch.eye(4, dtype=torch.float64).expand(5, 4, 4), rtol=0, atol=1e-14)
-    torch.testing.assert_close(layer(x), F.conv2d(x, kernel, stride=2, groups=5), rtol=0, atol=1e-10)
-    up = GridUpsample(5).double()
+    rows = kernel.reshape(5, size, size)
+    identity = torch.eye(size, dtype=torch.float64).expand(5, size, size)
+    torch.testing.assert_close(rows @ rows.mT, identity, rtol=0, atol=1e-13)
+    torch.testing.assert_close(layer(x), F.conv2d(x, kernel, stride=r, groups=5), rtol=0, atol=1e-10)
+    up = GridUpsample(5, start, stride).double()
     up.load_state_dict(layer.state_dict())
     assert torch.equal(up(layer(x)), x)
     torch.testing.assert_close(
-        up(x := to_grid(torch.randn(1, 20, 3, 3, dtype=torch.float64))),
-        F.conv_transpose2d(x, kernel, stride=2, groups=5),
+        up(x := to_grid(torch.randn(1, 5 * size, 3, 3, dtype=torch.float64))),
+        F.conv_transpose2d(x, kernel, stride=r, groups=5),
         rtol=0,
         atol=1e-10,
     )
 
 
-def test_every_rotation_is_a_product_of_shears():
+@pytest.mark.parametrize('size', [2, 4, 5, 9, 16])
+def test_every_rotation_is_a_product_of_shears(size):
     """Permutations with signs have angles of 0, 90 and 180 degrees, and columns in which both numbers are 0."""
     torch.manual_seed(2)
-    matrices = [torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0] for _ in range(200)]
-    matrices += [
-        torch.eye(4, dtype=torch.float64)[torch.randperm(4)] * torch.tensor([1.0, -1]).repeat(2) for _ in range(50)
-    ]
-    matrices = torch.stack(
-        [m * m.det().round() if False else torch.cat([m[:3], m[3:] * m.det().round()]) for m in matrices]
-    )
+    matrices = [torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0] for _ in range(200)]
+    for _ in range(50):
+        matrices.append(torch.eye(size, dtype=torch.float64)[torch.randperm(size)])
+        matrices[-1][::2] *= -1
+    matrices = torch.stack([torch.cat([m[:-1], m[-1:] * m.det().round()]) for m in matrices])
     rotation = Rotation(matrices, *shears_of(matrices))
     assert rotation.tangent.abs().max() <= 1 + 1e-12 and rotation.sine.abs().max() <= 1
     for dtype in (torch.float32, torch.float64):
-        x = to_grid(torch.randn(2, 250, 4, 3, 3).to(dtype) * 30)
+        x = to_grid(torch.randn(2, 250, size, 3, 3).to(dtype) * 30)
         y = lifted(x, rotation)
         assert is_exact(y).all() and torch.equal(lifted(y, rotation, back=True), x)
-        torch.testing.assert_close(y, product(x, matrices), rtol=1e-5, atol=20 * grid_step(dtype))
+        torch.testing.assert_close(y, product(x, matrices), rtol=1e-5, atol=growth(size) * grid_step(dtype))
 
 
 @pytest.mark.parametrize('scale', [1.0, 20.0])
@@ -165,7 +166,8 @@ def test_a_u_net_comes_back_bit_for_bit(scale):
 
 def test_beyond_the_grid_the_bound_says_so():
     torch.manual_seed(4)
-    for layer, channels in ((GridDownsample(4), 4), (GridUpsample(1), 4)):
+    by_4 = GridDownsample(1, 'space_to_depth', stride=4), GridUpsample(1, 'space_to_depth', stride=4)
+    for layer, channels in ((GridDownsample(4), 4), (GridUpsample(1), 4), (by_4[0], 1), (by_4[1], 16)):
         trained(layer)
         x = torch.randn(4, channels, 4, 4)
         x[1:] = to_grid(x[1:])
@@ -256,7 +258,11 @@ def test_expansion():
     'make, message',
     [
         (lambda: GridDownsample(4, 'wavelet'), "start='wavelet'"),
-        (lambda: GridDownsample(4)(torch.zeros(1, 4, 5, 6)), 'even H and W'),
+        (lambda: GridDownsample(4, stride=3), "stride=3 needs start='space_to_depth'"),
+        (lambda: GridDownsample(4, stride=0), 'stride=0'),
+        (lambda: GridDownsample(4, 'space_to_depth', stride=1), 'stride=1'),
+        (lambda: GridDownsample(4)(torch.zeros(1, 4, 5, 6)), 'becomes 6 x 6'),
+        (lambda: GridUpsample(4, 'space_to_depth', 3)(torch.zeros(1, 4, 6, 6)), 'takes 36 channels'),
         (lambda: GridDownsample(4)(torch.zeros(1, 3, 6, 6)), 'build it for 3 channels'),
         (lambda: GridUpsample(4)(torch.zeros(1, 4, 6, 6)), 'takes 16 channels'),
         (lambda: InvertibleSkip(1, ToGrid()), 'at least 2'),

@@ -1,14 +1,15 @@
-"""Orthogonal 4 x 4 matrices as products of shears, which are exact on a grid.
+"""Orthogonal matrices as products of shears, which are exact on a grid.
 
-A product with a matrix Q would have to be rounded, and the rounding could not be undone. So Q is written as six
-rotations of two numbers by an angle a, and each rotation as three shears (Daubechies and Sweldens, Factoring Wavelet
-Transforms into Lifting Steps, 1998), with all additions on the grid of :mod:`.grid`:
+A product with a K x K matrix Q would have to be rounded, and the rounding could not be undone. So Q is written as
+K (K - 1) / 2 rotations of two numbers by an angle a, and each rotation as three shears (Daubechies and Sweldens,
+Factoring Wavelet Transforms into Lifting Steps, 1998), with all additions on the grid of :mod:`.grid`:
 
     u <- u - round(tan(a/2) v),    v <- v + round(sin(a) u),    u <- u - round(tan(a/2) v)
 
 Every shear is undone exactly by the opposite sign. Gradients ignore the rounding: they are those of the product with Q.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,21 +18,44 @@ from torch import Tensor
 from ...ops.second_derivative import recorded, transformed
 from .grid import to_grid
 
-# Pairs of the 4 numbers, in an order in which rotations reduce a 4 x 4 matrix to a triangular one, with the column in
-# which each makes a zero. Pairs of one line can be rotated at once.
-ROUNDS = (((0, 1, 0), (2, 3, 0)), ((0, 2, 0), (1, 3, 1)), ((1, 2, 1),), ((2, 3, 2),))
-PAIRS = tuple(pair for line in ROUNDS for pair in line)
-# An error of one shear grows by at most 1.62 = |[1 1; 0 1]| in each of the other two, and in no later rotation; there
-# are 4 rounds of 3 shears.
-GROWTH = 4 * (1 + 1.62 + 2.62)
+
+@cache
+def rounds(size: int) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+    """Rotations that reduce a matrix to a triangular one, in rounds of disjoint pairs.
+
+    Each is (i, j, column): rows i and j are rotated so that row j gets a zero in the column. A round pairs all rows
+    that have the same number of zeros, so there are fewer than 2 K rounds; 4 for K = 4.
+    """
+    zeros, all_rounds = [0] * size, []
+    while zeros != list(range(size)):
+        line = []
+        for column in range(size):
+            rows = [row for row in range(size) if zeros[row] == column]
+            line += [(i, j, column) for i, j in zip(rows[::2], rows[1::2], strict=False)]
+        for _, j, column in line:
+            zeros[j] = column + 1
+        all_rounds.append(tuple(line))
+    return tuple(all_rounds)
+
+
+def pairs(size: int) -> list[tuple[int, int, int]]:
+    return [pair for line in rounds(size) for pair in line]
+
+
+def growth(size: int) -> float:
+    """How much larger than the rounding of one shear the error of ``Q x`` can be, in the Euclidean norm.
+
+    An error of one shear grows by at most 1.62 = |[1 1; 0 1]| in each of the other two, and in no later rotation.
+    """
+    return len(rounds(size)) * (1 + 1.62 + 2.62)
 
 
 class Rotation(NamedTuple):
     """Q of every channel, and the shears that it is made of.
 
     Attributes:
-        matrix: Q, shape (C, 4, 4), float64, differentiable.
-        tangent, sine, sign: of each of the six rotations, shape (6, C), float64. An angle beyond a right angle is
+        matrix: Q, shape (C, K, K), float64, differentiable.
+        tangent, sine, sign: of each rotation, shape (K (K - 1) / 2, C), float64. An angle beyond a right angle is
             replaced by the opposite direction with the sign -1.
     """
 
@@ -45,7 +69,7 @@ class Rotation(NamedTuple):
 def shears_of(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(tangent, sine, sign) of the rotations whose product is the matrix: its QR decomposition by Givens rotations."""
     rest, angles = matrix.detach().clone(), []
-    for i, j, column in PAIRS:
+    for i, j, column in pairs(matrix.shape[-1]):
         angle = torch.atan2(rest[:, j, column], rest[:, i, column])
         sine, cosine = angle.sin()[:, None], angle.cos()[:, None]
         upper, lower = rest[:, i].clone(), rest[:, j].clone()
@@ -58,12 +82,12 @@ def shears_of(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def lifted(x_BCKHW: Tensor, rotation: Rotation, back: bool = False) -> Tensor:
-    """``Q x`` by shears on the grid, or exactly the inverse of that map; K = 4."""
+    """``Q x`` by shears on the grid, or exactly the inverse of that map."""
     out = x_BCKHW.clone(memory_format=torch.contiguous_format)
-    parts = out.unbind(2)
+    parts, order = out.unbind(2), pairs(out.shape[2])
     tangent, sine, sign = (each.to(out.dtype)[:, :, None, None] for each in rotation[1:])
-    for k in range(len(PAIRS)) if back else reversed(range(len(PAIRS))):
-        u, v = (parts[i] for i in PAIRS[k][:2])
+    for k in range(len(order)) if back else reversed(range(len(order))):
+        u, v = (parts[i] for i in order[k][:2])
         if back:
             u.mul_(sign[k]).add_(to_grid(tangent[k] * v.mul_(sign[k])))
             v.sub_(to_grid(sine[k] * u))
