@@ -37,7 +37,7 @@ class Log(dict):
         self[key] = value
 
     def add_scalars(self, scalars, step):
-        self.drawn[step] = scalars
+        self.drawn.setdefault(step, {}).update(scalars)
 
     def info(self, line):
         self.lines.append(line)
@@ -103,7 +103,9 @@ def test_blocks_of_invertible_backbones_are_watched(backbone, attention, blocks)
     log = run(net, torch.randn(2, 3, 8, 8), CertificateHook(interval=1))
     for name in found:
         assert (f'certificate/{name}/bound' in log) == (backbone is InvResNet)
-        assert log[f'val/certificate/{name}/inverse_error'] <= log[f'val/certificate/{name}/error_bound']
+    assert len(log.lines) == len(set(blocks)) and f'blocks, {next(iter(found))} to ' in log.lines[0]
+    for name in found:
+        assert log[f'certificate/{name}/inverse_error'] <= log[f'certificate/{name}/error_bound']
 
 
 def test_couplings_are_inverted_in_the_batch_that_they_saw():
@@ -115,7 +117,7 @@ def test_couplings_are_inverted_in_the_batch_that_they_saw():
     ) as inverse:
         log = run(model, x, CertificateHook(max_val_images=3), batch_size=2)
     assert [len(call.args[1]) for call in inverse.call_args_list] == [2, 2]
-    assert 0 < log['val/certificate/0/inverse_error'] <= log['val/certificate/0/error_bound']
+    assert 0 < log['certificate/0/inverse_error'] <= log['certificate/0/error_bound']
 
 
 @pytest.mark.parametrize('channels, hidden, kernel_sizes', [(384, 576, (3, 1, 3)), (384, 704, (1, 3, 1))])
@@ -147,22 +149,24 @@ def test_scalars_of_every_form(form):
     log = run(nn.Sequential(FORMS[form](8)), torch.randn(3, 8, 5, 6), CertificateHook(interval=2), 3)
     certified = form in ('certified', 'conditional')
     train = {'certificate/0/bound', 'certificate/0/sharpness', 'certificate/0/saturated'}
-    assert set(log.drawn) == ({2} if certified else set())
-    assert {key for key in log if not key.startswith('val')} == (train if certified else set())
     val = {'inverse_error', 'relative_error', 'evaluations'}
     val |= {'error_bound', 'relative_bound'} if form != 'paper' else set()
     val |= {'residual'} if form != 'coupling' else set()
     val |= {'rounding', 'local_bound'} if certified else set()
-    assert {key.rsplit('/')[-1] for key in log if key.startswith('val/certificate/0/')} == val
+    assert set(log.drawn[2]) == {f'certificate/0/{key}' for key in val} | (train if certified else set())
+    assert {key: log[key] for key in log.drawn[2]} == log.drawn[2]
+    assert {key: log[key] for key in log if key not in log.drawn[2]} == {
+        f'val/certificate/{key}': log[f'certificate/0/{key}'] for key in val
+    }
     (line,) = log.lines
-    assert f'0, {FORMS[form].__name__}: ' in line and ('no certified bound' in line) == (not certified)
+    assert f'0, {FORMS[form].__name__}: ' in line and ('no certified Lipschitz bound' in line) == (not certified)
     if certified:
         assert log['certificate/0/bound'] == pytest.approx(0.9, rel=0.1) and log['certificate/0/sharpness'] == (
             1 if form == 'certified' else 2
         )
         assert 0 <= log['certificate/0/saturated'] <= 1
-        assert 0 < log['val/certificate/0/inverse_error'] <= log['val/certificate/0/error_bound']
-        assert log['val/certificate/0/evaluations'] > 1
+        assert 0 < log['certificate/0/inverse_error'] <= log['certificate/0/error_bound']
+        assert log['certificate/0/evaluations'] > 1
 
 
 @pytest.mark.parametrize(
@@ -173,14 +177,15 @@ def test_compositions_block_by_block(config, num_blocks):
     model = nn.Sequential(build_attention(8, config, num_blocks))
     log = run(model, torch.randn(2, 8, 5, 6), CertificateHook(interval=1))
     assert len(log.drawn[1]) == 6
-    assert sum('inverse_error' in key for key in log) == 2
+    errors = [value for key, value in log.items() if key.startswith('certificate/') and key.endswith('/inverse_error')]
+    assert len(errors) == 2 and log['val/certificate/inverse_error'] == max(errors) > min(errors)
 
 
 def test_position_only_attention():
     torch.manual_seed(0)
     log = run(nn.Sequential(InvRelativeAttention2d(8)), torch.randn(2, 8, 5, 6), CertificateHook(interval=1))
     assert log['certificate/0/bound'] == pytest.approx(0.9, rel=1e-4)
-    assert 0 < log['val/certificate/0/inverse_error'] <= log['val/certificate/0/error_bound']
+    assert 0 < log['certificate/0/inverse_error'] <= log['certificate/0/error_bound']
 
 
 def test_no_more_images_than_asked_for_and_nothing_between():
@@ -241,7 +246,7 @@ def test_a_certified_inverse_that_does_not_converge_stops_the_run_and_one_of_the
     x, hook = 3 * torch.randn(1, 8, 4, 4), CertificateHook(interval=5, max_iter=1)
     with pytest.raises(RuntimeError, match='0: an inverse did not converge within 1 evaluation,'):
         run(nn.Sequential(CertifiedAttention2d(8)), x, hook)
-    assert 'val/certificate/0/relative_error' in run(nn.Sequential(PaperAttention2d(8)), x, hook)
+    assert 'certificate/0/relative_error' in run(nn.Sequential(PaperAttention2d(8)), x, hook)
 
 
 def test_a_start_that_sharding_would_lose_is_refused():
@@ -279,6 +284,9 @@ train_cfg = dict(max_iters=4, val_interval=4)
     key = 'certificate/decode_head.attention/'
     assert [line['step'] for line in lines if f'{key}bound' in line] == [2, 4]
     (validation,) = (line for line in lines if 'mIoU' in line)
-    assert 0 < validation[f'{key}inverse_error'] <= validation[f'{key}error_bound']
-    printed = [line for line in next((tmp_path / 'work').glob('*/*.log')).read_text().splitlines() if key in line]
-    assert len(printed) == 1 and 'Iter(val)' in printed[0]
+    (block,) = (line for line in lines if f'{key}inverse_error' in line)
+    assert 0 < block[f'{key}inverse_error'] == validation['certificate/inverse_error']
+    assert block['step'] == 4 and block[f'{key}inverse_error'] <= block[f'{key}error_bound']
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    printed = [line for line in log.splitlines() if 'certificate/' in line]
+    assert len(printed) == 1 and 'Iter(val)' in printed[0] and key not in log

@@ -30,10 +30,11 @@ class CertificateHook(Hook):
     - Every ``interval`` iterations ``certificate/BLOCK/bound`` (the certified Lipschitz bound), ``/sharpness`` (the
       largest over the heads) and ``/saturated`` (share of the tokens, in the batch of this iteration, that the ball of
       the scores clips) go to the visualisation backends and the message hub, not to the terminal.
-    - At validation some images are inverted, and the worst values over these go to the metrics, as
-      ``val/certificate/BLOCK/...``: ``inverse_error`` and ``error_bound`` in the norm of the block, the same relative
-      to the features as ``relative_error`` and ``relative_bound``, and ``evaluations``. For a residual layer there are
-      also the three terms of its bound, ``(residual + rounding) / (1 - local_bound)``.
+    - At validation some images are inverted, and the worst values over these go to the same places:
+      ``certificate/BLOCK/inverse_error`` and ``/error_bound`` in the norm of the block, the same relative to the
+      features as ``/relative_error`` and ``/relative_bound``, and ``/evaluations``. For a residual layer there are also
+      the three terms of its bound, ``(residual + rounding) / (1 - local_bound)``. The worst values over all blocks are
+      metrics, ``val/certificate/inverse_error`` and so on.
 
     Blocks are the residual layers (attention in the certified, conditional and paper form, channel attention, residual
     convolutions) and the couplings. BLOCK is the name of the module in the model; each member of a sequence is a block.
@@ -71,13 +72,16 @@ class CertificateHook(Hook):
         Raises:
             RuntimeError: FSDP shards a block whose normalisation has not been initialised; it would never be.
         """
+        alike: dict[tuple, list[str]] = {}
         for name, block in invertible_blocks(runner.model).items():
             _check_start(name, block)
-            contraction = getattr(block, 'contraction', None)
+            alike.setdefault((type(block).__name__, getattr(block, 'contraction', None)), []).append(name)
+        for (kind, contraction), names in alike.items():
+            which = names[0] if len(names) == 1 else f'{len(names)} blocks, {names[0]} to {names[-1]}'
             runner.logger.info(
-                f'CertificateHook: {name}, {type(block).__name__}: '
+                f'CertificateHook: {which}, {kind}: '
                 + (
-                    'no certified bound; the error of its inverse is reported but not checked'
+                    'no certified Lipschitz bound; the inverse is checked against its error bound, if it has one'
                     if contraction is None
                     else f'certified Lipschitz bound {contraction:g}'
                 )
@@ -104,10 +108,7 @@ class CertificateHook(Hook):
             for key, value in found[-1].items()
         }
         self._unwatch()
-        for key, value in scalars.items():
-            runner.message_hub.update_scalar(key, value)
-        if scalars:
-            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+        _log(runner, scalars, runner.iter + 1)
 
     def before_val_epoch(self, runner) -> None:
         """Watch the forward passes of the validation."""
@@ -115,13 +116,18 @@ class CertificateHook(Hook):
             self._watch(runner, lambda name, block, x, y: self._invert(name, block, x, y, runner.iter))
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Put the worst of all images among the metrics."""
+        """Log the worst of all images for every block, and put the worst of all blocks among the metrics."""
+        scalars, worst_of_all = {}, {}
         for name, batches in self._found.items():
             for key in [key for key in batches[0] if key != 'images']:
                 worst = max(batch[key] for batch in batches)
                 if not math.isnan(worst):
-                    runner.message_hub.update_scalar(f'val/certificate/{name}/{key}', worst)
+                    scalars[f'certificate/{name}/{key}'] = worst
+                    worst_of_all[key] = max(worst, worst_of_all.get(key, worst))
         self._unwatch()
+        _log(runner, scalars, runner.iter)
+        for key, value in worst_of_all.items():
+            runner.message_hub.update_scalar(f'val/certificate/{key}', value)
 
     def _watch(self, runner, measure: Callable) -> None:
         self._unwatch()
@@ -197,6 +203,14 @@ def invertible_blocks(model: nn.Module) -> dict[str, InvertibleModule]:
         for name, module in model.named_modules()
         if isinstance(module, ResidualLayer) or isinstance(module, ExplicitInverse) and module.evaluations
     }
+
+
+def _log(runner, scalars: dict[str, float], step: int) -> None:
+    """Every block goes to the visualisation backends and the message hub; a deep network would fill the terminal."""
+    for key, value in scalars.items():
+        runner.message_hub.update_scalar(key, value)
+    if scalars:
+        runner.visualizer.add_scalars(scalars, step=step)
 
 
 def _check_start(name: str, block: InvertibleModule) -> None:

@@ -99,8 +99,8 @@ def _inverse(runner: Runner) -> dict[str, dict]:
     """Block -> the measurements of CertificateHook while the split was validated."""
     found: dict[str, dict] = {}
     for key, values in runner.message_hub.log_scalars.items():
-        if key.startswith('val/certificate/'):
-            name, measure = key.removeprefix('val/certificate/').rsplit('/', 1)
+        if key.startswith('certificate/'):
+            name, measure = key.removeprefix('certificate/').rsplit('/', 1)
             found.setdefault(name, {})[measure] = _plain(values.current())
     return found
 
