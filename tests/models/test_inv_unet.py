@@ -142,6 +142,7 @@ def test_about_as_many_parameters_as_the_u_net():
         (lambda: u_net(base_channels=7), r'base_channels=7 must be even.*choose 8'),
         (lambda: u_net(base_channels=2), r'at least in_channels=3.*choose 4'),
         (lambda: u_net(num_stages=0), 'num_stages=0'),
+        (lambda: u_net(base_channels=8.0), 'base_channels=8.0 is not a positive integer'),
         (lambda: u_net(stage_blocks=(1, 2)), r'stage_blocks=\(1, 2\) has 2 entries for the 3 stages of num_stages=3'),
         (lambda: u_net(stage_blocks=(1, 2, -1)), 'stage_blocks'),
         (lambda: u_net(kernel_sizes=(3, 2)), r'kernel_sizes=\(3, 2\) must be odd'),

@@ -82,7 +82,8 @@ class InvUNet(InvertibleBackbone):
         memory_free: bool = True,
         init_cfg: dict | None = None,
     ):
-        check_count('num_stages', num_stages)
+        for name, count in dict(in_channels=in_channels, base_channels=base_channels, num_stages=num_stages).items():
+            check_count(name, count)
         check_kernel_sizes(kernel_sizes)
         if base_channels % 2 or base_channels < max(in_channels, 2):
             raise ValueError(
