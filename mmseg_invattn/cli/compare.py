@@ -65,14 +65,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--results', type=Path, metavar='FILE', help='only write the report of this results.json again; default: none'
     )
+    parser.add_argument(
+        '--doc',
+        type=Path,
+        metavar='FILE',
+        help='put the tables of accuracy, cost and attention between <!-- table --> and <!-- end --> of this file; '
+        'default: none',
+    )
     add_cfg_options(parser)
     args = parser.parse_args(arguments)
     if args.results is None and not args.configs:
         parser.error('give config files or --results')
-    others = set(vars(args)) - {'configs', 'results', 'out', 'overwrite'}
+    others = set(vars(args)) - {'configs', 'results', 'out', 'overwrite', 'doc'}
     changed = [name for name in others if getattr(args, name) != parser.get_default(name)]
     if args.results is not None and (args.configs or changed):
-        parser.error('--results can be combined only with --out and --overwrite, not with config files')
+        parser.error('--results can be combined only with --out, --overwrite and --doc, not with config files')
     return args
 
 

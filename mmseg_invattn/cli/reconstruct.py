@@ -56,10 +56,12 @@ def main(arguments: list[str] | None = None) -> None:
     from ..engine.launch import leave_distributed
     from ..engine.run_folders import folders_of_run
     from ..experiments.attention_choice import attention_name
-    from ..experiments.doc_table import replace_table
+    from ..experiments.doc_table import around_table, replace_table
     from ..experiments.reconstruct.run import run_reconstruction
     from ..experiments.reconstruct.table import read_results, reconstruction_table
 
+    if args.doc is not None:
+        around_table(args.doc)
     forms, modes = (
         list(every) if 'all' in chosen else chosen
         for chosen, every in ((args.form or [None], INVERTIBLE_FORMS), (args.mode or [None], MODES))

@@ -6,6 +6,7 @@ The steps run in this process, to spare the imports of a new one, but for the sl
 import argparse
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def run_compare(*configs: str | Path, out: Path, **arguments) -> int:
             margin=None,
             control=None,
             results=None,
+            doc=None,
         )
         | arguments,
     )
@@ -245,6 +247,19 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     with pytest.raises(ValueError, match='holds a report: give another --out, or --overwrite'):
         run_compare(results=case[2] / 'results.json', out=again)
     assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0
+    page = tmp_path / 'page.md'
+    page.write_text('before\n')
+    with pytest.raises(ValueError, match='page.md has no lines <!-- table -->'):
+        run_compare(results=case[2] / 'results.json', out=tmp_path / 'other', doc=page)
+    page.write_text('before\n<!-- table -->\nold\n<!-- end -->\nafter\n')
+    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True, doc=page) == 0
+    before, tables, after = re.split('<!-- table -->\n|\n<!-- end -->', page.read_text())
+    assert (before, after) == ('before\n', '\nafter\n') and re.findall('### .*', tables) == [
+        '### Accuracy',
+        '### Cost',
+        '### Attention',
+    ]
+    assert set(tables.replace('###', '##').splitlines()) < set((again / 'report.md').read_text().splitlines())
     with pytest.raises(ValueError, match='holds the runs of a comparison'):
         run_compare(results=case[2] / 'results.json', out=case[2])
     with pytest.raises(ValueError, match='is not a results.json'):

@@ -48,9 +48,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
 
-    from ...experiments.doc_table import replace_table
+    from ...experiments.doc_table import around_table, replace_table
     from ...experiments.invert.grid import SOUND, run_cell, settings, table
 
+    if args.doc:
+        around_table(args.doc)
     start = time.time()
     results = {}
     for setting in settings(tuple(args.forms), tuple(args.modes), args.thin, tuple(args.channels)):

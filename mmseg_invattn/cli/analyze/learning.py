@@ -60,9 +60,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
-    from ...experiments.doc_table import replace_table
+    from ...experiments.doc_table import around_table, replace_table
     from ...experiments.learning import Setting, learning_curve, read_curves, table, write_curves
 
+    marker = 'table' if args.precision == 'float32' else args.precision
+    if args.doc:
+        around_table(args.doc, marker)
     context_shapes.main([])
     cfg, curves = Config.fromfile(find_config(CONFIG)), read_curves(args.curves)
     for seed, mode, form in itertools.product(args.seeds, args.modes, args.forms):
@@ -74,4 +77,4 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(curves, args.forms, args.modes, args.level, args.precision)
     print(text)
     if args.doc:
-        replace_table(args.doc, text, 'table' if args.precision == 'float32' else args.precision)
+        replace_table(args.doc, text, marker)

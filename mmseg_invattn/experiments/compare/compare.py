@@ -16,6 +16,7 @@ import torch
 from ...datasets.checks import check_data_folders
 from ...engine.folder_lock import locked
 from ...wording import counted
+from ..doc_table import around_table
 from .environment import device_name
 from .evaluation import ignored_label
 from .folder import check_folder, read_json, run_folders, write_json
@@ -44,6 +45,8 @@ def compare(args: Namespace) -> int:
         FileNotFoundError: a config, a checkpoint or the data are missing.
         ValueError: an argument breaks its rule, ``out`` holds other files, or another process works there.
     """
+    if args.doc is not None:
+        around_table(args.doc)
     if args.results is not None:
         return _report_again(args)
     distributed = _distributed(args)
@@ -85,7 +88,7 @@ def compare(args: Namespace) -> int:
         results = summarise(runs, baseline, args.cfg_options, speed, args.margin, control)
         labels = {head['name']: head['label'] for head in results['heads']}
         shown = {labels[name]: done[name] for name in labels if name in done}
-        write_reports(args.out, results, pictures(shown, ignored_label(runs[0].cfg)))
+        write_reports(args.out, results, pictures(shown, ignored_label(runs[0].cfg)), args.doc)
     failed = [run for run in runs if (run.folder / 'failed.json').is_file()]
     print(f'report: {args.out / "report.html"}', flush=True)
     for run in failed:
@@ -154,7 +157,7 @@ def _report_again(args: Namespace) -> int:
     if (args.out / 'report.html').exists() and not args.overwrite:
         raise ValueError(f'--out {args.out} holds a report: give another --out, or --overwrite to replace it')
     args.out.mkdir(parents=True, exist_ok=True)
-    write_pages(args.out, results, [])
+    write_pages(args.out, results, [], args.doc)
     print(f'report: {args.out / "report.html"}', flush=True)
     return 0
 

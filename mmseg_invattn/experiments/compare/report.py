@@ -1,4 +1,4 @@
-"""report.html and report.md of a comparison, from its results."""
+"""report.html and report.md of a comparison, from its results, and the tables for a document."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from ...engine.atomic_backend import AtomicLocalBackend
 from ...wording import counted
+from ..doc_table import replace_table
 from .charts import all_curves, differences, learning_curves
 from .columns import CERTIFICATE, COST, Column, accuracy_columns, cells, class_columns
 from .facts import facts, reduced, warnings
@@ -16,17 +17,21 @@ from .findings import findings, is_ahead_of_all
 from .folder import write_json
 from .pictures import ERROR_LEGEND
 
+IN_DOCUMENTS = ('Accuracy', 'Cost', 'Attention')  # the tables for a document
 
-def write_reports(out: Path, results: dict, pictures: Sequence[dict]) -> None:
-    """Write results.json, report.md and report.html into a folder."""
+
+def write_reports(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
+    """Write results.json, report.md and report.html into a folder, and the tables into a document."""
     write_json(out / 'results.json', results)
-    write_pages(out, results, pictures)
+    write_pages(out, results, pictures, document)
 
 
-def write_pages(out: Path, results: dict, pictures: Sequence[dict]) -> None:
-    """Write report.md and report.html alone."""
+def write_pages(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
+    """Write report.md and report.html alone, and the tables into a document."""
     AtomicLocalBackend().put_text(markdown(results), out / 'report.md')
     AtomicLocalBackend().put_text(html(results, pictures), out / 'report.html')
+    if document is not None:
+        replace_table(document, '\n'.join(_markdown_tables(results, IN_DOCUMENTS, '###')).strip())
 
 
 def tables(results: dict) -> list[dict]:
@@ -95,17 +100,7 @@ def markdown(results: dict) -> str:
         lines += [f'**{reduced(results)}**', '']
     lines += [f'- {name}: {text}' for name, text in [('baseline', _baseline(results)), *facts(results)]]
     lines += ['', *(line for warning in warnings(results) for line in (f'**{warning}**', ''))]
-    for table in tables(results):
-        if table['columns']:
-            lines += [
-                f'## {table["name"]}',
-                '',
-                *_markdown_table(results['heads'], table['columns']),
-                '',
-                *([table['note'], ''] if table['note'] else []),
-            ]
-        if table['name'] == 'Accuracy':
-            lines += [line for finding in findings(results) for line in (finding, '')]
+    lines += _markdown_tables(results)
     lines += [
         '## Runs',
         '',
@@ -122,6 +117,19 @@ def markdown(results: dict) -> str:
                 f'{place.get("device", "-")} | {run["config"]} |'
             )
     return '\n'.join(lines) + '\n'
+
+
+def _markdown_tables(results: dict, names: Sequence[str] | None = None, heading: str = '##') -> list[str]:
+    """Tables with their notes, all or those of these names; the findings come behind the accuracy."""
+    lines = []
+    for table in tables(results):
+        if not table['columns'] or names is not None and table['name'] not in names:
+            continue
+        rows = _markdown_table(results['heads'], table['columns'])
+        lines += [f'{heading} {table["name"]}', '', *rows, '', *([table['note'], ''] if table['note'] else [])]
+        if table['name'] == 'Accuracy':
+            lines += [line for finding in findings(results) for line in (finding, '')]
+    return lines
 
 
 def _markdown_table(heads: Sequence[dict], columns: Sequence[Column]) -> list[str]:
