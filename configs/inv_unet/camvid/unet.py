@@ -14,7 +14,7 @@ model = dict(
         in_channels=8, channels=8, num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)
     ),
 )
-# Everything starts from random weights. The learning rate is the best one for this network, see the page.
+# Everything starts from random weights. The learning rate was best for this network at half of the size.
 optim_wrapper = dict(optimizer=dict(lr=8e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))))
 train_cfg = dict(val_interval=600)
 default_hooks = dict(checkpoint=dict(interval=600, max_keep_ckpts=1))

@@ -38,8 +38,10 @@ def rounds(size: int) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     return tuple(all_rounds)
 
 
-def pairs(size: int) -> list[tuple[int, int, int]]:
-    return [pair for line in rounds(size) for pair in line]
+@cache
+def pairs(size: int) -> tuple[tuple[int, int, int], ...]:
+    """The rotations of all rounds, in their order."""
+    return tuple(pair for line in rounds(size) for pair in line)
 
 
 def growth(size: int) -> float:
