@@ -69,8 +69,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--doc',
         type=Path,
         metavar='FILE',
-        help='put the tables of accuracy, cost and attention between <!-- table --> and <!-- end --> of this file; '
-        'default: none',
+        help='put the tables of accuracy, cost and attention, and a picture of the differences and learning curves '
+        '(FILE with the suffix .svg), between <!-- table --> and <!-- end --> of this file; default: none',
     )
     add_cfg_options(parser)
     args = parser.parse_args(arguments)

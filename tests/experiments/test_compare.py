@@ -14,6 +14,7 @@ import traceback
 from functools import partial
 from pathlib import Path
 from unittest import mock
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -254,11 +255,21 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     page.write_text('before\n<!-- table -->\nold\n<!-- end -->\nafter\n')
     assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True, doc=page) == 0
     before, tables, after = re.split('<!-- table -->\n|\n<!-- end -->', page.read_text())
+    picture, tables = tables.split('*\n\n', 1)
+    assert re.fullmatch(
+        r'!\[Differences of the mIoU to that of tiny, and learning curves\]\(page.svg\)\n\n\*Above.*', picture
+    )
     assert (before, after) == ('before\n', '\nafter\n') and re.findall('### .*', tables) == [
         '### Accuracy',
         '### Cost',
         '### Attention',
     ]
+    drawn = (tmp_path / 'page.svg').read_text()
+    assert (
+        'certified' in drawn and 'training loss' in drawn and not re.search(r'var\(|#0[1-5]0[1-5]0[1-5]|inherit', drawn)
+    )
+    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True, doc=page) == 0
+    assert (tmp_path / 'page.svg').read_text() == drawn and ElementTree.fromstring(drawn).tag.endswith('svg')
     assert set(tables.replace('###', '##').splitlines()) < set((again / 'report.md').read_text().splitlines())
     with pytest.raises(ValueError, match='holds the runs of a comparison'):
         run_compare(results=case[2] / 'results.json', out=case[2])

@@ -1,9 +1,10 @@
-"""Charts as SVG that takes the colours of the page, so that it follows a dark mode."""
+"""Charts as SVG. Those of the report take the colours of the page; the file for documents suits light and dark ones."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 # Placeholder colours, which are replaced by variables of the page.
 INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
 VARIABLES = {INK: '--ink', MUTED: '--muted', FAINT: '--line', ACCENT: '--accent', SECOND: '--second'}
+ON_ANY_PAGE = {INK: '#808890', MUTED: '#808890', FAINT: 'rgb(128 136 144 / 40%)', ACCENT: '#2f7de1', SECOND: '#d9541e'}
 STYLE = {
     'svg.fonttype': 'none',
     'font.size': 8.5,
@@ -44,30 +46,35 @@ _numbers = itertools.count()
 
 def differences(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
     """Draw the difference of the mIoU to the baseline with its interval, that of every seed, and the margin."""
-    rows = [head for head in heads if head['difference'] is not None]
+    rows = _compared(heads)
     if not rows:
         return ''
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.7, 0.6 + 0.24 * len(rows)), layout='constrained')
-        axis = figure.subplots()
-        axis.axvline(0, color=MUTED, linewidth=1)
-        if margin is not None:
-            axis.axvline(-margin, color=SECOND, linewidth=1, linestyle='--')
-        for y, head in enumerate(reversed(rows)):
-            found = head['difference']
-            if found['low'] is not None:
-                axis.plot([found['low'], found['high']], [y, y], color=ACCENT, linewidth=2, solid_capstyle='round')
-            seeds = list(found['per_seed'].values())
-            if len(seeds) > 1:
-                axis.plot(seeds, [y] * len(seeds), '|', color=MUTED, markersize=8)
-            axis.plot(found['mean'], y, 'o', color=ACCENT, markersize=6)
-        axis.set_yticks(range(len(rows)), [head['label'] for head in reversed(rows)])
-        axis.tick_params(axis='y', length=0, labelcolor=INK)
-        axis.grid(axis='y', visible=False)
-        axis.spines['left'].set_visible(False)
-        axis.set_ylim(-0.6, len(rows) - 0.4)
-        axis.set_xlabel(f'mIoU, difference to {baseline} in percentage points')
-        return _svg(figure, f'Difference of the mIoU to {baseline}')
+        figure = Figure(figsize=(3.7, _height(rows)), layout='constrained')
+        _draw_differences(figure.subplots(), rows, baseline, margin)
+        return _inline(figure, f'Difference of the mIoU to {baseline}')
+
+
+def picture(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
+    """The content of an SVG file: the differences, below them the curves of all heads; empty if there are neither."""
+    rows, trained = _compared(heads), _trained(heads)
+    curves = [key for key in CURVES if any(len(_mean_curve(head, key)[0]) > 1 for head in trained)]
+    heights = [_height(rows)] * bool(rows) + [2.2] * len(curves)
+    if not heights:
+        return ''
+    with matplotlib.rc_context(STYLE | {'legend.frameon': False}):
+        figure = Figure(figsize=(4.6, sum(heights) + 0.25 * math.ceil(len(trained) / 3)), layout='constrained')
+        axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+        if rows:
+            _draw_differences(axes.pop(0), rows, baseline, margin)
+        for axis, key in zip(axes, curves, strict=True):
+            _draw_together(axis, trained, key)
+        if axes:
+            figure.legend(handles=axes[0].lines, loc='outside lower center', ncols=min(3, len(trained)))
+        text = _svg(figure, 'picture')
+    for colour, shown in ON_ANY_PAGE.items():
+        text = text.replace(colour, shown)
+    return text.replace('font-family: inherit', 'font-family: system-ui, sans-serif')
 
 
 def all_curves(heads: Sequence[dict]) -> dict:
@@ -83,13 +90,8 @@ def all_curves(heads: Sequence[dict]) -> dict:
     for key, title in CURVES.items() if trained else ():
         with matplotlib.rc_context(STYLE | {'font.size': 9}):
             figure = Figure(figsize=(4.4, 2.6), layout='constrained')
-            axis = figure.subplots()
-            for head, style in zip(trained, legend, strict=True):
-                steps, values = _mean_curve(head, key)
-                marker = '.' if len(steps) < 3 else None
-                axis.plot(steps, values, color=style['colour'], linestyle=style['dash'], linewidth=1.5, marker=marker)
-            _label(axis, key, _top(trained))
-            charts.append(_svg(figure, f'{title} of all heads'))
+            _draw_together(figure.subplots(), trained, key)
+            charts.append(_inline(figure, f'{title} of all heads'))
     return dict(charts=charts, legend=legend)
 
 
@@ -106,8 +108,46 @@ def learning_curves(heads: Sequence[dict]) -> list[dict]:
                     _draw(axis, other, key, dict(color=MUTED, alpha=0.4, linewidth=0.7))
                 _draw(axis, head, key, dict(color=style['colour'], linestyle=style['dash'], linewidth=1.4))
                 _label(axis, key, _top(trained))
-            panels.append(dict(label=head['label'], svg=_svg(figure, f'Learning curves of {head["label"]}')))
+            panels.append(dict(label=head['label'], svg=_inline(figure, f'Learning curves of {head["label"]}')))
     return panels
+
+
+def _compared(heads: Sequence[dict]) -> list[dict]:
+    return [head for head in heads if head['difference'] is not None]
+
+
+def _height(rows: Sequence[dict]) -> float:
+    return 0.6 + 0.24 * len(rows)
+
+
+def _draw_differences(axis: Axes, rows: Sequence[dict], baseline: str, margin: float | None) -> None:
+    axis.axvline(0, color=MUTED, linewidth=1)
+    if margin is not None:
+        axis.axvline(-margin, color=SECOND, linewidth=1, linestyle='--')
+    for y, head in enumerate(reversed(rows)):
+        found = head['difference']
+        if found['low'] is not None:
+            axis.plot([found['low'], found['high']], [y, y], color=ACCENT, linewidth=2, solid_capstyle='round')
+        seeds = list(found['per_seed'].values())
+        if len(seeds) > 1:
+            axis.plot(seeds, [y] * len(seeds), '|', color=MUTED, markersize=8)
+        axis.plot(found['mean'], y, 'o', color=ACCENT, markersize=6)
+    axis.set_yticks(range(len(rows)), [head['label'] for head in reversed(rows)])
+    axis.tick_params(axis='y', length=0, labelcolor=INK)
+    axis.grid(axis='y', visible=False)
+    axis.spines['left'].set_visible(False)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel(f'mIoU, difference to {baseline} in percentage points')
+
+
+def _draw_together(axis: Axes, trained: Sequence[dict], key: str) -> None:
+    for number, head in enumerate(trained):
+        style = _style(number, head)
+        steps, values = _mean_curve(head, key)
+        marker = '.' if len(steps) < 3 else None
+        drawn = dict(label=style['label'], color=style['colour'], linestyle=style['dash'], marker=marker)
+        axis.plot(steps, values, linewidth=1.5, **drawn)
+    _label(axis, key, _top(trained))
 
 
 def _trained(heads: Sequence[dict]) -> list[dict]:
@@ -169,18 +209,20 @@ def _thousands(value: float, _: int) -> str:
     return f'{value / 1000:g}k' if value >= 1000 else f'{value:g}'
 
 
-def _svg(figure: Figure, title: str) -> str:
-    """Inline SVG without a fixed size, with unique ids, and with the page's colours and font."""
+def _svg(figure: Figure, salt: str) -> str:
+    """SVG with a font of its own, and with ids that are unique if the salt is."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({'svg.hashsalt': f'chart{next(_numbers)}'}):
+    with matplotlib.rc_context({'svg.hashsalt': salt}):
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
     text = buffer.getvalue()
-    text = text[text.index('<svg') :]
-    text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
-    text = re.sub(
-        r'(<svg [^>]*?) width="[^"]*"', r'\1', re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', text, count=1), count=1
-    )
-    text = re.sub(r'font: ([\d.]+)px [^;\"]*', r'font-size: \1px; font-family: inherit', text)
+    text = re.sub(r'<metadata>.*?</metadata>', '', text[text.index('<svg') :], flags=re.DOTALL)
+    return re.sub(r'font: ([\d.]+)px [^;\"]*', r'font-size: \1px; font-family: inherit', text)
+
+
+def _inline(figure: Figure, title: str) -> str:
+    """SVG for the report, without a fixed size, and with the page's colours."""
+    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', _svg(figure, f'chart{next(_numbers)}'), count=1)
+    text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r'\1', text, count=1)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f'var({variable})')
     return text.replace('<svg ', f'<svg role="img" aria-label="{title}" ', 1)

@@ -100,7 +100,7 @@ def _work_on(run: Run, distributed: int | None, title: str, launch: Callable) ->
     """Do what is left of training and evaluating one run. A failure is recorded and does not stop other runs."""
 
     def say(line: str) -> None:
-        print(f'{title}: {line}', flush=True)
+        print(f'{title}: {line}\n', end='', flush=True)  # one write, so that lines of two threads do not mix
 
     if (run.folder / 'evaluation.json').is_file():
         say('done already')

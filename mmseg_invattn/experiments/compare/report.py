@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from ...engine.atomic_backend import AtomicLocalBackend
 from ...wording import counted
 from ..doc_table import replace_table
-from .charts import all_curves, differences, learning_curves
+from .charts import all_curves, differences, learning_curves, picture
 from .columns import CERTIFICATE, COST, Column, accuracy_columns, cells, class_columns
 from .facts import facts, reduced, warnings
 from .findings import findings, is_ahead_of_all
@@ -21,17 +21,35 @@ IN_DOCUMENTS = ('Accuracy', 'Cost', 'Attention')  # the tables for a document
 
 
 def write_reports(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
-    """Write results.json, report.md and report.html into a folder, and the tables into a document."""
+    """Write results.json, report.md and report.html into a folder, the tables and a picture into a document."""
     write_json(out / 'results.json', results)
     write_pages(out, results, pictures, document)
 
 
 def write_pages(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
-    """Write report.md and report.html alone, and the tables into a document."""
+    """Write report.md and report.html alone, the tables and a picture into a document."""
     AtomicLocalBackend().put_text(markdown(results), out / 'report.md')
     AtomicLocalBackend().put_text(html(results, pictures), out / 'report.html')
     if document is not None:
-        replace_table(document, '\n'.join(_markdown_tables(results, IN_DOCUMENTS, '###')).strip())
+        shown = _picture_lines(results, document) + _markdown_tables(results, IN_DOCUMENTS, '###')
+        replace_table(document, '\n'.join(shown).strip())
+
+
+def _picture_lines(results: dict, document: Path) -> list[str]:
+    """Write the picture of a document into a file beside it; returns the lines that show it."""
+    baseline, margin = _baseline(results), results['margin']
+    drawn = picture(results['heads'], baseline, margin)
+    if not drawn:
+        return []
+    AtomicLocalBackend().put_text(drawn, document.with_suffix('.svg'))
+    dashed = '' if margin is None else f', the dashed line at {-margin:g} the margin'
+    return [
+        f'![Differences of the mIoU to that of {baseline}, and learning curves]({document.stem}.svg)',
+        '',
+        f'*Above: differences of the mIoU to that of {baseline}. A dot is the mean, the bar its 95 % interval, a stroke '
+        f'a seed{dashed}. Below: learning curves, as means over the seeds.*',
+        '',
+    ]
 
 
 def tables(results: dict) -> list[dict]:
