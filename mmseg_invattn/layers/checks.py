@@ -1,6 +1,8 @@
-"""Checks of arguments that many layers take. Errors name the value, the rule and what to do."""
+"""Checks of arguments that many layers take, and of features and weights. Errors tell the value, rule and remedy."""
 
 from collections.abc import Collection
+
+from torch import Tensor, nn
 
 from ..ops import PRECISIONS
 
@@ -56,3 +58,40 @@ def check_takes(name: str, value: object, setting: str, where: str) -> None:
     """
     if value is not None:
         raise ValueError(f'{name}={value!r} has no effect with {setting}: it belongs to {where}; leave it out')
+
+
+def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
+    """Raises ValueError unless x is a non-empty feature map with the expected number of channels (None: any)."""
+    if x.dim() != 4:
+        raise ValueError(
+            f'got a tensor of shape {tuple(x.shape)}; the layer takes four dimensions, (B, C, H, W): reshape the '
+            'input, or add the batch with x[None]'
+        )
+    if channels not in (None, x.shape[1]):
+        raise ValueError(
+            f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = {channels}: build it with '
+            f'in_channels={x.shape[1]} or reshape the input'
+        )
+    if x.numel() == 0:
+        raise ValueError(
+            f'got an empty feature map of shape {tuple(x.shape)}; batch, height and width must be at '
+            'least 1: check the crop size against the stride of the backbone'
+        )
+    if not x.is_floating_point():
+        raise ValueError(f'got a tensor of dtype {x.dtype}; the layer takes floating point features: call .float()')
+    if finite and not x.isfinite().all():
+        bad = (~x.isfinite()).flatten(1).sum(1)
+        raise ValueError(
+            f'the input of inverse has values that are not finite (NaN or inf); their number per sample is '
+            f'{bad.tolist()}. Only finite features have an inverse: find the layer that produces these values'
+        )
+
+
+def check_finite_weights(layer: nn.Module) -> None:
+    """Raises ValueError if a parameter holds NaN or inf, and names it."""
+    bad = [name for name, parameter in layer.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f'the parameters {bad} of {type(layer).__name__} have values that are not finite (NaN or inf), so it has '
+            'neither an inverse nor a bound: go back to an earlier checkpoint and lower the learning rate'
+        )

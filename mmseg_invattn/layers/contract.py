@@ -269,39 +269,6 @@ def composed_error(layer: InvertibleModule, x: Tensor, info: InverseInfo, error:
     return info.error_bound + layer.inverse_error(x, error, info.error_bound, weights)
 
 
-def check_features(x: Tensor, channels: int | None, finite: bool = False) -> None:
-    """Raises ValueError unless x is a non-empty feature map with the expected number of channels (None: any)."""
-    if x.dim() != 4 or channels not in (None, x.shape[1]):
-        raise ValueError(
-            f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W) with C = '
-            f'{channels or "any"}: build it with in_channels={x.shape[1] if x.dim() == 4 else "C"} or '
-            'reshape the input'
-        )
-    if x.numel() == 0:
-        raise ValueError(
-            f'got an empty feature map of shape {tuple(x.shape)}; batch, height and width must be at '
-            'least 1: check the crop size against the stride of the backbone'
-        )
-    if not x.is_floating_point():
-        raise ValueError(f'got a tensor of dtype {x.dtype}; the layer takes floating point features: call .float()')
-    if finite and not x.isfinite().all():
-        bad = (~x.isfinite()).flatten(1).sum(1)
-        raise ValueError(
-            f'the input of inverse has values that are not finite (NaN or inf); their number per sample is '
-            f'{bad.tolist()}. Only finite features have an inverse: find the layer that produces these values'
-        )
-
-
-def check_finite_weights(layer: nn.Module) -> None:
-    """Raises ValueError if a parameter holds NaN or inf, and names it."""
-    bad = [name for name, parameter in layer.named_parameters() if not parameter.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f'the parameters {bad} of {type(layer).__name__} have values that are not finite (NaN or inf), so it has '
-            'neither an inverse nor a bound: go back to an earlier checkpoint and lower the learning rate'
-        )
-
-
 def check_converged(x: Tensor, info: InverseInfo, lipschitz: float | None, tol: float, max_iter: int) -> None:
     """Raises :class:`NotConvergedError`, with the result and the report, unless every sample converged."""
     if not info.converged.all():

@@ -9,17 +9,9 @@ from torch import Tensor
 from ..ops import Roulette, at_least_float32, branch_precision, full_precision, max_token_norm, storage_error
 from ..wording import counted
 from .certificate import NOTHING, USEFUL
+from .checks import check_features, check_finite_weights
 from .constant_weights import started_weights, weights_of
-from .contract import (
-    InverseInfo,
-    InvertibleModule,
-    NotConvergedError,
-    assumed_precision,
-    check_features,
-    check_finite_weights,
-    composed_error,
-    outputs,
-)
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, assumed_precision, composed_error, outputs
 
 
 class Accuracy(NamedTuple):

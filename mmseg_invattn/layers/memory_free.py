@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..ops import Move, Roulette, Step, memory_free, untraced
+from .checks import check_features
 from .constant_weights import weights_of
-from .contract import InverseInfo, InvertibleModule, check_features
+from .contract import InverseInfo, InvertibleModule
 from .parameters import compute_dtype
 
 

@@ -32,15 +32,9 @@ from ..ops import (
     truncation_bound,
 )
 from .certificate import Assessment, certified, uncertified, unrotated
+from .checks import check_features, check_finite_weights
 from .constant_weights import cast_weights, held_weights, started_weights, weights_of
-from .contract import (
-    InverseInfo,
-    InvertibleModule,
-    assumed_precision,
-    check_converged,
-    check_features,
-    check_finite_weights,
-)
+from .contract import InverseInfo, InvertibleModule, assumed_precision, check_converged
 from .orthogonal import rotate
 from .parameters import compute_dtype
 from .solve import Equation, solve_residual

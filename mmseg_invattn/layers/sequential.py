@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from ..ops import Move, Roulette, Step, max_token_norm, storage_error
 from ..wording import counted
 from .certificate import NOTHING, USEFUL
+from .checks import check_features
 from .constant_weights import holding, weights_of
-from .contract import InverseInfo, InvertibleModule, NotConvergedError, check_features, outputs
+from .contract import InverseInfo, InvertibleModule, NotConvergedError, outputs
 from .parameters import compute_dtype
 
 

@@ -148,6 +148,7 @@ def test_about_as_many_parameters_as_the_u_net():
         (lambda: u_net(kernel_sizes=(3, 2)), r'kernel_sizes=\(3, 2\) must be odd'),
         (lambda: u_net(attention=dict(form='certified')), 'give both or neither'),
         (lambda: u_net(attention=dict(form='certified'), attention_stages=(3,)), 'not all from 0 to 2'),
+        (lambda: u_net(attention=dict(form='certified'), attention_stages=(1, 1)), 'name a stage twice'),
         (lambda: u_net(attention=dict(form='none'), attention_stages=(2,)), 'has no inverse'),
         (lambda: u_net(attention=dict(form='paper'), attention_stages=(2,)), 'certificate'),
         (lambda: u_net(start='wavelet'), "start='wavelet'"),

@@ -46,8 +46,8 @@ def _picture_lines(results: dict, document: Path) -> list[str]:
     return [
         f'![Differences of the mIoU to that of {baseline}, and learning curves]({document.stem}.svg)',
         '',
-        f'*Above: differences of the mIoU to that of {baseline}. A dot is the mean, the bar its 95 % interval, a stroke '
-        f'a seed{dashed}. Below: learning curves, as means over the seeds.*',
+        f'*Above: differences of the mIoU to that of {baseline}. A dot is the mean, the bar its 95 % interval, a '
+        f'stroke a seed{dashed}. Below: learning curves, as means over the seeds.*',
         '',
     ]
 

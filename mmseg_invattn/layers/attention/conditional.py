@@ -36,9 +36,9 @@ from ...ops import (
 from ...ops.conditional_log_det import factorised_log_det, joint_log_det
 from ...ops.log_det import series_coefficients
 from ..certificate import Assessment, certified
-from ..checks import check_contraction, check_precision, check_sharpness
+from ..checks import check_contraction, check_features, check_precision, check_sharpness
 from ..constant_weights import scaled_weights, started_weights, weights_of
-from ..contract import InverseInfo, check_features, composed_error
+from ..contract import InverseInfo, composed_error
 from ..residual import ResidualLayer
 from ..solve import Equation
 from .attention import Attention, Mix

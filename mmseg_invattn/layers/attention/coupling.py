@@ -28,9 +28,8 @@ from ...ops import (
     local_lipschitz,
     max_token_norm,
 )
-from ..checks import check_precision
+from ..checks import check_features, check_precision
 from ..constant_weights import weights_of
-from ..contract import check_features
 from ..explicit import Accuracy, ExplicitInverse
 from ..parameters import compute_dtype
 from .options import LocalAttentionOptions, read_options

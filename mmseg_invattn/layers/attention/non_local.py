@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import differentiable_copies, full_precision, local_lipschitz
-from ..contract import check_features
+from ..checks import check_features
 from ..parameters import compute_dtype
 from .options import AttentionOptions, read_options
 from .ordinary_branch import OrdinaryBranch

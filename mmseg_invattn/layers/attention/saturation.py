@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from ...ops import cast_all, full_precision
+from ..checks import check_features
 from ..constant_weights import weights_of
-from ..contract import check_features
 from ..parameters import compute_dtype
 from ..residual import ResidualLayer
 

@@ -31,9 +31,8 @@ from ...ops import (
 from ...ops.conditional_log_det import joint_log_det
 from ...ops.log_det import series_coefficients
 from ..certificate import Assessment
-from ..checks import check_contraction, check_count
+from ..checks import check_contraction, check_count, check_features
 from ..constant_weights import started_weights
-from ..contract import check_features
 from ..parameters import given_out
 from ..residual import ResidualLayer
 from .conversion import heads_from_conv, place_heads, width_for

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops.attention import from_windows, pixel_grid, softmax_attention, to_windows, window_mask
-from ..checks import check_choice, check_count, check_takes
-from ..contract import check_features
+from ..checks import check_choice, check_count, check_features, check_takes
 from .conversion import conv_from_heads, heads_from_conv, place_heads, width_for
 from .encoding import build_encoding
 from .mixing import PositionMixing, mix_dense

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ...ops import Move, Roulette, Step, at_least_float32, max_token_norm, storage_error, unit_roundoff
+from ..checks import check_features
 from ..constant_weights import weights_of
-from ..contract import InverseInfo, InvertibleModule, check_converged, check_features, inverse_step, outputs
+from ..contract import InverseInfo, InvertibleModule, check_converged, inverse_step, outputs
 from .grid import grid_step, to_grid
 
 

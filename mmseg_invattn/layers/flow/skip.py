@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ...ops import Move, Roulette, Step
+from ..checks import check_features
 from ..constant_weights import weights_of
-from ..contract import InverseInfo, InvertibleModule, check_features, outputs
+from ..contract import InverseInfo, InvertibleModule, outputs
 
 
 class InvertibleSkip(InvertibleModule):

@@ -123,11 +123,13 @@ def preset(depth: int | str, presets: dict[str, dict]) -> dict:
 
 
 def check_attention(attention: dict | None, stages: Sequence[int], strides: Sequence[int]) -> None:
-    """Raises ValueError for attention without stages, stages without attention, and stages that do not exist."""
+    """Raises ValueError for attention without stages or stages without attention, and for wrong or repeated stages."""
     if (attention is None) != (not stages):
         raise ValueError(f'attention={attention} and attention_stages={tuple(stages)}: give both or neither')
     if not set(stages) <= set(range(len(strides))):
         raise ValueError(f'attention_stages={tuple(stages)} are not all from 0 to {len(strides) - 1}')
+    if len(set(stages)) < len(stages):
+        raise ValueError(f'attention_stages={tuple(stages)} name a stage twice: a stage has one attention')
 
 
 def build_attention(attention: dict, channels: int) -> InvertibleModule:
