@@ -64,7 +64,7 @@ def check_features(x: Tensor, channels: int | None, finite: bool = False) -> Non
     """Raises ValueError unless x is a non-empty feature map with the expected number of channels (None: any)."""
     if x.dim() != 4:
         raise ValueError(
-            f'got a tensor of shape {tuple(x.shape)}; the layer takes four dimensions, (B, C, H, W): reshape the '
+            f'got a tensor of shape {tuple(x.shape)}; the layer takes (B, C, H, W), four dimensions: reshape the '
             'input, or add the batch with x[None]'
         )
     if channels not in (None, x.shape[1]):

@@ -373,7 +373,7 @@ def test_bad_features(form):
             block(torch.zeros(shape))
     with pytest.raises(ValueError, match=r'takes \(B, C, H, W\) with C = 8'):
         block(torch.zeros(1, 4, 4, 4))
-    with pytest.raises(ValueError, match=r'four dimensions, \(B, C, H, W\)'):
+    with pytest.raises(ValueError, match=r'takes \(B, C, H, W\), four dimensions'):
         block(torch.zeros(8, 4, 4))
     with pytest.raises(ValueError, match='int64'):
         block(torch.zeros(1, 8, 4, 4, dtype=torch.long))

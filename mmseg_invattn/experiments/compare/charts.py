@@ -6,16 +6,22 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Placeholder colours, which are replaced by variables of the page.
+# Placeholder colours, which are replaced by variables of the page, or by colours that suit every page.
 INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
-VARIABLES = {INK: '--ink', MUTED: '--muted', FAINT: '--line', ACCENT: '--accent', SECOND: '--second'}
+OF_THE_PAGE = {
+    INK: 'var(--ink)',
+    MUTED: 'var(--muted)',
+    FAINT: 'var(--line)',
+    ACCENT: 'var(--accent)',
+    SECOND: 'var(--second)',
+}
 ON_ANY_PAGE = {INK: '#808890', MUTED: '#808890', FAINT: 'rgb(128 136 144 / 40%)', ACCENT: '#2f7de1', SECOND: '#d9541e'}
 STYLE = {
     'svg.fonttype': 'none',
@@ -71,10 +77,7 @@ def picture(heads: Sequence[dict], baseline: str, margin: float | None = None) -
             _draw_together(axis, trained, key)
         if axes:
             figure.legend(handles=axes[0].lines, loc='outside lower center', ncols=min(3, len(trained)))
-        text = _svg(figure, 'picture')
-    for colour, shown in ON_ANY_PAGE.items():
-        text = text.replace(colour, shown)
-    return text.replace('font-family: inherit', 'font-family: system-ui, sans-serif')
+        return _svg(figure, 'picture', ON_ANY_PAGE, 'system-ui, sans-serif')
 
 
 def all_curves(heads: Sequence[dict]) -> dict:
@@ -209,20 +212,21 @@ def _thousands(value: float, _: int) -> str:
     return f'{value / 1000:g}k' if value >= 1000 else f'{value:g}'
 
 
-def _svg(figure: Figure, salt: str) -> str:
-    """SVG with a font of its own, and with ids that are unique if the salt is."""
+def _svg(figure: Figure, salt: str, colours: Mapping[str, str], font: str) -> str:
+    """SVG with these colours in place of the placeholders, and with ids that are unique if the salt is."""
     buffer = io.StringIO()
     with matplotlib.rc_context({'svg.hashsalt': salt}):
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
     text = buffer.getvalue()
     text = re.sub(r'<metadata>.*?</metadata>', '', text[text.index('<svg') :], flags=re.DOTALL)
-    return re.sub(r'font: ([\d.]+)px [^;\"]*', r'font-size: \1px; font-family: inherit', text)
+    for placeholder, colour in colours.items():
+        text = text.replace(placeholder, colour)
+    return re.sub(r'font: ([\d.]+)px [^;\"]*', rf'font-size: \1px; font-family: {font}', text)
 
 
 def _inline(figure: Figure, title: str) -> str:
-    """SVG for the report, without a fixed size, and with the page's colours."""
-    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', _svg(figure, f'chart{next(_numbers)}'), count=1)
+    """SVG for the report, without a fixed size, and with the page's colours and font."""
+    text = _svg(figure, f'chart{next(_numbers)}', OF_THE_PAGE, 'inherit')
+    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', text, count=1)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r'\1', text, count=1)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f'var({variable})')
     return text.replace('<svg ', f'<svg role="img" aria-label="{title}" ', 1)
