@@ -63,7 +63,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='number of processes of a distributed training; default: the number of GPUs of this machine',
     )
     parser.add_argument(
-        '--results', type=Path, metavar='FILE', help='only write the report of this results.json again; default: none'
+        '--results',
+        type=Path,
+        nargs='+',
+        metavar='FILE',
+        help='only write the report of this results.json again, or one report of several with different heads; the '
+        'first decides the baseline, the control and the margin; default: none',
     )
     parser.add_argument(
         '--doc',

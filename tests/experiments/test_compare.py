@@ -241,19 +241,19 @@ def test_overwrite_starts_anew(case, tmp_path):
 def test_the_report_is_written_again_from_its_results(case, tmp_path):
     """Without the runs, so without pictures; the numbers are the same."""
     again = tmp_path / 'again'
-    assert run_compare(results=case[2] / 'results.json', out=again) == 0 and STEPS == []
+    assert run_compare(results=[case[2] / 'results.json'], out=again) == 0 and STEPS == []
     assert (again / 'report.md').read_text() == (case[2] / 'report.md').read_text()
     page = (again / 'report.html').read_text()
     assert page.count('<svg') == 5 and 'id="pictures"' not in page
     with pytest.raises(ValueError, match='holds a report: give another --out, or --overwrite'):
-        run_compare(results=case[2] / 'results.json', out=again)
-    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True) == 0
+        run_compare(results=[case[2] / 'results.json'], out=again)
+    assert run_compare(results=[case[2] / 'results.json'], out=again, overwrite=True) == 0
     page = tmp_path / 'page.md'
     page.write_text('before\n')
     with pytest.raises(ValueError, match='page.md has no lines <!-- table -->'):
-        run_compare(results=case[2] / 'results.json', out=tmp_path / 'other', doc=page)
+        run_compare(results=[case[2] / 'results.json'], out=tmp_path / 'other', doc=page)
     page.write_text('before\n<!-- table -->\nold\n<!-- end -->\nafter\n')
-    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True, doc=page) == 0
+    assert run_compare(results=[case[2] / 'results.json'], out=again, overwrite=True, doc=page) == 0
     before, tables, after = re.split('<!-- table -->\n|\n<!-- end -->', page.read_text())
     picture, tables = tables.split('*\n\n', 1)
     baseline = json.loads((case[2] / 'results.json').read_text())['baseline']  # another test chooses its own
@@ -268,15 +268,15 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
     assert (
         'certified' in drawn and 'training loss' in drawn and not re.search(r'var\(|#0[1-5]0[1-5]0[1-5]|inherit', drawn)
     )
-    assert run_compare(results=case[2] / 'results.json', out=again, overwrite=True, doc=page) == 0
+    assert run_compare(results=[case[2] / 'results.json'], out=again, overwrite=True, doc=page) == 0
     assert (tmp_path / 'page.svg').read_text() == drawn and ElementTree.fromstring(drawn).tag.endswith('svg')
     assert set(tables.replace('###', '##').splitlines()) < set((again / 'report.md').read_text().splitlines())
     with pytest.raises(ValueError, match='holds the runs of a comparison'):
-        run_compare(results=case[2] / 'results.json', out=case[2])
+        run_compare(results=[case[2] / 'results.json'], out=case[2])
     with pytest.raises(ValueError, match='is not a results.json'):
-        run_compare(results=case[2] / 'speed.json', out=tmp_path / 'other')
+        run_compare(results=[case[2] / 'speed.json'], out=tmp_path / 'other')
     with pytest.raises(FileNotFoundError, match='there is no such file'):
-        run_compare(results=tmp_path / 'gone.json', out=tmp_path / 'other')
+        run_compare(results=[tmp_path / 'gone.json'], out=tmp_path / 'other')
 
 
 def test_refusals(case, tmp_path):

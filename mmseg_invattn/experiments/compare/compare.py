@@ -21,11 +21,12 @@ from .environment import device_name
 from .evaluation import ignored_label
 from .folder import check_folder, read_json, run_folders, write_json
 from .jobs import shared_cores, work_on_all
+from .joined import joined
 from .pairing import unpaired
 from .pictures import pictures
 from .plan import Run, by_baseline, plan_runs
 from .process import Processes, ProcessFailedError, run_process
-from .report import write_pages, write_reports
+from .report import write_reports
 from .summary import summarise
 from .training import begin, train
 
@@ -146,18 +147,19 @@ def _speed(out: Path, done: Mapping[str, Run], launch: Callable) -> dict | None:
 
 
 def _report_again(args: Namespace) -> int:
-    """Write the report of an existing results.json, without pictures."""
-    results = read_json(args.results)
-    if results is None:
-        raise FileNotFoundError(f'--results {args.results}: there is no such file')
-    if not {'heads', 'protocol', 'places'} <= set(results):
-        raise ValueError(f'--results {args.results}: this is not a results.json of a comparison')
+    """Write the report of existing results, without pictures; those of several files become one."""
+    files = []
+    for path in args.results:
+        files.append((str(path), read_json(path)))
+        if files[-1][1] is None:
+            raise FileNotFoundError(f'--results {path}: there is no such file')
+    results = joined(files)
     if run_folders(args.out):
         raise ValueError(f'--out {args.out} holds the runs of a comparison: give another --out')
     if (args.out / 'report.html').exists() and not args.overwrite:
         raise ValueError(f'--out {args.out} holds a report: give another --out, or --overwrite to replace it')
     args.out.mkdir(parents=True, exist_ok=True)
-    write_pages(args.out, results, [], args.doc)
+    write_reports(args.out, results, [], args.doc)
     print(f'report: {args.out / "report.html"}', flush=True)
     return 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from mmengine.config import Config
 
 from ...compat import type_name
-from .plan import Run
 
 SAMPLER, SEEDED = 'ResumableInfiniteSampler', 'SeedTransforms'
 SEEN = ('batch_size', 'dataset', 'sampler')  # of train_dataloader; the number of workers changes only the speed
@@ -17,7 +18,17 @@ OWN = ('model.decode_head', 'work_dir', 'randomness.seed')
 DEPTH = 3
 
 
-def unpaired(runs: Sequence[Run]) -> list[str]:
+class Named(Protocol):
+    """A config and the name of its head; a run has both."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cfg(self) -> Config: ...
+
+
+def unpaired(runs: Sequence[Named]) -> list[str]:
     """Why runs with the same seed would train on different images, in another order, or with other augmentation.
 
     Args:
@@ -38,6 +49,18 @@ def unpaired(runs: Sequence[Run]) -> list[str]:
             keys = ', '.join(f'train_dataloader.{key}' for key in different)
             found.append(f'{run.name} and {first.name} differ in {keys}')
     return found
+
+
+def recipe(cfg: Config) -> dict:
+    """The settings that heads have in common, as plain values for JSON."""
+    content = _plain(cfg.to_dict())
+    for path in OWN:
+        *parents, last = path.split('.')
+        part = content
+        for key in parents:
+            part = part.get(key) or {}
+        part.pop(last, None)
+    return json.loads(json.dumps(content, default=str))
 
 
 def set_apart(cfg: Config, other: Config) -> list[str]:
@@ -73,7 +96,9 @@ def _pipelines(dataset: Any) -> Iterator[Sequence[Mapping]]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with lists instead of tuples, and plain dicts instead of MMEngine's."""
+    """The value with lists instead of tuples, and plain dicts instead of MMEngine's; infinity as a word."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...engine.config_file import NEW, read_config, value_at
-from .pairing import set_apart, unpaired
+from .pairing import recipe, set_apart, unpaired
 from .plan import Run
 
 LENGTHS = ('max_iters', 'max_epochs')
@@ -24,8 +24,9 @@ def protocol(runs: Sequence[Run], options: Mapping | None) -> dict:
     Returns:
         ``schedules`` (each with its ``heads``, ``length``, ``unit``, ``batch`` and, where an option changed the length,
         ``planned``), ``changes`` (each with ``key``, ``was``, the values of the configs, and ``now``), ``unpaired``
-        (sentences) and ``apart`` (name of a head -> settings beside the decode head that it does not share with the
-        baseline); the last two are empty for weights that were given.
+        (sentences), ``apart`` (name of a head -> settings beside the decode head that it does not share with the
+        baseline) and ``recipe`` (the config of the baseline without what differs between heads and runs by design);
+        ``unpaired`` and ``apart`` are empty for weights that were given.
     """
     files = {run.name: read_config(run.source) for run in runs}
     trained = [run for run in runs if run.checkpoint is None]
@@ -42,6 +43,7 @@ def protocol(runs: Sequence[Run], options: Mapping | None) -> dict:
         changes=[_change(key, value, list(files.values())) for key, value in (options or {}).items()],
         unpaired=unpaired(trained) if trained else [],
         apart={run.name: keys for run in trained[1:] if (keys := set_apart(run.cfg, trained[0].cfg))},
+        recipe=recipe(runs[0].cfg),
     )
 
 

@@ -23,11 +23,6 @@ IN_DOCUMENTS = ('Accuracy', 'Cost', 'Attention')  # the tables for a document
 def write_reports(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
     """Write results.json, report.md and report.html into a folder, the tables and a picture into a document."""
     write_json(out / 'results.json', results)
-    write_pages(out, results, pictures, document)
-
-
-def write_pages(out: Path, results: dict, pictures: Sequence[dict], document: Path | None = None) -> None:
-    """Write report.md and report.html alone, the tables and a picture into a document."""
     AtomicLocalBackend().put_text(markdown(results), out / 'report.md')
     AtomicLocalBackend().put_text(html(results, pictures), out / 'report.html')
     if document is not None:

@@ -123,8 +123,8 @@ def scatter_of_images(ours: Mapping[int, Areas], theirs: Mapping[int, Areas], dr
 
 
 def with_other_images(found: Mapping) -> tuple[float, float] | None:
-    """The interval that also covers other images, from a difference and its ``scatter_of_images``."""
-    if found['low'] is None:
+    """The interval that also covers other images, from a difference and its ``scatter_of_images``, if it has both."""
+    if found['low'] is None or found['scatter_of_images'] is None:
         return None
     half = float(np.hypot(found['high'] - found['mean'], 1.96 * found['scatter_of_images']))
     return found['mean'] - half, found['mean'] + half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def summarise(
         classes=first.get('classes', []),
         palette=first.get('palette', []),
         images=len(first.get('images', [])),
+        split=_split_hash(first.get('images', [])),
         speed={key: value for key, value in (speed or {}).items() if key not in ('heads', 'of')},
         heads=heads,
     )
@@ -119,11 +121,16 @@ def _run(run: Run, places: list[dict]) -> dict:
     )
 
 
+def _split_hash(images: Sequence[str]) -> str:
+    """Hash of the names of the images, in their order."""
+    return hashlib.sha256('\n'.join(Path(image).name for image in images).encode()).hexdigest()
+
+
 def _check_same_split(evaluations: Mapping[str, dict]) -> None:
     """Refuse a comparison on different images. Folders may differ, but not the names and the order of the images."""
     first = None
     for title, evaluation in evaluations.items():
-        split = (evaluation['classes'], [Path(image).name for image in evaluation['images']])
+        split = (evaluation['classes'], _split_hash(evaluation['images']))
         if first is not None and split != first[1]:
             raise ValueError(
                 f'{first[0]} and {title} were evaluated on different images or classes: give their configs the same '
