@@ -18,6 +18,9 @@ BACKBONE = {'model.backbone.type', 'model.backbone.attention'}
 TWINS = [
     (r'demo/invnl', 'demo/nonlocal', HEAD),
     (r'demo/nonlocal', 'demo/fcn', {'model.decode_head.type'}),
+    (r'comparison/context_shapes/nonlocal', 'comparison/context_shapes/fcn', {'model.decode_head.type'}),
+    (r'comparison/context_shapes/invnl(-[a-z]+)?', 'comparison/context_shapes/nonlocal', HEAD),
+    (r'comparison/context_shapes/invda', 'comparison/context_shapes/danet', {'model.decode_head.attention'}),
     (r'comparison/(?P<folder>camvid/)?fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
     (r'comparison/(?P<folder>camvid/)?danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
     (r'comparison/(?P<folder>camvid/)?invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
@@ -37,7 +40,7 @@ INVERTIBLE = {
     path
     for path in (*CONFIGS, *SHORT)
     if re.match(
-        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/(camvid/)?inv', path.relative_to(FOLDER).as_posix()
+        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/((camvid|context_shapes)/)?inv', path.relative_to(FOLDER).as_posix()
     )
 }
 

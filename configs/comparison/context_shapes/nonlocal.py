@@ -1,0 +1,2 @@
+_base_ = './fcn.py'
+model = dict(decode_head=dict(type='NLHead'))
