@@ -40,7 +40,8 @@ INVERTIBLE = {
     path
     for path in (*CONFIGS, *SHORT)
     if re.match(
-        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/((camvid|context_shapes)/)?inv', path.relative_to(FOLDER).as_posix()
+        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/((camvid|context_shapes)/)?inv',
+        path.relative_to(FOLDER).as_posix(),
     )
 }
 
