@@ -1,67 +1,25 @@
-"""Backpropagation with recovered activations: what is held, and that it is right in every setting."""
+"""Backpropagation with recovered activations: gradients, refusals, autocast and compilation."""
 
 import copy
-import gc
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from helpers.block_cases import net
-from helpers.peak_memory import peak_bytes
-from helpers.two_processes import in_two_processes
+from helpers.memory_free_cases import flow, gradients
 from torch import Tensor, nn
 
 from mmseg_invattn.layers import (
     ActNorm2d,
     AdditiveCoupling,
-    AffineCoupling,
     CertifiedAttention2d,
-    ConditionalAttention2d,
-    CouplingAttention2d,
-    GridCoupling,
-    InvChannelAttention,
     InvConv1x1,
     InvConvResidual,
     InvertibleSequential,
     MemoryFree,
     NotConvergedError,
-    OrthogonalConv1x1,
     PaperAttention2d,
     Split,
     Squeeze,
-    ToGrid,
-    solve,
 )
-from mmseg_invattn.ops import max_token_norm, solve_fixed_point
-
-
-def flow(channels: int = 4) -> InvertibleSequential:
-    """Every kind of layer, nested, with a split and a shared layer."""
-    shared = InvConvResidual(channels)
-    return InvertibleSequential(
-        shared,
-        ActNorm2d(channels),
-        shared,
-        InvertibleSequential(
-            Squeeze(), InvConv1x1(4 * channels), Split(4 * channels), CertifiedAttention2d(2 * channels, num_heads=2)
-        ),
-        AdditiveCoupling(
-            2 * channels, nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, channels, 1))
-        ),
-    )
-
-
-def gradients(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    module.zero_grad()
-    x = x.detach().requires_grad_()
-    y = module(x)
-    sum(
-        (part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view_as(part)).sum()
-        for part in ((y,) if torch.is_tensor(y) else y)
-    ).backward()
-    names = {name.removeprefix('module.'): p.grad.clone() for name, p in module.named_parameters()}
-    return {**names, 'x': x.grad}
 
 
 @pytest.mark.parametrize('dtype, rtol', [(torch.float64, 1e-9), (torch.float32, 1e-3)])
@@ -281,226 +239,3 @@ def test_plain_layers_compile(layer):
     model(x)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(model, backend='aot_eager')(x), model(x))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth, as backbones have it: the branch of some samples, in training."""
-
-    def forward(self, x):
-        if not self.training:
-            return x
-        keep = torch.rand(len(x), 1, 1, 1, dtype=x.dtype) < 0.6
-        return x * keep / 0.6
-
-
-class FunctionalDropout(nn.Module):
-    def forward(self, x):
-        return F.dropout(x, 0.3, self.training)
-
-
-RANDOM = {'stochastic depth': DropPath, 'functional dropout': FunctionalDropout, 'RReLU': nn.RReLU}
-
-
-def random_coupling(kind: str, coupling: type, swap: bool) -> nn.Module:
-    outputs = 2 if coupling is AffineCoupling else 1
-    return coupling(
-        4, nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 2 * outputs, 1), RANDOM[kind]()), swap
-    )
-
-
-@pytest.mark.parametrize('coupling', [AdditiveCoupling, AffineCoupling, GridCoupling])
-@pytest.mark.parametrize('kind', RANDOM)
-def test_random_numbers_are_drawn_again(kind, coupling):
-    torch.manual_seed(11)
-    module = InvertibleSequential(
-        ToGrid(),
-        random_coupling(kind, coupling, False),
-        InvertibleSequential(Squeeze(1)),
-        random_coupling(kind, coupling, True),
-        random_coupling(kind, coupling, False),
-    )
-    module, x = module.double(), torch.randn(3, 4, 5, 5, dtype=torch.float64)
-    results = []
-    for run in (module, MemoryFree(module), MemoryFree(module)):
-        torch.manual_seed(12 if len(results) < 2 else 13)
-        results.append(gradients(run, x) | dict(next=torch.rand(3)))
-    for name in results[0]:
-        if coupling is GridCoupling:  # x comes back bit for bit, and so does everything else
-            assert torch.equal(results[0][name], results[1][name]), name
-        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-11, atol=1e-11, msg=name)
-    assert not torch.allclose(results[0]['x'], results[2]['x'], rtol=1e-3)  # other numbers, other gradients
-
-
-@pytest.mark.parametrize('coupling', [AdditiveCoupling, AffineCoupling, GridCoupling])
-@pytest.mark.parametrize('kind', RANDOM)
-def test_the_inverse_of_a_random_sub_network_is_refused(kind, coupling):
-    torch.manual_seed(14)
-    module, x = random_coupling(kind, coupling, False), torch.randn(8, 4, 5, 5)
-    with torch.no_grad():
-        with pytest.raises(ValueError, match=f'the sub-network of {coupling.__name__} gave two different outputs for'):
-            module.inverse(module(x))
-        with pytest.raises(ValueError, match='Switch that off with eval'):
-            MemoryFree(InvertibleSequential(module)).inverse(module(x))
-        x_hat, info = module.eval().inverse(module(x))
-    assert info.converged.all() and (max_token_norm(x_hat - x) <= info.error_bound.clamp(min=1e-5)).all()
-
-
-COUPLINGS = {
-    'additive': lambda: AdditiveCoupling(8, net(8)),
-    'affine': lambda: AffineCoupling(8, net(8, 2)),
-    'grid': lambda: GridCoupling(8, net(8)),
-    'attention': lambda: CouplingAttention2d(8, num_heads=2, position='learned', position_size=3),
-}
-
-
-@pytest.mark.parametrize('stored', [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', COUPLINGS)
-def test_couplings_with_parameters_in_half_precision(name, dtype, stored):
-    """Forward, inverse and recovered gradients; the sub-network runs in its own precision on either way."""
-    torch.manual_seed(15)
-    coupling = COUPLINGS[name]()
-    coupling = coupling.half() if dtype == torch.float16 else coupling.bfloat16()
-    x = torch.randn(2, 8, 6, 5).to(stored).requires_grad_()
-    y = coupling(x)
-    assert y.dtype == (torch.float32 if name == 'attention' else stored)
-    with torch.no_grad():
-        x_hat, info = coupling.inverse(y)
-    assert x_hat.dtype == torch.float32 and info.converged.all() and info.error_bound.isfinite().all()
-    # What passes was not rounded further, so the sub-network sees what it saw: the error is that of the sum as stored.
-    assert (max_token_norm(x_hat - x.detach().float()) <= info.error_bound).all()
-    allowed = torch.finfo(y.dtype).eps * max_token_norm(y.float())
-    if name == 'attention':  # as steep as it is around the features
-        allowed = coupling.inverse_error(x_hat, allowed)
-    assert (info.error_bound <= 100 * allowed).all()
-    wide = x.detach().float().requires_grad_()
-    plain = gradients(coupling, wide)
-    for name, gradient in gradients(MemoryFree(coupling), wide).items():
-        torch.testing.assert_close(
-            gradient, plain[name], rtol=1e-3, atol=1e-2 * float(plain[name].abs().max()), msg=name
-        )
-
-
-@pytest.mark.parametrize('fused', [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_training_ends_where_plain_backpropagation_ends(fused):
-    """30 steps, evaluations without gradients between them: the same losses to the accuracy of the inverse."""
-    torch.manual_seed(16)
-    start = InvertibleSequential(
-        CertifiedAttention2d(6, num_heads=3, sharpness='learned'),
-        OrthogonalConv1x1(6),
-        ConditionalAttention2d(6, reduction=1),
-        OrthogonalConv1x1(6),
-        CouplingAttention2d(6, reduction=1),
-    ).double()
-    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
-    target = x.roll(1, 3) + 0.5
-    losses = []
-    for module in (copy.deepcopy(start), MemoryFree(copy.deepcopy(start))):
-        optimiser = torch.optim.AdamW(module.parameters(), lr=6e-3, fused=fused)
-        course = []
-        for step in range(30):
-            optimiser.zero_grad()
-            loss = (module.train()(x) - target).square().mean()
-            loss.backward()
-            optimiser.step()
-            course.append(loss.detach())
-            if step % 7 == 0:
-                with torch.no_grad():
-                    course.append((module.eval()(x) - target).square().mean())
-        losses.append(torch.stack(course))
-    assert losses[0][-1] < 0.7 * losses[0][0]
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-7, atol=0)
-
-
-def test_activation_memory_does_not_grow_with_depth():
-    torch.manual_seed(8)
-    x = torch.randn(1, 8, 64, 64)
-    one, eight = (InvertibleSequential(*[InvConvResidual(8, hidden_channels=32) for _ in range(n)]) for n in (1, 8))
-    for module in (one, eight):
-        module(x).sum().backward()  # gradients of the parameters are allocated
-    stored = [peak_bytes(module, x) for module in (one, eight)]
-    recovered = [peak_bytes(MemoryFree(module), x) for module in (one, eight)]
-    assert stored[1] > 4 * stored[0]
-    assert recovered[1] < 1.25 * recovered[0]
-    assert recovered[1] < stored[1] / 2
-
-
-def _distributed_worker(rank: int, folder: str) -> None:
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    torch.manual_seed(rank)  # DDP broadcasts the parameters of rank 0
-    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(3, 4, 1), MemoryFree(flow())).double())
-    x = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) * 3 + 1
-    mine = x[:1] if rank == 0 else x[1:]  # shares of different size
-    model(mine)
-    for _ in range(2):
-        model.zero_grad()
-        sum(part.square().sum() for part in model(mine)).backward()
-    torch.save(dict(state=model.module.state_dict(), grads=[p.grad for p in model.parameters()]), f'{folder}/{rank}.pt')
-    # were the model the last owner of the group, its destructor would hold the GIL and wait for a thread that wants it
-    del model
-    gc.collect()
-    dist.destroy_process_group()
-
-
-def test_distributed_gradients_and_data_dependent_start(tmp_path):
-    """Two processes: the start is that of the whole batch, the gradient the mean of the shares' gradients."""
-    in_two_processes(_distributed_worker, str(tmp_path))
-    first, second = (torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1))
-    for name in first['state']:
-        torch.testing.assert_close(first['state'][name], second['state'][name], rtol=0, atol=0)
-    torch.testing.assert_close(first['grads'], second['grads'], rtol=0, atol=0)
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), flow()).double()
-    x = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) * 3 + 1
-    model(x)  # the start, from the whole batch
-    for name, value in model.state_dict().items():
-        name = name.replace('1.layers', '1.module.layers', 1)
-        torch.testing.assert_close(first['state'][name], value, rtol=1e-9, atol=1e-9, msg=name)
-    sum(part.square().sum() for part in model(x)).div(2).backward()
-    for a, p in zip(first['grads'], model.parameters(), strict=True):
-        torch.testing.assert_close(a, p.grad, rtol=1e-8, atol=1e-8 * float(p.grad.abs().max()))
-
-
-def evaluations_of(module: nn.Module, x: Tensor, monkeypatch) -> list[int]:
-    """What the solver takes for each layer on the way back."""
-    taken = []
-
-    def counting(*args, **options):
-        result = solve_fixed_point(*args, **options)
-        taken.append(int(result.iterations.max()))
-        return result
-
-    monkeypatch.setattr(solve, 'solve_fixed_point', counting)
-    gradients(module, x)
-    monkeypatch.undo()
-    return taken
-
-
-@pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d])
-def test_the_way_back_begins_at_the_mean(form, monkeypatch):
-    torch.manual_seed(0)
-    stack = InvertibleSequential(*(form(16) for _ in range(4)))
-    x = torch.randn(2, 16, 12, 12)
-    stack.train()(x)
-    assert max(evaluations_of(MemoryFree(stack), x, monkeypatch)) <= 4
-    y = stack(x).detach()
-    for layer in reversed(stack):
-        without = layer.recover_input(y, 1e-6, 100)
-        mean = without.mean((2, 3), keepdim=True)
-        torch.testing.assert_close(layer.recover_input(y, 1e-6, 100, mean=mean), without, rtol=0, atol=1e-5)
-        # a wrong one costs evaluations and nothing else
-        torch.testing.assert_close(layer.recover_input(y, 1e-6, 100, mean=mean + 1), without, rtol=0, atol=1e-5)
-        y = without
-
-
-@pytest.mark.parametrize('form', [CertifiedAttention2d, ConditionalAttention2d, InvChannelAttention, InvConvResidual])
-def test_gradients_to_the_accuracy_that_is_stated(form):
-    """1e-5 of the whole gradient, also where the inverse is asked for no more than 1e-6."""
-    torch.manual_seed(1)
-    stack = InvertibleSequential(*(form(8) for _ in range(6))).double()
-    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
-    stack.train()(x)
-    wanted = torch.cat([g.flatten() for g in gradients(stack, x).values()])
-    got = torch.cat([g.flatten() for g in gradients(MemoryFree(stack, tol=1e-6), x).values()])
-    assert 0 < (got - wanted).norm() < 1e-5 * wanted.norm()
