@@ -67,8 +67,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         nargs='+',
         metavar='FILE',
-        help='only write the report of this results.json again, or one report of several with different heads; the '
-        'first decides the baseline, the control and the margin; default: none',
+        help='only write the report of this results.json again, or one report of several that have different heads or '
+        'different seeds; the first decides the baseline and the control; default: none',
     )
     parser.add_argument(
         '--doc',
@@ -82,9 +82,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.results is None and not args.configs:
         parser.error('give config files or --results')
     others = set(vars(args)) - {'configs', 'results', 'out', 'overwrite', 'doc'}
+    if args.results is not None and len(args.results) > 1:
+        others -= {'margin'}
     changed = [name for name in others if getattr(args, name) != parser.get_default(name)]
     if args.results is not None and (args.configs or changed):
-        parser.error('--results can be combined only with --out, --overwrite and --doc, not with config files')
+        parser.error(
+            '--results can be combined only with --out, --overwrite and --doc (with several files also with '
+            '--margin), not with config files'
+        )
     return args
 
 

@@ -279,6 +279,25 @@ def test_the_report_is_written_again_from_its_results(case, tmp_path):
         run_compare(results=[tmp_path / 'gone.json'], out=tmp_path / 'other')
 
 
+def test_results_of_several_folders_become_one_report(case, tmp_path):
+    """A head that was run later, elsewhere, beside the results that are there already."""
+    plain, certified, out = case
+    other, more, again = tmp_path / 'other.py', tmp_path / 'more', tmp_path / 'again'
+    other.write_text(certified.read_text().replace('./tiny.py', str(plain)))
+    assert run_compare(other, out=more) == 0
+    assert run_compare(results=[out / 'results.json', more / 'results.json'], out=again, margin=0.5) == 0 and not STEPS
+    found = read(again)
+    baseline = found['baseline']
+    assert [head['label'] for head in found['heads']] == ['tiny', 'certified', 'other'] and found['margin'] == 0.5
+    late = found['heads'][2]
+    assert late['miou'] == read(more)['heads'][0]['miou'] and late['speed'] == {} and late['seconds_per_iteration'] > 0
+    theirs = next(head for head in found['heads'] if head['name'] == baseline)
+    assert late['difference']['per_seed'] == {'0': pytest.approx(late['miou'] - theirs['miou'], abs=1e-5)}
+    assert found['protocol']['apart'] == {} and found['protocol']['unpaired'] == []
+    with pytest.raises(ValueError, match='margin is 0, but must be above 0'):
+        run_compare(results=[out / 'results.json', more / 'results.json'], out=again, margin=0, overwrite=True)
+
+
 def test_refusals(case, tmp_path):
     plain, certified, out = case
 
@@ -354,3 +373,12 @@ def test_command_lines_that_are_refused(line, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(line)
     assert '--results' in capsys.readouterr().err
+
+
+def test_a_margin_for_results_of_several_files(capsys):
+    tool = importlib.import_module('mmseg_invattn.cli.compare')
+    args = tool.parse_args(['--results', 'x.json', 'y.json', '--margin', '0.5'])
+    assert (args.results, args.margin) == ([Path('x.json'), Path('y.json')], 0.5)
+    with pytest.raises(SystemExit):
+        tool.parse_args(['--results', 'x.json', 'y.json', '--seeds', '1'])
+    assert 'with several files also with --margin' in capsys.readouterr().err

@@ -44,6 +44,27 @@ def test_the_parts_are_the_whole(parts):
     assert rows[0].split(' | ')[6] == '-' and whole['heads'][1]['difference']['scatter_of_images'] is not None
 
 
+def test_seeds_may_be_in_several_files(tmp_path):
+    """One seed a file, as the jobs of a cluster leave them; one head has its last seed in none."""
+    runs = made_up_runs(tmp_path, heads=4, seeds=(0, 1, 2))
+    parts = [summarise([run for run in runs if run.seed == seed], runs[0].name, OPTIONS, None) for seed in (2, 0, 1)]
+    assert not any('attention' not in run for part in parts for head in part['heads'] for run in head['runs'])
+    found = joined([(f'{number}.json', part) for number, part in enumerate(parts)], margin=0.5)
+    whole = summarise(runs, runs[0].name, OPTIONS, None, margin=0.5)
+    for head in whole['heads'][1:]:
+        head['difference']['scatter_of_images'] = None
+    assert found == whole
+    assert 'Tested claim: the mIoU of a head is less than 0.5 below' in markdown(found)
+
+
+def test_runs_without_their_measurements_cannot_become_one_head(tmp_path):
+    runs = made_up_runs(tmp_path, heads=2, seeds=(0, 1))
+    parts = [summarise([run for run in runs if run.seed == seed], runs[0].name, None, None) for seed in (0, 1)]
+    del parts[1]['heads'][1]['runs'][0]['attention']
+    with pytest.raises(ValueError, match=f'runs of {runs[2].name[:5]}.* have no attention, so its seeds cannot be'):
+        joined([('0.json', parts[0]), ('1.json', parts[1])])
+
+
 def test_one_file_stays_as_it_is(parts):
     _, whole, first, _ = parts
     assert joined([('a.json', whole)]) == whole
@@ -76,9 +97,11 @@ def test_other_recipes_are_told(parts):
 
 def test_what_cannot_be_joined(parts):
     _, whole, first, second = parts
-    with pytest.raises(ValueError, match='whole.json: fcn_r18-d8_data is in another of the files too; a head must'):
+    with pytest.raises(
+        ValueError, match='whole.json: fcn_r18-d8_data, seed 0 is in another of the files too; each run must'
+    ):
         joined([('first.json', first), ('whole.json', whole)])
-    with pytest.raises(ValueError, match='first.json: fcn_r18-d8_data is in another'):
+    with pytest.raises(ValueError, match='first.json: fcn_r18-d8_data, seed 0 is in another'):
         joined([('first.json', first), ('first.json', first)])
     second['split'] = '0' * 64
     with pytest.raises(ValueError, match='a.json and b.json: their heads were evaluated on different images'):

@@ -48,6 +48,8 @@ def compare(args: Namespace) -> int:
     """
     if args.doc is not None:
         around_table(args.doc)
+    if args.margin is not None and not 0 < args.margin < math.inf:
+        raise ValueError(f'--margin is {args.margin}, but must be above 0: it is the loss of mIoU that is tested for')
     if args.results is not None:
         return _report_again(args)
     distributed = _distributed(args)
@@ -60,8 +62,6 @@ def compare(args: Namespace) -> int:
     control = None if args.control is None else Path(args.control).stem
     if control is not None and control not in {run.name for run in runs}:
         raise ValueError(f'--control {args.control} is not one of the configs: add it to the list of configs')
-    if args.margin is not None and not 0 < args.margin < math.inf:
-        raise ValueError(f'--margin is {args.margin}, but must be above 0: it is the loss of mIoU that is tested for')
     if args.margin is not None and len(args.seeds) < 2:
         raise ValueError(f'--margin {args.margin} needs an interval, and so at least two seeds: --seeds 0 1')
     for run in runs[: len(args.configs)]:
@@ -153,7 +153,7 @@ def _report_again(args: Namespace) -> int:
         files.append((str(path), read_json(path)))
         if files[-1][1] is None:
             raise FileNotFoundError(f'--results {path}: there is no such file')
-    results = joined(files)
+    results = joined(files, args.margin)
     if run_folders(args.out):
         raise ValueError(f'--out {args.out} holds the runs of a comparison: give another --out')
     if (args.out / 'report.html').exists() and not args.overwrite:

@@ -1,7 +1,8 @@
 """Joins the results of several comparisons, which may come from different machines, as if they were one.
 
-Heads are still paired by seed, since a seed has the same images in the same order on every machine. What is compared
-only within one machine (speed) or needs the runs themselves (pixel counts of every image) is left out.
+Each file has other heads, or other seeds of the same heads. Runs are still paired by seed, since a seed has the same
+images in the same order on every machine. What is compared only within one machine (times) or needs the runs themselves
+(pixel counts of every image) is left out.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from mmengine.config import Config
 
 from .pairing import set_apart, unpaired
 from .statistics import paired
-from .summary import label_of
+from .summary import EVALUATED, head_of, label_of, scores_of
 from .verdicts import control_of, leader_of, plain
 
 NEEDED = {'heads', 'protocol', 'places', 'split'}
-TIMES = dict(speed={}, seconds_per_iteration=None)
 
 
 class Recipe(NamedTuple):
@@ -27,71 +27,94 @@ class Recipe(NamedTuple):
     cfg: Config
 
 
-def joined(files: Sequence[tuple[str, dict]]) -> dict:
-    """One comparison with all heads; the first file decides baseline, control and margin.
+def joined(files: Sequence[tuple[str, dict]], margin: float | None = None) -> dict:
+    """One comparison with all runs; the first file decides the baseline and the control.
 
     Args:
         files: path and content of each results.json.
+        margin: of several files; None: that of the first.
 
     Raises:
-        ValueError: a file is none of a comparison, two have a head in common, or their heads were evaluated on
-            different images or classes.
+        ValueError: a file is none of a comparison, a run is in two files, or files differ in their images or classes.
     """
     for path, results in files:
         if not NEEDED <= set(results):
             raise ValueError(f'--results {path}: this is not a results.json of a comparison')
-    (first_path, first), *others = files
-    heads, places = list(first['heads']), list(first['places'])
-    for path, results in others:
-        _check_joinable(first_path, first, heads, path, results)
-        heads += [_moved(head, results['places'], places) for head in results['heads']]
-    names, own = [head['name'] for head in heads], {head['name'] for head in first['heads']}
-    miou = {head['name']: _miou(head) for head in heads}
-    for number, head in enumerate(heads):
-        heads[number] = head = dict(head, label=label_of(head['name'], names))
-        if head['name'] not in own:
-            found = plain(paired(miou[head['name']], miou[first['baseline']]))
+    first_path, first = files[0]
+    if len(files) == 1:
+        return first
+    places: list[dict] = []
+    parts: dict[str, list[dict]] = {}  # name -> that head in each file that has it
+    for path, results in files:
+        if (first['classes'], first['split']) != (results['classes'], results['split']):
+            raise ValueError(
+                f'--results {first_path} and {path}: their heads were evaluated on different images or classes'
+            )
+        for head in results['heads']:
+            _check_runs(path, head, parts.setdefault(head['name'], []))
+            parts[head['name']].append(dict(head, runs=_moved(head['runs'], results['places'], places)))
+    devices = {place['device'] for place in first['places']}
+    heads = [_head(found, list(parts), places, devices) for found in parts.values()]
+    miou, own = (
+        {head['name']: scores_of(head['runs']) for head in heads},
+        {head['name']: head for head in first['heads']},
+    )
+    for head in heads:
+        name, pair = head['name'], {head['name'], first['baseline']}
+        head['speed'] = own[name]['speed'] if name in own else {}
+        if len(pair) == 2 and not all(other in own and len(parts[other]) == 1 for other in pair):
+            found = plain(paired(miou[name], miou[first['baseline']]))
             head['difference'] = found and dict(found, scatter_of_images=None)
     return dict(
         first,
+        margin=first['margin'] if margin is None else margin,
         control=control_of(heads, miou, first['control'] and first['control']['name']),
         leader=leader_of(miou),
-        protocol=_protocol([first, *(results for _, results in others)]),
+        protocol=_protocol([results for _, results in files]),
         places=places,
         seeds=sorted({run['seed'] for head in heads for run in head['runs']}),
         heads=heads,
     )
 
 
-def _miou(head: dict) -> dict[int, float]:
-    return {run['seed']: run['miou'] for run in head['runs'] if run['miou'] is not None}
-
-
-def _check_joinable(first_path: str, first: dict, heads: Sequence[dict], path: str, results: dict) -> None:
-    twice = sorted({head['name'] for head in heads} & {head['name'] for head in results['heads']})
+def _check_runs(path: str, head: dict, others: Sequence[dict]) -> None:
+    seeds = {run['seed'] for run in head['runs']}
+    twice = sorted(seeds & {run['seed'] for other in others for run in other['runs']})
     if twice:
         raise ValueError(
-            f'--results {path}: {twice[0]} is in another of the files too; a head must be in one file only, so run all '
-            'of its seeds in one folder'
-        )
-    if (first['classes'], first['split']) != (results['classes'], results['split']):
-        raise ValueError(
-            f'--results {first_path} and {path}: their heads were evaluated on different images or classes'
+            f'--results {path}: {head["name"]}, seed {twice[0]} is in another of the files too; each run must be in '
+            'one file only'
         )
 
 
-def _moved(head: dict, places: Sequence[dict], known: list[dict]) -> dict:
-    """A head of another file, whose runs name their places in the list of known ones, which grows."""
-    runs = []
-    for run in head['runs']:
+def _moved(runs: Sequence[dict], places: Sequence[dict], known: list[dict]) -> list[dict]:
+    """Runs that name their places in the list of known ones, which grows."""
+    moved = []
+    for run in runs:
         starts = []
         for start in run['starts']:
             place = places[start['place']]
             if place not in known:
                 known.append(place)
             starts.append(dict(start, place=known.index(place)))
-        runs.append(dict(run, starts=starts))
-    return dict(head, runs=runs, **TIMES)
+        moved.append(dict(run, starts=starts))
+    return moved
+
+
+def _head(parts: Sequence[dict], names: Sequence[str], places: Sequence[dict], devices: set[str]) -> dict:
+    """A head with the runs of all its parts; the seconds of an iteration only if all were measured on these devices."""
+    name = parts[0]['name']
+    if len(parts) == 1:
+        head = dict(parts[0], label=label_of(name, names))
+    else:
+        runs = sorted((run for part in parts for run in part['runs']), key=lambda run: run['seed'])
+        missing = [key for run in runs for key in EVALUATED if key not in run]
+        if missing:
+            raise ValueError(f'--results: runs of {name} have no {missing[0]}, so its seeds cannot be joined')
+        head = dict(head_of(name, names, runs), difference=None)
+    if not {places[start['place']]['device'] for run in head['runs'] for start in run['starts']} <= devices:
+        head['seconds_per_iteration'] = None
+    return head
 
 
 def _protocol(all_results: Sequence[dict]) -> dict:
@@ -108,7 +131,7 @@ def _protocol(all_results: Sequence[dict]) -> dict:
             if same is None:
                 schedules.append(found)
             else:
-                same['heads'] += found['heads']
+                same['heads'] += [name for name in found['heads'] if name not in same['heads']]
         different = set_apart(recipe.cfg, recipes[0].cfg)
         for head in results['heads']:
             keys = sorted({*different, *other['apart'].get(head['name'], [])})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from .plan import Run, by_baseline
 from .protocol import protocol
 from .statistics import Areas, paired, scatter_of_images, spread
 from .verdicts import IDENTITY, control_of, leader_of, plain
+
+# what a run has from its evaluation
+EVALUATED = ('miou', 'aacc', 'iou', 'parameters', 'flops', 'attention', 'inverse')
 
 
 def summarise(
@@ -51,15 +54,10 @@ def summarise(
         }
         for name in names
     }
-    miou = {name: {run.seed: evaluations[run]['miou'] for run in done if run.name == name} for name in names}
+    miou = {name: scores_of(details[run] for run in runs if run.name == name) for name in names}
     heads = []
     for name in names:
-        own = [run for run in done if run.name == name]
-        head = dict(name=name, label=label_of(name, names), runs=[details[run] for run in runs if run.name == name])
-        if own:
-            head |= _scores([evaluations[run] for run in own])
-            head |= _costs([evaluations[run] for run in own], [details[run] for run in own])
-            head |= _attention({run.seed: evaluations[run] for run in own})
+        head = head_of(name, names, [details[run] for run in runs if run.name == name])
         head['speed'] = (speed or {}).get('heads', {}).get(name, {})
         found = plain(paired(miou[name], miou[baseline])) if name != baseline else None
         if found is not None:
@@ -90,10 +88,28 @@ def label_of(name: str, names: Sequence[str]) -> str:
     return name.partition('_')[0] if len(set(methods)) == len(methods) and len(set(rests)) == 1 else name
 
 
+def head_of(name: str, names: Sequence[str], runs: Sequence[dict]) -> dict:
+    """A head with all numbers that follow from its runs.
+
+    Args:
+        name: of its config.
+        names: of all configs.
+        runs: its runs, as ``results.json`` has them.
+    """
+    head = dict(name=name, label=label_of(name, names), runs=list(runs))
+    done = [run for run in runs if run['miou'] is not None]
+    return head | _scores(done) | _costs(done) | _attention(done) if done else head
+
+
+def scores_of(runs: Iterable[dict]) -> dict[int, float]:
+    """Seed -> mIoU of the runs that are done."""
+    return {run['seed']: run['miou'] for run in runs if run['miou'] is not None}
+
+
 def _run(run: Run, places: list[dict]) -> dict:
     """The status of one run. Its device and versions are added to ``places`` if they are not there yet."""
     failed, state = read_json(run.folder / 'failed.json'), read_json(run.folder / 'run.json') or {}
-    evaluation = read_json(run.folder / 'evaluation.json')
+    evaluation = read_json(run.folder / 'evaluation.json') or {}
     trained = read_json(run.folder / 'trained.json') or {}
     curves = read_curves(run.folder)
     starts = []
@@ -113,9 +129,7 @@ def _run(run: Run, places: list[dict]) -> dict:
         starts=starts,
         checkpoint=trained.get('checkpoint'),
         given=run.checkpoint is not None,
-        miou=evaluation and evaluation['miou'],
-        aacc=evaluation and evaluation['aacc'],
-        iou=evaluation and evaluation['iou'],
+        **{key: evaluation.get(key) for key in EVALUATED},
         curves=curves,
         resident_bytes=trained.get('resident_bytes'),
     )
@@ -139,43 +153,37 @@ def _check_same_split(evaluations: Mapping[str, dict]) -> None:
         first = first or (title, split)
 
 
-def _scores(evaluations: Sequence[dict]) -> dict:
+def _scores(runs: Sequence[dict]) -> dict:
     """Mean and standard deviation over the seeds."""
     found = {}
     for key in ('miou', 'aacc'):
-        found[key], found[f'{key}_std'] = spread([evaluation[key] for evaluation in evaluations])
-    per_class = [[v for v in values if v is not None] for values in zip(*(e['iou'] for e in evaluations), strict=True)]
+        found[key], found[f'{key}_std'] = spread([run[key] for run in runs])
+    per_class = [[v for v in values if v is not None] for values in zip(*(run['iou'] for run in runs), strict=True)]
     pairs = [spread(values) if values else (None, None) for values in per_class]
     return found | dict(iou=[pair[0] for pair in pairs], iou_std=[pair[1] for pair in pairs])
 
 
-def _costs(evaluations: Sequence[dict], details: Sequence[dict]) -> dict:
-    times = [run['curves']['seconds_per_iteration'] for run in details]
+def _costs(runs: Sequence[dict]) -> dict:
+    times = [run['curves']['seconds_per_iteration'] for run in runs]
     times = [value for value in times if value is not None]
     # that of the GPU's allocator if there is a GPU, otherwise that of the process
-    memory = [run['curves']['memory_bytes'] or run['resident_bytes'] for run in details]
+    memory = [run['curves']['memory_bytes'] or run['resident_bytes'] for run in runs]
     return dict(
-        parameters=evaluations[0]['parameters'],
-        flops=evaluations[0]['flops'],
+        parameters=runs[0]['parameters'],
+        flops=runs[0]['flops'],
         seconds_per_iteration=float(np.median(times)) if times else None,
         training_bytes=max((value for value in memory if value is not None), default=None),
     )
 
 
-def _attention(evaluations: Mapping[int, dict]) -> dict:
-    """The worst values over blocks and seeds; of shares the largest over the blocks and then the median of the seeds.
-
-    Args:
-        evaluations: seed -> evaluation.
-    """
-    blocks = [block for evaluation in evaluations.values() for block in evaluation['attention'].values()]
-    inverses = [block for evaluation in evaluations.values() for block in evaluation['inverse'].values()]
+def _attention(runs: Sequence[dict]) -> dict:
+    """The worst values over blocks and seeds; of shares the largest over the blocks, then the median of the seeds."""
+    blocks = [block for run in runs for block in run['attention'].values()]
+    inverses = [block for run in runs for block in run['inverse'].values()]
     bounds = [block['bound'] for block in blocks]
     clipped = [block['saturation'] for block in blocks if block['saturation'] is not None]
     shares = {
-        seed: max(block['share'] for block in evaluation['attention'].values())
-        for seed, evaluation in evaluations.items()
-        if evaluation['attention']
+        run['seed']: max(block['share'] for block in run['attention'].values()) for run in runs if run['attention']
     }
 
     def worst(found: Sequence[dict], key: str) -> float | None:
