@@ -1,6 +1,7 @@
 """Iterations until a task is learned: trainings that end there, their file and their table."""
 
 import copy
+from xml.etree import ElementTree
 
 import torch
 from helpers.checkout import ROOT
@@ -8,6 +9,7 @@ from mmengine.config import Config
 
 from mmseg_invattn.cli.convert import context_shapes
 from mmseg_invattn.experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+from mmseg_invattn.experiments.learning_picture import learning_picture
 from mmseg_invattn.layers import ConditionalAttention2d
 
 
@@ -47,3 +49,16 @@ def test_table_counts_a_seed_that_did_not_learn_as_later_than_all(tmp_path):
         '| `l2` | 100 (2 of 3) | - (1 of 3) | - (0 of 0) |'
     )
     assert table(curves, ['none'], ['l2'], 90.0, 'autocast').splitlines()[-1] == '| `l2` | 50 (1 of 1) |'
+
+
+def test_picture_has_a_panel_for_each_mode_and_a_line_for_each_seed():
+    curves = {Setting('none', 'l2', seed): [[50, 40.0], [100, 91.0 + seed]] for seed in range(3)}
+    curves[Setting('coupling', 'gaussian', 0)] = [[50, 95.0]]
+    curves[Setting('coupling', 'l2', 0, 'autocast')] = [[50, 95.0]]
+    drawn = learning_picture(curves, ['none', 'coupling'], ['gaussian', 'l2', 'concatenation'], 90.0)
+    assert drawn == learning_picture(curves, ['none', 'coupling'], ['gaussian', 'l2', 'concatenation'], 90.0)
+    ElementTree.fromstring(drawn)
+    for text in ('>gaussian<', '>l2<', '>concatenation<', '>none<', '>coupling<', '>iteration<'):
+        assert text in drawn
+    assert drawn.count('stroke: #2f7de1; stroke-opacity: 0.8') == 3  # the seeds of none
+    assert drawn.count('stroke: #d9541e; stroke-opacity: 0.8') == 1  # that of coupling in float32

@@ -48,8 +48,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--doc',
         type=Path,
         metavar='FILE',
-        help='put the table between <!-- table --> (with --precision autocast <!-- autocast -->) and <!-- end --> of '
-        'this file; default: none',
+        help='put the table between <!-- table --> and <!-- end --> of this file, and above it a picture of the curves '
+        '(FILE with the suffix .svg); with --precision autocast, put the table alone behind <!-- autocast -->; '
+        'default: none',
     )
     args = parser.parse_args(arguments)
     if args.every < 1:
@@ -60,8 +61,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
 
+    from ...engine.atomic_backend import AtomicLocalBackend
     from ...experiments.doc_table import around_table, replace_table
     from ...experiments.learning import Setting, learning_curve, read_curves, table, write_curves
+    from ...experiments.learning_picture import learning_picture
 
     marker = 'table' if args.precision == 'float32' else args.precision
     if args.doc:
@@ -76,5 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f'{form} {mode}, seed {seed}: {curves[setting][-1][1]} after {curves[setting][-1][0]}', flush=True)
     text = table(curves, args.forms, args.modes, args.level, args.precision)
     print(text)
+    if args.doc and args.precision == 'float32':
+        drawn = learning_picture(curves, args.forms, args.modes, args.level)
+        AtomicLocalBackend().put_text(drawn, args.doc.with_suffix('.svg'))
+        text = f'![The mIoU of every training, until it is {args.level:g}]({args.doc.stem}.svg)\n\n{text}'
     if args.doc:
         replace_table(args.doc, text, marker)

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Placeholder colours, which are replaced by variables of the page, or by colours that suit every page.
-INK, MUTED, FAINT, ACCENT, SECOND = '#010101', '#020202', '#030303', '#040404', '#050505'
-OF_THE_PAGE = {
-    INK: 'var(--ink)',
-    MUTED: 'var(--muted)',
-    FAINT: 'var(--line)',
-    ACCENT: 'var(--accent)',
-    SECOND: 'var(--second)',
-}
-ON_ANY_PAGE = {INK: '#808890', MUTED: '#808890', FAINT: 'rgb(128 136 144 / 40%)', ACCENT: '#2f7de1', SECOND: '#d9541e'}
-STYLE = {
-    'svg.fonttype': 'none',
-    'font.size': 8.5,
-    'axes.edgecolor': FAINT,
-    'axes.labelcolor': MUTED,
-    'text.color': INK,
-    'xtick.color': FAINT,
-    'xtick.labelcolor': MUTED,
-    'ytick.color': FAINT,
-    'ytick.labelcolor': MUTED,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.color': FAINT,
-    'grid.linewidth': 0.6,
-    'axes.axisbelow': True,
-    'axes.titlesize': 8.5,
-    'axes.titlelocation': 'left',
-}
+from ...visualization.svg import ACCENT, COLOURS, INK, MUTED, SECOND, STYLE, in_document, in_page
+
 SMOOTHED = 25  # number of neighbouring points of a loss that are averaged
-# Colours of the heads, readable on light and dark pages.
-COLOURS = ('#2f7de1', '#d9541e', '#2a9a4c', '#b558d6', '#b07d00', '#0e93a0', '#e0457b', '#7a7f87')
 DASHES = ('solid', 'dashed', 'dotted')  # the first for as many heads as there are colours, and so on
 CURVES = dict(miou='validation mIoU, %', loss='training loss')
-_numbers = itertools.count()
 
 
 def differences(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
@@ -58,7 +25,7 @@ def differences(heads: Sequence[dict], baseline: str, margin: float | None = Non
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7, _height(rows)), layout='constrained')
         _draw_differences(figure.subplots(), rows, baseline, margin)
-        return _inline(figure, f'Difference of the mIoU to {baseline}')
+        return in_page(figure, f'Difference of the mIoU to {baseline}')
 
 
 def picture(heads: Sequence[dict], baseline: str, margin: float | None = None) -> str:
@@ -68,7 +35,7 @@ def picture(heads: Sequence[dict], baseline: str, margin: float | None = None) -
     heights = [_height(rows)] * bool(rows) + [2.2] * len(curves)
     if not heights:
         return ''
-    with matplotlib.rc_context(STYLE | {'legend.frameon': False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, sum(heights) + 0.25 * math.ceil(len(trained) / 3)), layout='constrained')
         axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         if rows:
@@ -77,7 +44,7 @@ def picture(heads: Sequence[dict], baseline: str, margin: float | None = None) -
             _draw_together(axis, trained, key)
         if axes:
             figure.legend(handles=axes[0].lines, loc='outside lower center', ncols=min(3, len(trained)))
-        return _svg(figure, 'picture', ON_ANY_PAGE, 'system-ui, sans-serif')
+        return in_document(figure)
 
 
 def all_curves(heads: Sequence[dict]) -> dict:
@@ -94,7 +61,7 @@ def all_curves(heads: Sequence[dict]) -> dict:
         with matplotlib.rc_context(STYLE | {'font.size': 9}):
             figure = Figure(figsize=(4.4, 2.6), layout='constrained')
             _draw_together(figure.subplots(), trained, key)
-            charts.append(_inline(figure, f'{title} of all heads'))
+            charts.append(in_page(figure, f'{title} of all heads'))
     return dict(charts=charts, legend=legend)
 
 
@@ -111,7 +78,7 @@ def learning_curves(heads: Sequence[dict]) -> list[dict]:
                     _draw(axis, other, key, dict(color=MUTED, alpha=0.4, linewidth=0.7))
                 _draw(axis, head, key, dict(color=style['colour'], linestyle=style['dash'], linewidth=1.4))
                 _label(axis, key, _top(trained))
-            panels.append(dict(label=head['label'], svg=_inline(figure, f'Learning curves of {head["label"]}')))
+            panels.append(dict(label=head['label'], svg=in_page(figure, f'Learning curves of {head["label"]}')))
     return panels
 
 
@@ -210,23 +177,3 @@ def _smoothed(curve: dict) -> tuple[Sequence[float], Sequence[float]]:
 
 def _thousands(value: float, _: int) -> str:
     return f'{value / 1000:g}k' if value >= 1000 else f'{value:g}'
-
-
-def _svg(figure: Figure, salt: str, colours: Mapping[str, str], font: str) -> str:
-    """SVG with these colours in place of the placeholders, and with ids that are unique if the salt is."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({'svg.hashsalt': salt}):
-        figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
-    text = buffer.getvalue()
-    text = re.sub(r'<metadata>.*?</metadata>', '', text[text.index('<svg') :], flags=re.DOTALL)
-    for placeholder, colour in colours.items():
-        text = text.replace(placeholder, colour)
-    return re.sub(r'font: ([\d.]+)px [^;\"]*', rf'font-size: \1px; font-family: {font}', text)
-
-
-def _inline(figure: Figure, title: str) -> str:
-    """SVG for the report, without a fixed size, and with the page's colours and font."""
-    text = _svg(figure, f'chart{next(_numbers)}', OF_THE_PAGE, 'inherit')
-    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r'\1', text, count=1)
-    text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r'\1', text, count=1)
-    return text.replace('<svg ', f'<svg role="img" aria-label="{title}" ', 1)
