@@ -65,6 +65,26 @@ def test_runs_without_their_measurements_cannot_become_one_head(tmp_path):
         joined([('0.json', parts[0]), ('1.json', parts[1])])
 
 
+def test_one_head_is_the_same_in_all_files(tmp_path):
+    runs = made_up_runs(tmp_path, heads=2, seeds=(0, 1))
+    runs[3].cfg.model.decode_head.dropout_ratio = 0.5
+    parts = [summarise([run for run in runs if run.seed == seed], runs[0].name, None, None) for seed in (0, 1)]
+    with pytest.raises(ValueError, match='head1_r18-d8_data has another decode_head in another file: give'):
+        joined([('0.json', parts[0]), ('1.json', parts[1])])
+
+
+def test_a_file_in_which_all_runs_failed(tmp_path):
+    runs = made_up_runs(tmp_path, heads=3, seeds=(0, 1))
+    failed = summarise(runs[5:], runs[5].name, OPTIONS, None)
+    assert failed['images'] == 0
+    rest = summarise(runs[:5], runs[0].name, OPTIONS, None)
+    whole = summarise(runs, runs[0].name, OPTIONS, None)
+    whole['heads'][2]['difference']['scatter_of_images'] = None
+    assert joined([('rest.json', rest), ('failed.json', failed)]) == whole
+    found = joined([('failed.json', failed), ('rest.json', rest)])
+    assert (found['images'], found['classes'], found['split']) == (12, whole['classes'], whole['split'])
+
+
 def test_one_file_stays_as_it_is(parts):
     _, whole, first, _ = parts
     assert joined([('a.json', whole)]) == whole

@@ -40,16 +40,18 @@ def joined(files: Sequence[tuple[str, dict]], margin: float | None = None) -> di
     for path, results in files:
         if not NEEDED <= set(results):
             raise ValueError(f'--results {path}: this is not a results.json of a comparison')
-    first_path, first = files[0]
+    first = files[0][1]
     if len(files) == 1:
         return first
     places: list[dict] = []
     parts: dict[str, list[dict]] = {}  # name -> that head in each file that has it
-    for path, results in files:
-        if (first['classes'], first['split']) != (results['classes'], results['split']):
+    evaluated = [(path, results) for path, results in files if results['images']] or files[:1]  # all but failures
+    for path, results in evaluated[1:]:
+        if any(results[key] != evaluated[0][1][key] for key in ('classes', 'split')):
             raise ValueError(
-                f'--results {first_path} and {path}: their heads were evaluated on different images or classes'
+                f'--results {evaluated[0][0]} and {path}: their heads were evaluated on different images or classes'
             )
+    for path, results in files:
         for head in results['heads']:
             _check_runs(path, head, parts.setdefault(head['name'], []))
             parts[head['name']].append(dict(head, runs=_moved(head['runs'], results['places'], places)))
@@ -72,6 +74,7 @@ def joined(files: Sequence[tuple[str, dict]], margin: float | None = None) -> di
         leader=leader_of(miou),
         protocol=_protocol([results for _, results in files]),
         places=places,
+        **{key: evaluated[0][1][key] for key in ('classes', 'palette', 'images', 'split')},
         seeds=sorted({run['seed'] for head in heads for run in head['runs']}),
         heads=heads,
     )
@@ -111,7 +114,9 @@ def _head(parts: Sequence[dict], names: Sequence[str], places: Sequence[dict], d
         missing = [key for run in runs for key in EVALUATED if key not in run]
         if missing:
             raise ValueError(f'--results: runs of {name} have no {missing[0]}, so its seeds cannot be joined')
-        head = dict(head_of(name, names, runs), difference=None)
+        if any(part['decode_head'] != parts[0]['decode_head'] for part in parts):
+            raise ValueError(f'--results: {name} has another decode_head in another file: give the heads other names')
+        head = dict(head_of(name, names, runs), decode_head=parts[0]['decode_head'], difference=None)
     if not {places[start['place']]['device'] for run in head['runs'] for start in run['starts']} <= devices:
         head['seconds_per_iteration'] = None
     return head
@@ -132,13 +137,15 @@ def _protocol(all_results: Sequence[dict]) -> dict:
                 schedules.append(found)
             else:
                 same['heads'] += [name for name in found['heads'] if name not in same['heads']]
+        changes += other['changes']
+        if not (first['protocol']['schedules'] and other['schedules']):  # checkpoints were given
+            continue
         different = set_apart(recipe.cfg, recipes[0].cfg)
         for head in results['heads']:
             keys = sorted({*different, *other['apart'].get(head['name'], [])})
             if keys:
                 apart[head['name']] = keys
         pairs += other['unpaired'] + unpaired([recipes[0], recipe])
-        changes += other['changes']
     return dict(
         first['protocol'],
         schedules=schedules,

@@ -53,14 +53,19 @@ def unpaired(runs: Sequence[Named]) -> list[str]:
 
 def recipe(cfg: Config) -> dict:
     """The settings that heads have in common, as plain values for JSON."""
-    content = _plain(cfg.to_dict())
+    content = for_json(cfg.to_dict())
     for path in OWN:
         *parents, last = path.split('.')
         part = content
         for key in parents:
             part = part.get(key) or {}
         part.pop(last, None)
-    return json.loads(json.dumps(content, default=str))
+    return content
+
+
+def for_json(settings: Any) -> Any:
+    """Settings as plain values for JSON; others as text."""
+    return json.loads(json.dumps(_plain(settings), default=str))
 
 
 def set_apart(cfg: Config, other: Config) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .curves import read_curves
 from .folder import read_json
+from .pairing import for_json
 from .plan import Run, by_baseline
 from .protocol import protocol
 from .statistics import Areas, paired, scatter_of_images, spread
@@ -58,6 +59,7 @@ def summarise(
     heads = []
     for name in names:
         head = head_of(name, names, [details[run] for run in runs if run.name == name])
+        head['decode_head'] = for_json(next(run for run in runs if run.name == name).cfg.model.get('decode_head'))
         head['speed'] = (speed or {}).get('heads', {}).get(name, {})
         found = plain(paired(miou[name], miou[baseline])) if name != baseline else None
         if found is not None:
