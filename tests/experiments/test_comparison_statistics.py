@@ -7,6 +7,7 @@ from helpers.comparison_case import IMAGES, made_up_counts, made_up_runs, made_u
 from mmseg.evaluation import IoUMetric
 from scipy.stats import ttest_rel
 
+from mmseg_invattn.experiments.compare.charts import _far, differences
 from mmseg_invattn.experiments.compare.findings import findings, is_ahead_of_all
 from mmseg_invattn.experiments.compare.metric import areas
 from mmseg_invattn.experiments.compare.report import markdown
@@ -198,3 +199,18 @@ def test_attention_that_is_still_the_identity_is_marked(tmp_path):
 def test_spread():
     assert spread([3.0]) == (3.0, None)
     assert spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_a_head_far_from_the_others_does_not_hide_them():
+    """It is told as a number, and the axis shows the others."""
+
+    def head(name: str, mean: float) -> dict:
+        found = dict(mean=mean, low=mean - 0.2, high=mean + 0.2, per_seed={'0': mean - 0.1, '1': mean + 0.1})
+        return dict(name=name, label=name, difference=found, runs=[])
+
+    far, (left, right) = _far([head('a', 0.1), head('b', -0.3), head('control', -43.4)], 0.5)
+    assert far == {'control'} and -0.7 < left < -0.5 and 0.3 < right < 0.5
+    assert _far([head('a', 0.1), head('b', -1.3)], 0.5)[0] == set()
+    assert _far([head('control', -43.4)], None)[0] == set()  # there is nothing that it hides
+    drawn = differences([head('a', 0.1), head('better', 43.4)], 'nonlocal', 0.5)
+    assert '+43.4 ▸' in drawn and '◂ -43.4' in differences([head('a', 0.1), head('b', -43.4)], 'nonlocal')

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ...visualization.svg import ACCENT, COLOURS, INK, MUTED, SECOND, STYLE, in_document, in_page
 
 SMOOTHED = 25  # number of neighbouring points of a loss that are averaged
+FAR = 10  # a difference that is so many times larger than those of the other heads is told as a number
 DASHES = ('solid', 'dashed', 'dotted')  # the first for as many heads as there are colours, and so on
 CURVES = dict(miou='validation mIoU, %', loss='training loss')
 
@@ -94,8 +95,15 @@ def _draw_differences(axis: Axes, rows: Sequence[dict], baseline: str, margin: f
     axis.axvline(0, color=MUTED, linewidth=1)
     if margin is not None:
         axis.axvline(-margin, color=SECOND, linewidth=1, linestyle='--')
+    far, limits = _far(rows, margin)
     for y, head in enumerate(reversed(rows)):
         found = head['difference']
+        if head['name'] in far:
+            left = found['mean'] < 0
+            text = f'◂ {found["mean"]:+.1f}' if left else f'{found["mean"]:+.1f} ▸'
+            place = dict(ha='left' if left else 'right', va='center', transform=axis.get_yaxis_transform())
+            axis.text(0.01 if left else 0.99, y, text, color=ACCENT, **place)
+            continue
         if found['low'] is not None:
             axis.plot([found['low'], found['high']], [y, y], color=ACCENT, linewidth=2, solid_capstyle='round')
         seeds = list(found['per_seed'].values())
@@ -107,7 +115,23 @@ def _draw_differences(axis: Axes, rows: Sequence[dict], baseline: str, margin: f
     axis.grid(axis='y', visible=False)
     axis.spines['left'].set_visible(False)
     axis.set_ylim(-0.6, len(rows) - 0.4)
+    if far:
+        axis.set_xlim(limits)
     axis.set_xlabel(f'mIoU, difference to {baseline} in percentage points')
+
+
+def _far(rows: Sequence[dict], margin: float | None) -> tuple[set[str], tuple[float, float]]:
+    """Heads so far from the baseline that the others would not be visible beside them, and the limits without them."""
+    values = {}
+    for head in rows:
+        found = head['difference']
+        ends = [found['mean'], found['low'], found['high'], *found['per_seed'].values()]
+        values[head['name']] = [value for value in ends if value is not None]
+    reach = {name: max(map(abs, own)) for name, own in values.items()}
+    near = FAR * max(np.quantile(list(reach.values()), 0.25, method='lower'), margin or 0.5)
+    shown = [0.0, -(margin or 0.0), *(value for name, own in values.items() if reach[name] <= near for value in own)]
+    edge = 0.08 * (max(shown) - min(shown))
+    return {name for name in reach if reach[name] > near}, (min(shown) - edge, max(shown) + edge)
 
 
 def _draw_together(axis: Axes, trained: Sequence[dict], key: str) -> None:
