@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     from mmengine.dist import is_main_process
 
     from ..engine.launch import build_runner, check_checkpoint_file, leave_distributed, train
-    from ..engine.run_files import remove
+    from ..engine.run_files import remove, wait_for_new_folder
     from ..engine.run_folders import folders_of_run
 
     cfg = load_config(args, ('train', 'val'))
@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             replaced = earlier_run(cfg, args.overwrite)
         if cfg.get('load_from'):
             check_checkpoint_file(cfg.load_from)
+        wait_for_new_folder(replaced)
         runner = build_runner(cfg, 'training')
         if is_main_process():
             remove(replaced)  # only now, because the new run could be built

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from .resume import checkpoint_folder, numbered_names
 
-STARTED = re.compile(r'\d{8}_\d{6}')  # MMEngine makes a folder of this name for the logs of every start
+# MMEngine makes a folder of this name for the logs of every start
+NAMED, STARTED = '%Y%m%d_%H%M%S', re.compile(r'\d{8}_\d{6}')
 
 
 def weights_of_run(work_dir: str | Path, hook: dict | None = None) -> list[Path]:
@@ -45,6 +47,16 @@ def files_of_run(work_dir: str | Path, hook: dict | None = None, config: str | N
     own = None if config is None else Path(config).name
     dumped = [path for path in work_dir.glob('*.py') if path.name != own and path.read_bytes() in kept]
     return [*weights_of_run(work_dir, hook), *starts, *dumped]
+
+
+def wait_for_new_folder(paths: Sequence[Path]) -> None:
+    """Wait until MMEngine, which names the folder of a start after the second, will give it none of these names.
+
+    Otherwise the removal of an earlier run would remove the logs of a new one that starts in the same second.
+    """
+    names = {path.name for path in paths}
+    while time.strftime(NAMED) in names:
+        time.sleep(0.05)
 
 
 def remove(paths: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """A training does not mix with an earlier run in its folder: it is refused, or removes the earlier run."""
 
 import shutil
+import time
 
 import pytest
 from helpers.commands import run_command
@@ -41,6 +42,16 @@ def test_overwrite_removes_the_run_and_nothing_else(earlier_run, work):
     own = {'iter_2.pth', 'last_checkpoint', 'tiny.py'}
     assert after - starts == own | {'notes.txt', 'iter_4.txt', 'mine.pth', 'plot.py', 'my_iter_2.pth'}
     assert (work / 'last_checkpoint').read_text() == str(work / 'iter_2.pth')
+
+
+def test_a_run_that_starts_in_the_second_of_the_earlier_one_keeps_its_logs(earlier_run, work):
+    """MMEngine names the folder of the logs after the second."""
+    (old,) = (path for path in work.iterdir() if path.name.startswith('20'))
+    time.sleep(1 - time.time() % 1)  # a whole second is ahead, so the earlier run is from this one
+    old = old.rename(old.with_name(time.strftime('%Y%m%d_%H%M%S')))
+    assert run_command('train', earlier_run[0], '--work-dir', work, '--overwrite', options=SHORT) == 0
+    (new,) = (path for path in work.iterdir() if path.name.startswith('20'))
+    assert new.name > old.name and list(new.glob('*.log')) and list(new.glob('vis_data/*.json'))
 
 
 @pytest.mark.parametrize('left', ['iter_4.pth', 'best', 'last_checkpoint', 'iter_4-0123abcd.pth'])
