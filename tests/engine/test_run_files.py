@@ -47,11 +47,13 @@ def test_overwrite_removes_the_run_and_nothing_else(earlier_run, work):
 def test_a_run_that_starts_in_the_second_of_the_earlier_one_keeps_its_logs(earlier_run, work):
     """MMEngine names the folder of the logs after the second."""
     (old,) = (path for path in work.iterdir() if path.name.startswith('20'))
-    time.sleep(1 - time.time() % 1)  # a whole second is ahead, so the earlier run is from this one
-    old = old.rename(old.with_name(time.strftime('%Y%m%d_%H%M%S')))
+    now = time.time()
+    seconds = [time.strftime('%Y%m%d_%H%M%S', time.localtime(now + ahead)) for ahead in range(4)]
+    for name in seconds:  # in whichever of them the new run would start
+        shutil.copytree(old, old.with_name(name), dirs_exist_ok=True)
     assert run_command('train', earlier_run[0], '--work-dir', work, '--overwrite', options=SHORT) == 0
     (new,) = (path for path in work.iterdir() if path.name.startswith('20'))
-    assert new.name > old.name and list(new.glob('*.log')) and list(new.glob('vis_data/*.json'))
+    assert new.name > seconds[-1] and list(new.glob('*.log')) and list(new.glob('vis_data/*.json'))
 
 
 @pytest.mark.parametrize('left', ['iter_4.pth', 'best', 'last_checkpoint', 'iter_4-0123abcd.pth'])
