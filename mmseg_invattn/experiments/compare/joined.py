@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from .pairing import set_apart, unpaired
+from .protocol import merged_schedules
 from .statistics import paired
 from .summary import EVALUATED, head_of, label_of, scores_of
 from .verdicts import control_of, leader_of, plain
@@ -125,18 +126,11 @@ def _head(parts: Sequence[dict], names: Sequence[str], places: Sequence[dict], d
 def _protocol(all_results: Sequence[dict]) -> dict:
     """The schedules of all heads, and in which settings besides the decode head they differ from the first baseline."""
     first = all_results[0]
-    schedules = [dict(found, heads=list(found['heads'])) for found in first['protocol']['schedules']]
     pairs, apart = list(first['protocol']['unpaired']), dict(first['protocol']['apart'])
     changes = list(first['protocol']['changes'])
     recipes = [Recipe(results['baseline'], Config(results['protocol']['recipe'])) for results in all_results]
     for recipe, results in zip(recipes[1:], all_results[1:], strict=True):
         other = results['protocol']
-        for found in other['schedules']:
-            same = next((known for known in schedules if {**known, 'heads': None} == {**found, 'heads': None}), None)
-            if same is None:
-                schedules.append(found)
-            else:
-                same['heads'] += [name for name in found['heads'] if name not in same['heads']]
         changes += other['changes']
         if not (first['protocol']['schedules'] and other['schedules']):  # checkpoints were given
             continue
@@ -148,7 +142,7 @@ def _protocol(all_results: Sequence[dict]) -> dict:
         pairs += other['unpaired'] + unpaired([recipes[0], recipe])
     return dict(
         first['protocol'],
-        schedules=schedules,
+        schedules=merged_schedules(found for results in all_results for found in results['protocol']['schedules']),
         changes=[change for number, change in enumerate(changes) if change not in changes[:number]],
         unpaired=list(dict.fromkeys(pairs)),
         apart=apart,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -30,21 +30,25 @@ def protocol(runs: Sequence[Run], options: Mapping | None) -> dict:
     """
     files = {run.name: read_config(run.source) for run in runs}
     trained = [run for run in runs if run.checkpoint is None]
-    schedules: list[dict] = []
-    for run in trained:
-        found = _schedule(run.cfg, files[run.name])
-        same = next((other for other in schedules if {**other, 'heads': None} == {**found, 'heads': None}), None)
-        if same is None:
-            schedules.append(dict(found, heads=[run.name]))
-        else:
-            same['heads'].append(run.name)
     return dict(
-        schedules=schedules,
+        schedules=merged_schedules(dict(_schedule(run.cfg, files[run.name]), heads=[run.name]) for run in trained),
         changes=[_change(key, value, list(files.values())) for key, value in (options or {}).items()],
         unpaired=unpaired(trained) if trained else [],
         apart={run.name: keys for run in trained[1:] if (keys := set_apart(run.cfg, trained[0].cfg))},
         recipe=recipe(runs[0].cfg),
     )
+
+
+def merged_schedules(found: Iterable[dict]) -> list[dict]:
+    """Schedules that differ in nothing but their heads become one."""
+    merged: list[dict] = []
+    for one in found:
+        same = next((other for other in merged if {**other, 'heads': None} == {**one, 'heads': None}), None)
+        if same is None:
+            merged.append(dict(one, heads=list(one['heads'])))
+        else:
+            same['heads'] += [name for name in one['heads'] if name not in same['heads']]
+    return merged
 
 
 def _schedule(cfg: Config, file: Config) -> dict:
