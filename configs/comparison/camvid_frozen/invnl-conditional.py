@@ -1,0 +1,2 @@
+_base_ = './invnl.py'
+model = dict(decode_head=dict(attention=dict(form='conditional')))
