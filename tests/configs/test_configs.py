@@ -73,7 +73,7 @@ def test_name_says_what_the_config_does():
 
 def test_backbone_with_weights_from_a_package_gets_the_images_that_it_was_trained_with():
     found = [load(path).model for path in (*CONFIGS, *SHORT) if load(path).model.backbone.type == 'EfficientNetLite']
-    assert len(found) == 27
+    assert len(found) == 36
     out_channels = {}
     for model in found:
         assert model.pretrained == 'package' and model.data_preprocessor.bgr_to_rgb
@@ -103,6 +103,25 @@ def test_short_comparison_has_the_heads_of_the_full_one():
                 model.decode_head.pop('num_classes')
                 model.decode_head.loss_decode.pop('class_weight', None)
             assert one == other, path.stem
+
+
+def test_comparison_on_a_frozen_backbone_has_the_heads_of_the_other_and_trains_on_no_validation_image():
+    short = {path.stem: path for path in SHORT if path.match('comparison/camvid/*.py')}
+    frozen = {path.stem: path for path in SHORT if path.match('comparison/camvid_frozen/*.py')}
+    assert frozen.keys() == short.keys()
+    for name, path in frozen.items():
+        cfg = load(path)
+        one, other = copy.deepcopy(cfg.model.decode_head), copy.deepcopy(load(short[name]).model.decode_head)
+        for head in (one, other):
+            for width in ('in_channels', 'in_index', 'c1_in_channels'):
+                head.pop(width)
+        assert one == other, name
+        train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+        assert train.data_prefix == val.data_prefix == dict(img_path='images/train', seg_map_path='labels/train')
+        assert sorted(train.indices + val.indices) == list(range(367)) and len(val.indices) == 73
+        with torch.device('meta'):
+            backbone = MODELS.build(dict(cfg.model.backbone))
+        assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
 def test_config_is_self_contained():

@@ -21,10 +21,10 @@ TWINS = [
     (r'comparison/context_shapes/nonlocal', 'comparison/context_shapes/fcn', {'model.decode_head.type'}),
     (r'comparison/context_shapes/invnl(-[a-z]+)?', 'comparison/context_shapes/nonlocal', HEAD),
     (r'comparison/context_shapes/invda', 'comparison/context_shapes/danet', {'model.decode_head.attention'}),
-    (r'comparison/(?P<folder>camvid/)?fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
-    (r'comparison/(?P<folder>camvid/)?danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
-    (r'comparison/(?P<folder>camvid/)?invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
-    (r'comparison/(?P<folder>camvid/)?invda', 'comparison/{folder}danet', {'model.decode_head.attention'}),
+    (r'comparison/(?P<folder>camvid(_frozen)?/)?fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
+    (r'comparison/(?P<folder>camvid(_frozen)?/)?danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
+    (r'comparison/(?P<folder>camvid(_frozen)?/)?invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
+    (r'comparison/(?P<folder>camvid(_frozen)?/)?invda', 'comparison/{folder}danet', {'model.decode_head.attention'}),
     (r'invnl/invnl(-[a-z0-9-]+)?', 'nonlocal/nonlocal', HEAD | {'model.decode_head.num_blocks'}),
     (r'invda/invda', 'danet/danet', HEAD),
     (r'invdeeplabv3/invdeeplabv3', 'deeplabv3/deeplabv3', HEAD),
@@ -40,7 +40,7 @@ INVERTIBLE = {
     path
     for path in (*CONFIGS, *SHORT)
     if re.match(
-        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/((camvid|context_shapes)/)?inv',
+        'inv(?!_unet/camvid/unet)|rev_net|demo/invnl|comparison/((camvid(_frozen)?|context_shapes)/)?inv',
         path.relative_to(FOLDER).as_posix(),
     )
 }

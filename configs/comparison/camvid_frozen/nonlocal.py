@@ -14,7 +14,6 @@ model = dict(
     decode_head=dict(
         in_channels=40,
         in_index=0,
-        c1_in_channels=40,
         num_classes=_base_.num_classes,
         loss_decode=dict(class_weight=_base_.class_weight),
     ),
