@@ -15,16 +15,17 @@ ALL = sorted(FOLDER.rglob('*.py'))
 # Beginning of the name of a config -> that of its twin, and all that the two may differ in.
 HEAD = {'model.decode_head.type', 'model.decode_head.attention'}
 BACKBONE = {'model.backbone.type', 'model.backbone.attention'}
+CAMVID = '(?P<folder>camvid(_frozen)?/)?'
 TWINS = [
     (r'demo/invnl', 'demo/nonlocal', HEAD),
     (r'demo/nonlocal', 'demo/fcn', {'model.decode_head.type'}),
     (r'comparison/context_shapes/nonlocal', 'comparison/context_shapes/fcn', {'model.decode_head.type'}),
     (r'comparison/context_shapes/invnl(-[a-z]+)?', 'comparison/context_shapes/nonlocal', HEAD),
     (r'comparison/context_shapes/invda', 'comparison/context_shapes/danet', {'model.decode_head.attention'}),
-    (r'comparison/(?P<folder>camvid(_frozen)?/)?fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
-    (r'comparison/(?P<folder>camvid(_frozen)?/)?danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
-    (r'comparison/(?P<folder>camvid(_frozen)?/)?invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
-    (r'comparison/(?P<folder>camvid(_frozen)?/)?invda', 'comparison/{folder}danet', {'model.decode_head.attention'}),
+    (rf'comparison/{CAMVID}fcn', 'comparison/{folder}nonlocal', {'model.decode_head.num_blocks'}),
+    (rf'comparison/{CAMVID}danet', 'comparison/{folder}nonlocal', {'model.decode_head.type'}),
+    (rf'comparison/{CAMVID}invnl(-[a-z]+)?', 'comparison/{folder}nonlocal', {'model.decode_head.attention'}),
+    (rf'comparison/{CAMVID}invda', 'comparison/{folder}danet', {'model.decode_head.attention'}),
     (r'invnl/invnl(-[a-z0-9-]+)?', 'nonlocal/nonlocal', HEAD | {'model.decode_head.num_blocks'}),
     (r'invda/invda', 'danet/danet', HEAD),
     (r'invdeeplabv3/invdeeplabv3', 'deeplabv3/deeplabv3', HEAD),

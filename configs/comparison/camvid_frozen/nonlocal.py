@@ -12,10 +12,7 @@ model = dict(
     backbone=dict(out_indices=(2,), frozen_stages=2),
     # the attention and the skip have the same features, at stride 8
     decode_head=dict(
-        in_channels=40,
-        in_index=0,
-        num_classes=_base_.num_classes,
-        loss_decode=dict(class_weight=_base_.class_weight),
+        in_channels=40, in_index=0, num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weight)
     ),
 )
 default_hooks = dict(checkpoint=dict(interval=600, max_keep_ckpts=1))
